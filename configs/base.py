@@ -1,0 +1,59 @@
+"""Every field that all configs share, with its default. A family's config holds only what differs.
+
+`0` and `''` stand for "not set": any field can be overridden on the command line, e.g. --config.optimizer.momentum=0.9.
+"""
+import difflib
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of initialisation, order of the images, augmentation and dropout
+    config.epochs = 10
+    config.max_steps = 0  # end after this many steps, with evaluation and checkpoint; 0: after the epochs
+    config.eval_every_epochs = 1  # evaluate and save after every so many epochs
+    config.test_every_epoch = False  # also score the test split then, as textbooks plot it; it never chooses anything
+    config.log_every_steps = 100  # a training record after every so many steps, and at the end of an epoch; 0: only there
+    config.checkpoint_every_steps = 0  # also save within an epoch; 0: only where evaluation is
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "lenet"  # a key of modern_cnn.models.MODELS; the network's options are its siblings
+
+    config.data = ml_collections.ConfigDict()
+    config.data.source = "fashion_mnist"  # digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, or a bare name
+    config.data.batch_size = 128  # over all devices; the last, smaller batch of an epoch is left out
+    config.data.image_size = 0  # resize to this many pixels, square; 0: as they are
+    config.data.normalize = "unit"  # 'unit' [0, 1], 'symmetric' [-1, 1], 'standard' by the set's mean and deviation
+    config.data.validation = 0.0  # fraction of train held out, stratified and fixed, to choose the best checkpoint
+    config.data.num_classes = 0  # 0: as the data say
+    config.data.manual_dir = ""  # for tfds: take the files from this folder instead of downloading them
+
+    config.augment = ml_collections.ConfigDict()  # of training images, inside the compiled step
+    config.augment.rotate = 0.0  # degrees to either side
+    config.augment.zoom = 0.0  # scale by 1 - zoom to 1 + zoom, height and width apart
+    config.augment.shift = 0.0  # pixels in each direction
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "sgd"  # sgd, adam
+    config.optimizer.learning_rate = 0.1  # after warm-up
+    config.optimizer.base_batch_size = 0  # scale the learning rate by batch_size / this (Goyal et al. 2017); 0: never
+    config.optimizer.momentum = 0.0  # of sgd
+    config.optimizer.nesterov = False
+    config.optimizer.weight_decay = 0.0  # L2 on kernels alone, never on biases or normalisation
+
+    config.schedule = ml_collections.ConfigDict()
+    config.schedule.name = "constant"  # constant, step, cosine (to 0)
+    config.schedule.warmup_epochs = 0.0  # linear from 0
+    config.schedule.milestones = (30.0, 60.0, 80.0)  # of 'step': the epochs at which the rate is multiplied by factor
+    config.schedule.factor = 0.1
+    return config
+
+
+def check_variant(variant: str, variants) -> str:
+    """The variant after the colon of --config=FILE:variant. Raises ValueError with the closest that exists."""
+    if variant not in variants:
+        close = difflib.get_close_matches(variant, variants, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"this config has no variant {variant!r}.{hint} Its variants are: {', '.join(variants)}")
+    return variant

@@ -1,0 +1,273 @@
+"""Where images come from: one string (`config.data.source`) to arrays, decoded once and cached.
+
+`digits`, `tfds:NAME`, `idx:DIR`, `cifar:DIR`, `folder:DIR`, or a bare name, which is looked for in the cache, in
+$MODERN_CNN_DATA/NAME, where Debian's packages put data sets, and at last asked of TensorFlow Datasets.
+"""
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from modern_cnn import runtime
+from modern_cnn.data import formats
+from modern_cnn.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+CACHE_VERSION = 1  # raise it when decoding changes, so that old caches are not read
+NO_NETWORK = ("sources that need no network: digits (bundled), idx:DIR, cifar:DIR, folder:DIR, "
+              "or files fetched by hand with --config.data.manual_dir=DIR")
+HOLDOUT = 0.2  # test fraction of a source that comes without a test split
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a network and a run need to know of a data set.
+
+    Attributes:
+      source: the string that was asked for.
+      origin: where the images were found.
+      image_shape: (H, W, C) in pixels.
+      num_classes, class_names: names are the numbers where the source has none.
+      sizes: examples in each split.
+      mean, std: per channel, what normalises pixels in [0, 1].
+      digest: of all images and labels, so that a resumed run can tell that the data changed.
+    """
+    source: str
+    origin: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...]
+    sizes: dict[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """`splits[name]` is (images uint8 [N, H, W, C], labels int32 [N]) for 'train', 'test', perhaps 'validation'."""
+    spec: Spec
+    splits: dict[str, formats.Split]
+
+
+def stratified_holdout(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Sorted indices of `count` examples, each class in its share (largest remainders first). Fixed by `seed` alone."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    share = sizes * (count / len(labels))
+    quota = np.floor(share).astype(int)
+    quota[np.argsort(quota - share, kind="stable")[:count - quota.sum()]] += 1
+    random = np.random.RandomState(seed)  # its streams are frozen across numpy versions
+    chosen = [random.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota, strict=True)]
+    return np.sort(np.concatenate(chosen))
+
+
+def _split_off(split: formats.Split, count: int) -> tuple[formats.Split, formats.Split]:
+    """(the rest, a stratified holdout of `count`)."""
+    out = stratified_holdout(split[1], count)
+    rest = np.setdiff1d(np.arange(len(split[1])), out)
+    return tuple((split[0][i], split[1][i]) for i in (rest, out))
+
+
+def detect(directory: Path) -> str:
+    """'idx', 'cifar' or 'folder': what the files of a directory look like."""
+    if any(directory.glob("*idx3*")):
+        return "idx"
+    if any(directory.glob("data_batch_*")) or any(directory.glob("*/data_batch_*")) or any(
+            (directory / name).is_file() for name in ("train", "train.bin")):
+        return "cifar"
+    return "folder"
+
+
+def _directories(name: str) -> list[Path]:
+    """Where a bare name may lie unpacked, the user's own place first."""
+    own = os.environ.get("MODERN_CNN_DATA")
+    places = ([Path(own).expanduser() / name] if own else []) + [Path("/usr/share/datasets") / name.replace("_", "-")]
+    return [place for place in places if place.is_dir()]
+
+
+def resolve(source: str) -> tuple[str, str]:
+    """(kind, place) of a source: ('idx', '/data/mnist'), ('tfds', 'cifar10'), ('digits', 'scikit-learn').
+
+    Raises:
+      UserError: an unknown kind of source, or a directory that does not exist.
+    """
+    kind, colon, place = source.partition(":")
+    if source == "digits":
+        return "digits", "scikit-learn"
+    if not colon:
+        if not source.replace("_", "").replace("-", "").replace("/", "").isalnum():
+            raise UserError(f"config.data.source={source!r} is not a data source; it is one of digits, tfds:NAME, "
+                            "idx:DIR, cifar:DIR, folder:DIR, or a name such as fashion_mnist")
+        found = _directories(source)
+        return (detect(found[0]), str(found[0])) if found else ("tfds", source)
+    if kind == "tfds" and place:
+        return kind, place
+    if kind not in formats.READERS or not place:
+        raise UserError(f"config.data.source={source!r}: no such kind of source as {kind!r}"
+                        f"{did_you_mean(kind, ['digits', 'tfds', *formats.READERS])} (a name or DIR after the colon)")
+    directory = Path(place).expanduser().absolute()
+    if not directory.is_dir():
+        raise UserError(f"config.data.source={source!r}: there is no directory {directory}")
+    return kind, str(directory)
+
+
+def _fingerprint(kind: str, place: str) -> str:
+    """Changes when a file of the source does: names, sizes and modification times, not contents."""
+    lines = []
+    if kind in formats.READERS:
+        for folder, subfolders, _ in os.walk(place, followlinks=True):
+            subfolders.sort()
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                if entry.is_file():
+                    stat = entry.stat()
+                    lines.append(f"{os.path.relpath(entry.path, place)} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _decode(kind: str, place: str, image_size: int, manual_dir: str) -> tuple[dict[str, formats.Split], list[str]]:
+    if kind == "tfds":
+        from modern_cnn.data import tfds  # TensorFlow is imported only here, and only to prepare a set
+
+        splits, names = tfds.read(place, image_size, manual_dir)
+    elif kind == "digits":
+        splits, names = formats.read_digits()
+    elif kind == "folder":
+        splits, names = formats.read_folder(Path(place), image_size)
+    else:
+        splits, names = formats.READERS[kind](Path(place))
+    for split, (images, labels) in splits.items():
+        if not len(labels):
+            raise UserError(f"{kind}:{place} has no images in its {split} split")
+        splits[split] = formats.resize_array(images, image_size), labels
+    if "test" not in splits:
+        splits["train"], splits["test"] = _split_off(splits["train"], max(1, round(HOLDOUT * len(splits["train"][1])))
+                                                     if kind != "digits" else 360)
+    return splits, names
+
+
+def _count_classes(splits: dict[str, formats.Split], names: list[str], declared: int, source: str) -> int:
+    """Number of classes, after checking that every label is inside them and every class occurs in training."""
+    classes = declared or len(names) or int(splits["train"][1].max()) + 1
+    for split, (_, labels) in splits.items():
+        outside = np.flatnonzero((labels < 0) | (labels >= classes))
+        if len(outside):
+            raise UserError(f"{source}: label {labels[outside[0]]} of {split} image {outside[0]} is outside the {classes} "
+                            f"classes 0 to {classes - 1}" + ("" if declared else " of the training images")
+                            + "; set --config.data.num_classes if there are more")
+    absent = np.setdiff1d(np.arange(classes), splits["train"][1])
+    if len(absent) and not declared and not names:
+        raise UserError(f"{source}: labels run to {classes - 1} but class {absent[0]} has no training image; is label "
+                        f"{classes - 1} a mistake? If not, say --config.data.num_classes={classes}")
+    return classes
+
+
+def _cache_load(entry: Path) -> tuple[dict, dict[str, formats.Split]] | None:
+    try:
+        meta = json.loads((entry / "meta.json").read_text())
+        splits = {split: tuple(np.load(entry / f"{split}_{part}.npy", mmap_mode="r") for part in ("images", "labels"))
+                  for split in meta["splits"]}
+    except (OSError, ValueError, KeyError):
+        return None
+    return meta, splits
+
+
+def _cache_save(entry: Path, meta: dict, splits: dict[str, formats.Split]) -> None:
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=entry.name + "."))
+        try:
+            for split, parts in splits.items():
+                for part, array in zip(("images", "labels"), parts, strict=True):
+                    np.save(temporary / f"{split}_{part}.npy", array)
+            (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+            shutil.rmtree(entry, ignore_errors=True)
+            temporary.rename(entry)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as e:
+        log.warning("the decoded data set could not be cached in %s (%s); it will be decoded again next time", entry, e)
+
+
+def _digest(splits: dict[str, formats.Split]) -> str:
+    digest = hashlib.sha256()
+    for split in sorted(splits):
+        for array in splits[split]:
+            digest.update(f"{split} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def _decoded(source: str, image_size: int, manual_dir: str) -> tuple[dict, dict[str, formats.Split]]:
+    """(meta, splits) from the cache, or decoded and then cached."""
+    bare = ":" not in source and source != "digits"
+    kind, place = resolve(source)
+    key = json.dumps([CACHE_VERSION, source if bare else [kind, place], image_size])
+    slug = "".join(c if c.isalnum() else "-" for c in (source if bare else f"{kind}-{Path(place).name}"))
+    entry = runtime.cache_dir() / "datasets" / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    cached = _cache_load(entry)
+    if cached:
+        meta, splits = cached
+        # A bare name that was once decoded from a folder stays known when that folder is gone.
+        gone = bare and kind == "tfds" and not Path(meta["place"]).exists()
+        if gone or ((kind, place) == (meta["kind"], meta["place"]) and _fingerprint(kind, place) == meta["fingerprint"]):
+            log.info("%s: from the cache (decoded from %s:%s) in %s", source, meta["kind"], meta["place"], entry)
+            return meta, splits
+    log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
+    splits, names = _decode(kind, place, image_size, manual_dir)
+    meta = {"kind": kind, "place": place, "fingerprint": _fingerprint(kind, place), "class_names": names,
+            "splits": sorted(splits), "digest": _digest(splits)}
+    _cache_save(entry, meta, splits)
+    return meta, splits
+
+
+def _normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel (mean, std) that `augment.prepare` subtracts and divides by, for pixels in [0, 1]."""
+    channels = images.shape[-1]
+    if normalize == "unit":
+        return (0.0,) * channels, (1.0,) * channels
+    if normalize == "symmetric":
+        return (0.5,) * channels, (0.5,) * channels
+    if normalize == "standard":
+        counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(channels)]
+        levels = np.arange(256) / 255
+        mean = [float(levels @ n / n.sum()) for n in counts]
+        std = [float(np.sqrt((levels - m) ** 2 @ n / n.sum())) for m, n in zip(mean, counts, strict=True)]
+        return tuple(mean), tuple(max(s, 1e-6) for s in std)
+    raise UserError(f"config.data.normalize={normalize!r} is unknown{did_you_mean(normalize, ['unit', 'symmetric', 'standard'])}")
+
+
+def load(config) -> Dataset:
+    """The data set of a config's `data` section.
+
+    Args:
+      config: has source, image_size, normalize, validation, num_classes and manual_dir (see configs/base.py).
+    Raises:
+      UserError: a source that does not exist, cannot be read, or holds something else than it should.
+    """
+    meta, splits = _decoded(config.source, config.image_size, config.manual_dir)
+    classes = _count_classes(splits, meta["class_names"], config.num_classes, config.source)
+    if config.validation:
+        if not 0 < config.validation < 1:
+            raise UserError(f"config.data.validation={config.validation} is not a fraction between 0 and 1")
+        if "validation" in splits:
+            raise UserError(f"{config.source} has a validation split of its own; set --config.data.validation=0")
+        count = round(config.validation * len(splits["train"][1]))
+        if not 0 < count < len(splits["train"][1]):
+            raise UserError(f"config.data.validation={config.validation} of {len(splits['train'][1])} training images "
+                            f"is {count}: no split")
+        train, validation = _split_off(splits["train"], count)
+        splits = splits | {"train": train, "validation": validation}
+    mean, std = _normalization(config.normalize, splits["train"][0])
+    names = meta["class_names"] or [str(i) for i in range(classes)]
+    spec = Spec(
+        source=config.source, origin=f"{meta['kind']}:{meta['place']}", image_shape=tuple(splits["train"][0].shape[1:]),
+        num_classes=classes, class_names=tuple(names) + tuple(str(i) for i in range(len(names), classes)),
+        sizes={name: len(splits[name][1]) for name in ("train", "validation", "test") if name in splits}, mean=mean, std=std, digest=meta["digest"])
+    return Dataset(spec, splits)

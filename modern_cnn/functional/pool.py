@@ -1,0 +1,115 @@
+"""Pooling as pure functions over NHWC images. Strides default to the window, as in PyTorch and Keras."""
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from modern_cnn.functional.conv import Padding, Pair, explicit_padding, output_size, pair
+
+
+def _geometry(x, window_shape, strides, padding, ceil_mode):
+    """(window, strides, padding, extra): `extra` is what ceil_mode adds at the bottom and the right, in pixels."""
+    if x.ndim != 4:
+        raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
+    window = pair(window_shape, "window_shape")
+    strides = window if strides is None else pair(strides, "strides")
+    size = x.shape[1:3]
+    pads = explicit_padding(padding, size, window, strides)
+    if any(max(p) >= k for p, k in zip(pads, window, strict=True)):
+        raise ValueError(f"padding {pads} is not smaller than the window {window}: some windows would hold no pixel")
+    output_size(size, window, strides, pads)
+    extra = [0, 0]
+    for axis, (n, k, s, p) in enumerate(zip(size, window, strides, pads, strict=True)):
+        windows = -(-(n + sum(p) - k) // s) + 1
+        if (windows - 1) * s >= n + p[0]:  # PyTorch's rule: no window starts beyond the input and its left padding
+            windows -= 1
+        extra[axis] = max(0, (windows - 1) * s + k - n - sum(p)) if ceil_mode else 0
+    return window, strides, pads, tuple(extra)
+
+
+def _reduce(x, init, op, window, strides, pads, extra):
+    pads = tuple((lo, hi + e) for (lo, hi), e in zip(pads, extra, strict=True))
+    return lax.reduce_window(x, np.array(init, x.dtype), op, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+
+
+def max_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padding: Padding = "VALID", *,
+             ceil_mode: bool = False) -> jax.Array:
+    """Largest value of each window.
+
+    Args:
+      x: images [N, H, W, C]; padded with minus infinity.
+      window_shape: an int or (height, width), in pixels.
+      strides: the same; None means the window.
+      padding: as in `conv2d`, and smaller than the window.
+      ceil_mode: keep a last window that hangs over the bottom or right edge (PyTorch's rule: it must start inside).
+    Returns:
+      [N, H', W', C]. Where values tie, the gradient goes to the first in row order.
+    Raises:
+      ValueError: a window that does not fit.
+    """
+    window, strides, pads, extra = _geometry(x, window_shape, strides, padding, ceil_mode)
+    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    return _reduce(x, lowest, lax.max, window, strides, pads, extra)
+
+
+def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padding: Padding = "VALID", *,
+             ceil_mode: bool = False, count_include_pad: bool = True) -> jax.Array:
+    """Mean of each window.
+
+    Args:
+      x: images [N, H, W, C]; padded with zeros.
+      window_shape, strides, padding, ceil_mode: as in `max_pool`.
+      count_include_pad: divide by the whole window, padding included (PyTorch's and Flax's default; pixels that only
+        `ceil_mode` adds are never counted); False divides by the pixels of the image alone (TensorFlow's rule).
+    Returns:
+      [N, H', W', C].
+    Raises:
+      ValueError: a window that does not fit.
+    """
+    window, strides, pads, extra = _geometry(x, window_shape, strides, padding, ceil_mode)
+    total = _reduce(x, 0.0, lax.add, window, strides, pads, extra)
+    counts = []  # pixels in each window, an axis at a time: shapes are static, so this is numpy
+    for n, k, s, (lo, hi), windows in zip(x.shape[1:3], window, strides, pads, total.shape[1:3], strict=True):
+        first, last = (-lo, n + hi) if count_include_pad else (0, n)
+        start = np.arange(windows) * s - lo
+        counts.append(np.minimum(start + k, last) - np.maximum(start, first))
+    return total / jnp.asarray(np.outer(*counts)[:, :, None], total.dtype)
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Mean over height and width: [N, H, W, C] -> [N, C] (Lin et al. 2013, section 3.2). Summed in at least float32."""
+    if x.ndim != 4:
+        raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
+
+
+def adaptive_avg_pool(x: jax.Array, output_size: Pair) -> jax.Array:
+    """Mean over windows chosen so that the output has a given size, whatever the input's.
+
+    Window i along an axis of n pixels and o outputs is [floor(i n / o), ceil((i + 1) n / o)), as in PyTorch: windows
+    overlap where o does not divide n, and repeat pixels where o > n.
+
+    Args:
+      x: images [N, H, W, C].
+      output_size: an int or (height, width).
+    Returns:
+      [N, height, width, C].
+    """
+    if x.ndim != 4:
+        raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
+    wanted = pair(output_size, "output_size")
+    for axis, (n, o) in enumerate(zip(x.shape[1:3], wanted, strict=True), start=1):
+        if n == o:
+            continue
+        if n % o == 0:
+            x = x.reshape(*x.shape[:axis], o, n // o, *x.shape[axis + 1:]).mean(axis=axis + 1)
+        else:
+            weights = np.zeros((o, n))
+            for i in range(o):
+                weights[i, math.floor(i * n / o):math.ceil((i + 1) * n / o)] = 1
+            weights = jnp.asarray(weights / weights.sum(axis=1, keepdims=True), x.dtype)
+            # 'highest': on a GPU or TPU the default would round the images to TF32 or bfloat16
+            x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis), precision="highest"), 0, axis)
+    return x

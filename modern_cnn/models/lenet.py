@@ -1,0 +1,78 @@
+"""LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition") as two texts define it.
+
+Flattening is height, width, channels; PyTorch's is channels first, which permutes the rows of `dense1`'s kernel.
+"""
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from modern_cnn import functional as F
+from modern_cnn.layers import Conv, Dense, initializers, normalization
+
+
+class LeNet(nn.Module):
+    """The textbook's LeNet: 5x5 convolutions, sigmoid, average pooling (Dive into Deep Learning, sections 6.6, 7.5.4).
+
+    `lenet` is LeNet(): 28x28 padded to 32x32, 61,706 parameters. `lenet_bn` is LeNet(padding=0, norm='batch'):
+    unpadded, batch normalisation before every sigmoid, 44,878 parameters and 452 running statistics.
+
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 12 with padding 2, 16 without.
+    """
+    num_classes: int = 10
+    padding: int = 2
+    norm: str = "none"
+    initializer: str = "xavier_uniform"
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        conv = partial(Conv, kernel_size=5, dtype=self.dtype, **initializers(self.initializer))
+        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer))
+        norm = normalization(self.norm, train=train, dtype=self.dtype)
+
+        x = nn.sigmoid(norm(name="norm1")(conv(6, padding=self.padding, name="conv1")(x)))
+        x = F.avg_pool(x, 2)
+        self.sow("intermediates", "stage1", x)
+        x = nn.sigmoid(norm(name="norm2")(conv(16, name="conv2")(x)))
+        x = F.avg_pool(x, 2)
+        self.sow("intermediates", "stage2", x)
+        x = x.reshape(len(x), -1)
+        x = nn.sigmoid(norm(name="norm3")(dense(120, name="dense1")(x)))
+        self.sow("intermediates", "stage3", x)
+        x = nn.sigmoid(norm(name="norm4")(dense(84, name="dense2")(x)))
+        self.sow("intermediates", "stage4", x)
+        return dense(self.num_classes, name="dense3")(x)
+
+
+class LeNetReLU(nn.Module):
+    """The TensorFlow text's LeNet: 3x3 convolutions, max-pooling, then ReLU (sections 10.4 and 10.8.3).
+
+    `lenet_relu` is LeNetReLU(): 60,074 parameters on 28x28. `lenet_relu_bn` is LeNetReLU(norm='batch'): batch
+    normalisation after each convolution with Keras's epsilon 1e-3 and decay 0.99, 60,118 parameters and 44 running
+    statistics. Kernels are Xavier uniform and biases zero, as Keras draws them.
+
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 10.
+    """
+    num_classes: int = 10
+    norm: str = "none"
+    initializer: str = "keras"
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        conv = partial(Conv, kernel_size=3, dtype=self.dtype, **initializers(self.initializer))
+        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer))
+        norm = normalization(self.norm, train=train, dtype=self.dtype, decay=0.99, epsilon=1e-3)
+
+        x = nn.relu(F.max_pool(norm(name="norm1")(conv(6, name="conv1")(x)), 2))
+        self.sow("intermediates", "stage1", x)
+        x = nn.relu(F.max_pool(norm(name="norm2")(conv(16, name="conv2")(x)), 2))
+        self.sow("intermediates", "stage2", x)
+        x = x.reshape(len(x), -1)
+        x = nn.relu(dense(120, name="dense1")(x))
+        self.sow("intermediates", "stage3", x)
+        x = nn.relu(dense(84, name="dense2")(x))
+        self.sow("intermediates", "stage4", x)
+        return dense(self.num_classes, name="dense3")(x)

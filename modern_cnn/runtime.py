@@ -1,0 +1,25 @@
+"""The one place that sets what JAX, XLA and TensorFlow read at start-up. Importing the package sets nothing."""
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Where decoded data sets and compiled programs are kept: $MODERN_CNN_CACHE, or modern_cnn in the user's cache."""
+    if os.environ.get("MODERN_CNN_CACHE"):
+        return Path(os.environ["MODERN_CNN_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "modern_cnn"
+
+
+def configure(*, debug_nans: bool = False) -> None:
+    """Called first by every script: compilation cache on, TensorFlow quiet.
+
+    Args:
+      debug_nans: stop at the first operation that makes a NaN, and say which (slow: it disables donation).
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_debug_nans", debug_nans)

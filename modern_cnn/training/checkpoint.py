@@ -1,0 +1,173 @@
+"""Checkpoints that are whole, or are not used: Orbax writes them, a digest inside each proves them.
+
+A checkpoint has two parts: 'variables' (parameters and batch statistics: all that evaluation needs) and 'training'
+(optimiser, step and the metrics since the last log line, so that a resumed run is the same run).
+"""
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from modern_cnn.errors import UserError
+from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+KEEP_NEWEST = 2  # the newest may be damaged: there is always one before it
+
+
+def _leaf_digest(x: jax.Array) -> jax.Array:
+    """uint32 that changes whenever one value of `x` does: its bits summed modulo 2^32 with odd weights, order and all."""
+    bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
+    bits = bits.astype(jnp.uint32).ravel()
+    weights = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761) | jnp.uint32(1)
+    return jnp.sum(bits * weights, dtype=jnp.uint32)
+
+
+@jax.jit
+def _digest(tree: Any) -> jax.Array:
+    """uint32 [number of leaves]. Integer sums do not depend on the order, so any device and sharding agrees."""
+    return jnp.stack([_leaf_digest(x) for x in jax.tree.leaves(tree)])
+
+
+@jax.jit
+def _finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)
+                      if jnp.issubdtype(x.dtype, jnp.floating)]).all()
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """Higher is better: validation accuracy, then the smaller loss."""
+    return metrics["accuracy"], -metrics["loss"]
+
+
+class Checkpoints:
+    """The checkpoints of a workdir: the newest two, and the best on validation."""
+
+    def __init__(self, workdir: Path, *, read_only: bool = False):
+        self.directory = workdir.absolute() / "checkpoints"
+        self._open(read_only)
+
+    def _open(self, read_only: bool) -> None:
+        policies = ocp.checkpoint_managers
+        self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy([
+                policies.LatestN(KEEP_NEWEST),
+                policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]),
+            cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only))
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written is complete. Raises UserError if it could not be written."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as e:  # Orbax and TensorStore raise many kinds for a full or broken disk
+            raise self._unwritten(e) from e
+
+    def close(self) -> None:
+        """Ends the threads that write; what `wait` was not called for is still finished, but its errors are lost."""
+        self._manager.close()
+
+    def _unwritten(self, error: Exception) -> UserError:
+        steps = self.steps()
+        last = f"the last good checkpoint is step {steps[-1]}" if steps else "there is none yet"
+        return UserError(f"a checkpoint could not be written to {self.directory}: {' '.join(str(error).split())[:300]}; "
+                         f"{last}. Free some space and run the same command again")
+
+    def steps(self) -> list[int]:
+        """Steps that have a complete checkpoint, ascending."""
+        return sorted(self._manager.all_steps(read=True)) if self.directory.is_dir() else []
+
+    def chosen(self) -> int | None:
+        """The run's result: the best on validation if that was measured, else the newest; None without checkpoints."""
+        self.wait()
+        steps = self.steps()
+        ranked = [(_rank(metrics), step) for step in steps if (metrics := self._manager.metrics(step))]
+        return max(ranked)[1] if ranked else steps[-1] if steps else None
+
+    def save(self, state: TrainState, metrics: Metrics, validation: dict[str, float] | None = None) -> bool:
+        """Starts writing a checkpoint and returns; the device may go on.
+
+        Args:
+          state: is copied to the host before this returns, so the next step may donate it.
+          metrics: what was counted since the last log line.
+          validation: 'accuracy' and 'loss' there, by which the best is kept.
+        Returns:
+          False, with nothing written, where a parameter is not finite.
+        Raises:
+          UserError: this checkpoint or the one before could not be written.
+        """
+        variables = state.variables
+        training = {"step": state.step, "opt_state": state.opt_state, "metrics": metrics}
+        if not _finite(variables):
+            return False
+        try:
+            self._manager.save(int(state.step), metrics=validation, force=True, args=ocp.args.Composite(
+                variables=ocp.args.StandardSave({"tree": variables, "digest": _digest(variables)}),
+                training=ocp.args.StandardSave({"tree": training, "digest": _digest(training)})))
+        except Exception as e:
+            raise self._unwritten(e) from e
+        return True
+
+    def _read(self, step: int, **templates: Any) -> dict[str, Any]:
+        """The named parts of a checkpoint in the shape of `templates`. Raises whatever a damaged file causes."""
+        wanted = {name: {"tree": tree, "digest": jnp.zeros(len(jax.tree.leaves(tree)), jnp.uint32)}
+                  for name, tree in templates.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(
+            **{name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}))
+        for name in templates:
+            if not jnp.array_equal(_digest(restored[name]["tree"]), restored[name]["digest"]):
+                raise ValueError(f"the digest of its {name} does not fit them: some bits have changed")
+        return {name: restored[name]["tree"] for name in templates}
+
+    def restore(self, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics] | None:
+        """State and metrics of the newest good checkpoint, shaped as those given; None if there is no checkpoint.
+
+        A damaged one is reported, moved aside to `checkpoints_damaged/`, and the one before is taken.
+
+        Raises:
+          UserError: there are checkpoints but none can be read.
+        """
+        training = {"step": state.step, "opt_state": state.opt_state, "metrics": metrics}
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                parts = self._read(step, variables=state.variables, training=training)
+            except Exception as e:  # any kind of damage, any exception
+                damaged[step] = " ".join(str(e).split())[:200] or type(e).__name__
+                continue
+            self._set_aside(damaged, step)
+            params = parts["variables"].pop("params")
+            done = parts["training"]
+            return state.replace(step=done["step"], params=params, collections=parts["variables"],
+                                 opt_state=done["opt_state"]), done["metrics"]
+        if damaged:
+            newest = max(damaged)
+            raise UserError(f"no checkpoint in {self.directory} can be read (step {newest}: {damaged[newest]}); "
+                            "move that directory away to start again from step 0")
+        return None
+
+    def _set_aside(self, damaged: dict[int, str], good: int) -> None:
+        if not damaged:
+            return
+        aside = self.directory.with_name("checkpoints_damaged")
+        aside.mkdir(exist_ok=True)
+        self._manager.close()
+        for step, reason in damaged.items():
+            log.warning("the checkpoint of step %d is damaged (%s); it was moved to %s and step %d is taken", step, reason,
+                        aside, good)
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            (self.directory / str(step)).rename(aside / str(step))
+        self._open(read_only=False)
+
+    def read_variables(self, step: int, template: dict[str, Any]) -> dict[str, Any]:
+        """Parameters and batch statistics of one checkpoint, shaped as `template`. Raises UserError if it is damaged."""
+        try:
+            return self._read(step, variables=template)["variables"]
+        except Exception as e:
+            raise UserError(f"the checkpoint of step {step} in {self.directory} cannot be read: "
+                            f"{' '.join(str(e).split())[:200]}") from e

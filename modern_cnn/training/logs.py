@@ -1,0 +1,157 @@
+"""What a person sees of a run: a progress bar or plain lines, metrics.jsonl, TensorBoard files, curves.png, a table."""
+import json
+import logging
+import os
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from modern_cnn.errors import UserError
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 8  # steps that may wait on the device: enough to keep it busy, few enough to stop within seconds
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line that a kill cut short is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records
+
+
+class RunLog:
+    """Writes a run's metrics everywhere they are read.
+
+    Args:
+      workdir: metrics.jsonl and tensorboard/ are in it; records after `step` are dropped (a resumed run writes them again).
+      step, total_steps: steps done already, and in the whole run.
+      batch_size: images in a step.
+    """
+
+    def __init__(self, workdir: Path, step: int, total_steps: int, batch_size: int):
+        from tensorboardX import SummaryWriter
+
+        self._path = workdir / "metrics.jsonl"
+        kept = [record for record in read_metrics(self._path) if record["step"] <= step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(temporary, self._path)
+        self._file = open(self._path, "a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        self._batch_size, self._step = batch_size, step
+        self._pending: deque[tuple[int, jax.Array]] = deque()
+        # On a terminal tqdm shows images/s and the time left; elsewhere `train` and `evaluation` print plain lines.
+        self._bar = tqdm(total=total_steps * batch_size, initial=step * batch_size, unit="img", unit_scale=True,
+                         disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
+        self._start = self._mark = (time.perf_counter(), step)  # when this process, and this log interval, began
+        self._total_steps = total_steps
+        self.training_seconds = 0.0  # without evaluation, checkpoints and start-up
+
+    def tick(self, step: int, value: jax.Array) -> None:
+        """Called after every step with a small array of its output: moves the bar, without waiting for the device.
+
+        Steps are handed to the device faster than it does them; where IN_FLIGHT wait already, so does this.
+        """
+        self._pending.append((step, value))
+        while self._pending and (self._pending[0][1].is_ready() or len(self._pending) > IN_FLIGHT):
+            if not self._pending[0][1].is_ready():
+                time.sleep(0.0005)
+                continue
+            done, _ = self._pending.popleft()
+            self._bar.update(done * self._batch_size - self._bar.n)
+
+    def restart(self) -> None:
+        """Training goes on after an evaluation or a checkpoint, whose time is not counted as training's."""
+        self._mark = (time.perf_counter(), self._mark[1])
+
+    def train(self, step: int, epoch: float, means: dict[str, float], learning_rate: float) -> None:
+        """A training record: means over the images since the last one. The device has done `step` steps by now."""
+        now, (since, first) = time.perf_counter(), self._mark
+        self._mark, self.training_seconds = (now, step), self.training_seconds + now - since
+        speed = (step - first) * self._batch_size / max(now - since, 1e-9)
+        self._pending.clear()
+        self._bar.update(step * self._batch_size - self._bar.n)
+        self._write(step, epoch, "train", means | {"images_per_second": round(speed, 1),
+                                                   "learning_rate": learning_rate})
+        if self._bar.disable:
+            left = (now - self._start[0]) / max(step - self._start[1], 1) * (self._total_steps - step)
+            log.info("step %d/%d  epoch %.2f  train       loss %.4f  accuracy %.4f  %s images/s, %s left", step,
+                     self._total_steps, epoch, means["loss"], means["accuracy"], f"{speed:,.0f}", duration(left))
+        else:
+            self._bar.set_postfix_str(f"epoch {epoch:.2f} loss {means['loss']:.4f} accuracy {means['accuracy']:.4f}")
+
+    def evaluation(self, step: int, epoch: float, split: str, means: dict[str, float]) -> None:
+        """A record of a whole split."""
+        self._write(step, epoch, split, means)
+        log.info("step %d/%d  epoch %.2f  %-10s  loss %.4f  accuracy %.4f", step, self._total_steps, epoch, split,
+                 means["loss"], means["accuracy"])
+
+    def _write(self, step: int, epoch: float, split: str, values: dict[str, float]) -> None:
+        try:
+            self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split} | values) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._board.add_scalar(f"{name}/{split}" if name in ("loss", "accuracy", "top5") else name, value, step)
+            self._board.flush()
+        except OSError as e:
+            raise UserError(f"cannot write {self._path}: {e.strerror or e}; free some space and run the same command again") from e
+
+    def close(self) -> None:
+        """Ends the bar and the files."""
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+
+def duration(seconds: float) -> str:
+    """'42 s', '3 min 20 s', '2 h 05 min'."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def draw_curves(workdir: Path, title: str) -> Path:
+    """curves.png from metrics.jsonl: loss (log scale) and accuracy against the epoch, a line for each split."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    records = read_metrics(workdir / "metrics.jsonl")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2)
+    for split, color in (("train", "tab:gray"), ("validation", "tab:orange"), ("test", "tab:blue")):
+        chosen = [record for record in records if record["split"] == split]
+        for axis, field in zip(axes, ("loss", "accuracy"), strict=True):
+            if chosen:
+                axis.plot([r["epoch"] for r in chosen], [r[field] for r in chosen], color=color, label=split,
+                          marker="o" if len(chosen) < 20 else None, markersize=3, linewidth=1.3)
+    for axis, field in zip(axes, ("cross-entropy (nats)", "accuracy"), strict=True):
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(field)
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    axes[1].legend(loc="lower right")
+    figure.suptitle(title)
+    path = workdir / "curves.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Two aligned columns."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

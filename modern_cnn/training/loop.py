@@ -1,0 +1,363 @@
+"""The loop around the pure steps: data in, checkpoints and metrics out. One call trains a run, or goes on with it."""
+import contextlib
+import dataclasses
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from modern_cnn import models
+from modern_cnn.data import augment, batches, sources
+from modern_cnn.errors import UserError
+from modern_cnn.training import logs, optim, steps, workdir
+from modern_cnn.training.checkpoint import Checkpoints
+from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+PROFILE_STEPS = (10, 20)  # --profile skips the first steps (compilation) and records this many
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Numbers derived once from a config and a data set; none of them is ever in a config."""
+    batch_size: int
+    steps_per_epoch: int  # full batches; the images left over are others in every epoch
+    total_steps: int
+    schedule: Callable[[jax.Array], jax.Array]
+
+
+def make_plan(config, spec: sources.Spec) -> Plan:
+    """Raises UserError for a batch larger than the training set, or no steps at all."""
+    batch_size, train_size = config.data.batch_size, spec.sizes["train"]
+    if batch_size < 1 or batch_size > train_size:
+        raise UserError(f"config.data.batch_size={batch_size} must be between 1 and the {train_size} training images "
+                        f"of {spec.source}")
+    if config.epochs < 1 or config.eval_every_epochs < 1 or config.max_steps < 0 or config.log_every_steps < 0:
+        raise UserError("config.epochs and config.eval_every_epochs must be at least 1, config.max_steps and "
+                        "config.log_every_steps at least 0")
+    steps_per_epoch = train_size // batch_size
+    total = config.epochs * steps_per_epoch
+    peak = optim.peak_learning_rate(config.optimizer, batch_size)
+    schedule = optim.make_schedule(config.schedule, peak, steps_per_epoch, total)
+    return Plan(batch_size, steps_per_epoch, min(total, config.max_steps or total), schedule)
+
+
+def build_model(model: dict[str, Any], spec: sources.Spec):
+    """The network of a config's `model` section for a data set. Raises UserError where the images do not fit it."""
+    module = models.build(**model, num_classes=spec.num_classes)
+    try:
+        jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, *spec.image_shape)), train=False))
+    except (ValueError, TypeError) as e:
+        if isinstance(e, UserError):
+            raise
+        height, width, channels = spec.image_shape
+        raise UserError(f"the network {model['name']!r} cannot take the {height}x{width}x{channels} images of "
+                        f"{spec.source}: {e} (--config.data.image_size=N resizes them)") from e
+    return module
+
+
+def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array) -> TrainState:
+    """The state of step 0, drawn from `key`."""
+    module = build_model(config.model.to_dict(), spec)
+    optimizer = optim.make_optimizer(config.optimizer, plan.schedule)
+    return jax.jit(lambda k: TrainState.create(k, module, optimizer, spec.image_shape))(key)
+
+
+def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array) -> Callable:
+    """(state, metrics, data, order) -> (state, metrics, done): the next batch of the epoch, prepared and learnt from.
+
+    The batch is found from `state.step`, so nothing but the call goes from the host to the device. State and metrics
+    are donated; `done` is an array that stays, to ask whether the step is over.
+    """
+    dropout_key, augment_key = jax.random.split(key)
+
+    def step(state, metrics, data, order):
+        first = state.step % plan.steps_per_epoch * plan.batch_size
+        batch = batches.gather(data, lax.dynamic_slice(order, (first,), (plan.batch_size,)))
+        images = augment.augment(jax.random.fold_in(augment_key, state.step), batch["image"], config.augment)
+        batch["image"] = augment.normalize(images, spec.mean, spec.std)
+        state, new = steps.train_step(state, batch, dropout_key)
+        return state, metrics.merge(new), new.count
+
+    # --debug_nans runs a bad step again, operation by operation: its inputs must still be there.
+    return jax.jit(step, donate_argnums=() if jax.config.jax_debug_nans else (0, 1))
+
+
+def compile_eval(spec: sources.Spec) -> Callable:
+    """(state, metrics, data, indices, mask) -> metrics, with the batch's examples added."""
+    @jax.jit
+    def step(state, metrics, data, indices, mask):
+        batch = batches.gather(data, indices) | {"mask": mask}
+        batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
+        return metrics.merge(steps.eval_step(state, batch))
+
+    return step
+
+
+def evaluate(eval_fn: Callable, state: TrainState, data: tuple[jax.Array, jax.Array], batch_size: int) -> Metrics:
+    """Metrics over every example of a split, each counted once."""
+    size = len(data[1])
+    metrics = Metrics.empty()
+    for indices, mask in batches.evaluation_batches(size, min(batch_size, size)):
+        metrics = eval_fn(state, metrics, data, indices, mask)
+    return metrics
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT append to instead of killing; a second SIGINT interrupts at once."""
+    received: list[int] = []
+
+    def note(number, _):
+        if number == signal.SIGINT and signal.SIGINT in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Run:
+    """One training run: what `train_and_evaluate` builds, and the steps it takes with it."""
+
+    def __init__(self, config, directory: Path):
+        dataset = sources.load(config.data)
+        self.config, self.directory, self.spec = config, directory, dataset.spec
+        self.plan = make_plan(config, self.spec)
+        init_key, step_key = jax.random.split(jax.random.key(config.seed))
+        self.state = create_state(config, self.spec, self.plan, init_key)
+        self.metrics = Metrics.empty()
+        self.parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+        workdir.record(directory, config.to_dict(), workdir.describe_run(self.spec, self.parameters))
+        self.checkpoints = Checkpoints(directory)
+        restored = self.checkpoints.restore(self.state, self.metrics)
+        if restored:
+            self.state, self.metrics = restored
+        self.step = int(self.state.step)
+        self.resumed_at = self.step
+        self.data = {split: jax.device_put(arrays) for split, arrays in dataset.splits.items()}
+        self.train_fn = compile_train(config, self.spec, self.plan, step_key)
+        self.eval_fn = compile_eval(self.spec)
+        self.log = logs.RunLog(directory, self.step, self.plan.total_steps, self.plan.batch_size)
+        self.results: dict[str, dict[str, float]] = {}  # the latest of each split
+
+    @property
+    def epoch(self) -> float:
+        return self.step / self.plan.steps_per_epoch
+
+    def train_epoch(self, stop: list[int], profile: bool) -> None:
+        """From `self.step` to the end of its epoch or of the run, or until a signal arrives."""
+        config, plan = self.config, self.plan
+        epoch = self.step // plan.steps_per_epoch
+        order = jax.device_put(batches.epoch_order(config.seed, epoch, self.spec.sizes["train"]))
+        end = min((epoch + 1) * plan.steps_per_epoch, plan.total_steps)
+        while self.step < end and not stop:
+            if profile:
+                self._profile()
+            self.state, self.metrics, done = self.train_fn(self.state, self.metrics, self.data["train"], order)
+            self.step += 1
+            self.log.tick(self.step, done)
+            if self.step == end or (config.log_every_steps and self.step % config.log_every_steps == 0):
+                self.log_train()
+            if config.checkpoint_every_steps and self.step % config.checkpoint_every_steps == 0 and self.step < end:
+                self.save()
+
+    def log_train(self) -> None:
+        """Writes what was counted since the last time, and stops the run if it was not finite."""
+        means = self.metrics.means(self.spec.num_classes)
+        self._check(int(self.metrics.bad_step))
+        self.results["train"] = means
+        self.metrics = Metrics.empty()
+        self.log.train(self.step, self.epoch, means, float(self.plan.schedule(self.step - 1)))
+
+    def _check(self, bad_step: int) -> None:
+        if bad_step >= 0:
+            kept = self.checkpoints.steps()
+            raise UserError(
+                f"the loss is not finite at step {bad_step} (epoch {bad_step / self.plan.steps_per_epoch:.2f}); "
+                + (f"the last good checkpoint, step {kept[-1]}, is kept in {self.directory}. " if kept else
+                   "no checkpoint had been written yet. ")
+                + f"Lower config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}), or add "
+                "--debug_nans to see which operation it was")
+
+    def save(self, validation: dict[str, float] | None = None) -> None:
+        """A checkpoint of this step, unless the run has become non-finite."""
+        self._check(int(self.metrics.bad_step))
+        if not self.checkpoints.save(self.state, self.metrics, validation):
+            self._check(self.step)
+
+    def finish_epoch(self) -> None:
+        """Evaluation and checkpoint where the cadence or the end of the run asks for them."""
+        epoch, rest = divmod(self.step, self.plan.steps_per_epoch)
+        last = self.step >= self.plan.total_steps
+        if not last and (rest or epoch % self.config.eval_every_epochs):
+            return
+        validation = self.score("validation") if "validation" in self.data else None
+        if self.config.test_every_epoch:
+            self.score("test")
+        self.save(validation)
+        self.log.restart()
+
+    def score(self, split: str, state: TrainState | None = None, step: int | None = None) -> dict[str, float]:
+        """Evaluates a split and records it, by default with the current state."""
+        step = self.step if step is None else step
+        metrics = evaluate(self.eval_fn, state or self.state, self.data[split], self.plan.batch_size)
+        means = metrics.means(self.spec.num_classes)
+        self.results[split] = means
+        self.log.evaluation(step, step / self.plan.steps_per_epoch, split, means)
+        return means
+
+    def _profile(self) -> None:
+        start, count = PROFILE_STEPS
+        done = self.step - self.resumed_at
+        if done == start:
+            jax.block_until_ready(self.state)
+            jax.profiler.start_trace(self.directory / "profile", create_perfetto_trace=True)
+        elif done == start + count:
+            jax.block_until_ready(self.state)
+            jax.profiler.stop_trace()
+            log.info("profile of steps %d to %d: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at "
+                     "ui.perfetto.dev", self.step - count, self.step, self.directory / "profile")
+
+    def conclude(self) -> dict[str, Any]:
+        """The test score of the chosen checkpoint, curves.png and the final table."""
+        chosen = self.checkpoints.chosen()
+        state = self.state
+        if chosen != self.step:
+            variables = self.checkpoints.read_variables(chosen, state.variables)
+            params = variables.pop("params")
+            state = state.replace(params=params, collections=variables)
+        records = logs.read_metrics(self.directory / "metrics.jsonl")
+        scored = [r for r in records if r["split"] == "test" and r["step"] == chosen]
+        if scored:
+            self.results["test"] = {field: scored[-1][field] for field in ("loss", "accuracy", "top5")
+                                    if field in scored[-1]}
+        else:
+            self.score("test", state, chosen)
+        if "validation" in self.data:
+            best = [r for r in records if r["split"] == "validation" and r["step"] == chosen]
+            self.results["validation"] = {field: best[-1][field] for field in ("loss", "accuracy", "top5")
+                                          if field in best[-1]}
+        title = f"{self.config.model.name} on {self.spec.source}, {self.parameters:,} parameters"
+        curves = logs.draw_curves(self.directory, title)
+        why = "best on validation" if "validation" in self.data else "the last"
+        trained = self.step - self.resumed_at
+        seconds = self.log.training_seconds
+        rows = [
+            ("network", f"{self.config.model.name}, {self.parameters:,} parameters"),
+            ("data", f"{self.spec.source} ({self.spec.origin}), "
+                     + ", ".join(f"{size:,} {split}" for split, size in self.spec.sizes.items())),
+            ("device", f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"),
+            ("trained", f"{self.step:,} steps of {self.plan.batch_size} images, {self.epoch:.4g} epochs"
+             + (f" ({trained:,} steps in this process)" if self.resumed_at else "")),
+            *([("speed", f"{trained * self.plan.batch_size / seconds:,.0f} images/s with compilation, "
+                         f"{logs.duration(seconds)} of training")] if trained else []),
+            ("checkpoint", f"step {chosen}, {why}"),
+            *[(split, "  ".join(f"{field} {value:.4f}" for field, value in self.results[split].items()))
+              for split in ("train", "validation", "test") if split in self.results],
+            ("curves", str(curves)),
+        ]
+        log.info("\n%s", logs.table(rows))
+        return {"step": chosen} | self.results
+
+
+def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) -> dict[str, Any]:
+    """Trains a run in a directory, or goes on with the one that is there, to its end.
+
+    Args:
+      config: a ConfigDict with the fields of configs/base.py.
+      directory: the workdir; holds config.json, run.json, metrics.jsonl, checkpoints/, tensorboard/, curves.png.
+      profile: record PROFILE_STEPS into `directory`/profile.
+    Returns:
+      {'step': the chosen checkpoint, 'train', 'validation', 'test': {'loss', 'accuracy', ...}}.
+    Raises:
+      UserError: bad input, or a run that cannot go on; whatever was saved stays.
+      SystemExit: stopped by SIGTERM (143) or SIGINT (130), after a checkpoint.
+    """
+    directory = Path(directory)
+    with workdir.lock(directory), contextlib.ExitStack() as closing:
+        run = Run(config, directory)
+        closing.callback(run.log.close)
+        closing.enter_context(contextlib.closing(run.checkpoints))
+        log.info("%s on %s (%s), %s: %s parameters, %d steps of %d images%s", config.model.name, run.spec.source,
+                 run.spec.origin, jax.devices()[0].device_kind, f"{run.parameters:,}", run.plan.total_steps,
+                 run.plan.batch_size, f", going on from step {run.step}" if run.step else "")
+        stop = closing.enter_context(_stop_signals())
+        run.log.restart()
+        while run.step < run.plan.total_steps and not stop:
+            run.train_epoch(stop, profile)
+            if run.step % run.plan.steps_per_epoch == 0 or run.step >= run.plan.total_steps:
+                run.finish_epoch()
+            elif stop:
+                run.save()
+        if stop and run.step < run.plan.total_steps:
+            run.checkpoints.wait()
+            log.warning("stopped by %s after step %d, which is saved; the same command with --workdir=%s goes on from there",
+                        signal.Signals(stop[0]).name, run.step, directory)
+            raise SystemExit(128 + stop[0])
+        return run.conclude()
+
+
+def load(directory: str | Path) -> tuple[Any, dict[str, Any], dict[str, Any], int]:
+    """(module, variables, run.json, step) of a workdir's result: the best checkpoint on validation, or the last.
+
+    Raises:
+      UserError: not a workdir, or one without a good checkpoint.
+    """
+    directory = Path(directory)
+    config, run = (workdir.read_json(directory / name) for name in ("config.json", "run.json"))
+    module = models.build(**config["model"], num_classes=run["data"]["num_classes"])
+    template = jax.jit(lambda: module.init(jax.random.key(0), jnp.zeros((1, *run["data"]["image_shape"])), train=False))()
+    checkpoints = Checkpoints(directory, read_only=True)
+    chosen = checkpoints.chosen()
+    if chosen is None:
+        raise UserError(f"{directory} has no checkpoint yet")
+    variables = checkpoints.read_variables(chosen, template)
+    checkpoints.close()
+    return module, variables, run, chosen
+
+
+def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Scores a workdir's result on a split of its data: {'accuracy', 'loss', 'count', ...}.
+
+    Args:
+      split: 'train', 'validation' or 'test'.
+      data: fields of the config's data section to replace, e.g. {'source': 'idx:/elsewhere'}.
+    Raises:
+      UserError: no such split, or data of another shape or number of classes than the network was trained on.
+    """
+    import ml_collections
+
+    config = workdir.read_json(Path(directory) / "config.json")
+    section = ml_collections.ConfigDict(config["data"] | (data or {}))
+    dataset = sources.load(section)
+    module, variables, run, step = load(directory)
+    trained = run["data"]
+    if [*dataset.spec.image_shape] != trained["image_shape"] or dataset.spec.num_classes != trained["num_classes"]:
+        raise UserError(f"{section.source} has {dataset.spec.num_classes} classes and images {dataset.spec.image_shape}, "
+                        f"but the network was trained on {trained['num_classes']} classes and {trained['image_shape']}")
+    if split not in dataset.splits:
+        raise UserError(f"{section.source} has no split {split!r}, only {', '.join(dataset.splits)}")
+    # Normalised as in training, also where the data are others.
+    spec = dataclasses.replace(dataset.spec, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
+    params = variables.pop("params")
+    state = TrainState(np.int32(step), params, variables, (), module, None)
+    metrics = evaluate(compile_eval(spec), state, jax.device_put(dataset.splits[split]), section.batch_size)
+    means = metrics.means(spec.num_classes)
+    return {"split": split, "step": step, "accuracy": means["accuracy"], "loss": means["loss"],
+            "count": int(metrics.count)} | means

@@ -1,0 +1,53 @@
+"""Loss and accuracy as sums and counts, so that batches of any size merge exactly."""
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+TOP5_ABOVE = 10  # top-5 accuracy says something where there are more classes than this
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy of each example, in nats, float32: logits [N, K], labels int [N] -> [N]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+
+
+class Metrics(struct.PyTreeNode):
+    """Sums over examples; `bad_step` is the first step whose loss was not finite, or -1."""
+    loss: jax.Array
+    correct: jax.Array
+    correct_top5: jax.Array
+    count: jax.Array
+    bad_step: jax.Array
+
+    @classmethod
+    def empty(cls) -> "Metrics":
+        """Of no examples. Every field is an array of its own, so that all can be donated."""
+        return cls(jnp.zeros((), jnp.float32), *(jnp.full((), value, jnp.int32) for value in (0, 0, 0, -1)))
+
+    @classmethod
+    def of(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None,
+           step: jax.Array | int = -1) -> "Metrics":
+        """Of a batch: logits [N, K], labels int [N]; examples where `mask` [N] is False count nowhere."""
+        mask = jnp.ones(labels.shape, bool) if mask is None else mask
+        losses = jnp.where(mask, cross_entropy(logits, labels), 0)
+        # An example's rank: how many classes score higher. NaN logits rank nobody, so they are never correct.
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        better = jnp.sum(~(logits <= own), axis=1)
+        loss = jnp.sum(losses)
+        return cls(loss, jnp.sum(mask & (better < 1)), jnp.sum(mask & (better < 5)), jnp.sum(mask, dtype=jnp.int32),
+                   jnp.where(jnp.isfinite(loss), -1, step).astype(jnp.int32))
+
+    def merge(self, other: "Metrics") -> "Metrics":
+        """Of both batches together; `self` came first."""
+        return Metrics(self.loss + other.loss, self.correct + other.correct, self.correct_top5 + other.correct_top5,
+                       self.count + other.count, jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step))
+
+    def means(self, num_classes: int) -> dict[str, float]:
+        """{'loss', 'accuracy'} and, above TOP5_ABOVE classes, 'top5': means over the examples. Waits for the device."""
+        host = jax.device_get(self)
+        count = max(int(host.count), 1)
+        means = {"loss": float(host.loss) / count, "accuracy": int(host.correct) / count}
+        if num_classes > TOP5_ABOVE:
+            means["top5"] = int(host.correct_top5) / count
+        return means

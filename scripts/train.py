@@ -1,0 +1,41 @@
+"""Trains the network of a config, or goes on with the run that is in the workdir.
+
+    python scripts/train.py --config=configs/lenet.py:lenet_bn --config.epochs=5 --workdir=runs/mine
+"""
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
+
+from absl import flags
+from ml_collections import config_flags
+
+from modern_cnn import cli, runtime
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Path of a config, with its variant after a colon: configs/lenet.py:lenet_bn. "
+    "Any field can be overridden: --config.data.batch_size=64.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run; the same command goes on with a run that was stopped there. "
+    "By default runs/<config>-<variant>-<time>.")
+PROFILE = flags.DEFINE_bool("profile", False, "Record a trace of some steps, for TensorBoard or Perfetto.")
+DEBUG_NANS = flags.DEFINE_bool("debug_nans", False, "Stop at the operation that makes the first NaN (slow).")
+
+
+def main():
+    runtime.configure(debug_nans=DEBUG_NANS.value)
+    from modern_cnn.training import loop
+
+    workdir = WORKDIR.value
+    if workdir is None:
+        path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+        name = "-".join(filter(None, [Path(path).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
+        workdir = str(Path("runs") / name)
+    print(f"workdir: {workdir}", flush=True)
+    loop.train_and_evaluate(CONFIG.value, workdir, profile=PROFILE.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    cli.run(main)
