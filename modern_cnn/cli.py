@@ -1,5 +1,7 @@
 """What every script shares: flags parsed, errors told in one line, log lines that do not tear the progress bar."""
 import logging
+import re
+import runpy
 import sys
 from collections.abc import Callable
 
@@ -7,7 +9,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, did_you_mean
 
 
 class _Console(logging.Handler):
@@ -30,11 +32,48 @@ def _fail(text: str, code: int) -> None:
     sys.exit(code)
 
 
+def _unknown_field(argv: list[str]) -> str | None:
+    """What is wrong with the first --config.a.b that names a field which the config has not got."""
+    words = [part for arg in argv[1:] for part in arg.split("=", 1)]
+    path, colon, variant = words[[word.lstrip("-") for word in words].index("config") + 1].partition(":")
+    config = runpy.run_path(path)["get_config"](*([variant] if colon else []))
+    for field in (word.lstrip("-") for word in words if re.match(r"--?config\.", word)):
+        section, reached = config, "config"
+        for part in field.split(".")[1:]:
+            if not hasattr(section, "keys") or part not in section:
+                return f"{reached} has no field {part!r}{did_you_mean(part, getattr(section, 'keys', list)())}"
+            section, reached = section[part], f"{reached}.{part}"
+    return None
+
+
+def _explain(argv: list[str], error: Exception) -> str:
+    """A flag error in one line: absl's and ml_collections' own words where ours are not clearer."""
+    text = str(error)
+    if missing := re.match(r"flag --(\w+)=None", text):
+        return f"--{missing[1]} is missing"
+    if wrong := re.match(r"flag --(config\.[\w.]+)=(.*?): ", text, re.DOTALL):
+        if "ConfigDict" in text:
+            return f"{wrong[1]} is a section: set its fields one by one, --{wrong[1]}.FIELD=value"
+        kind = flags.FLAGS[wrong[1]].parser.flag_type() if wrong[1] in flags.FLAGS else "value of its type"
+        return f"{wrong[1]}={wrong[2]} is not a valid {kind}"
+    if "takes 0 positional arguments" in text:
+        return "this config has no variants: leave out the colon and what follows it"
+    if "Traceback" in text:  # a config file that raised: the last line of its traceback says why
+        return _one_line(re.sub(r"^\w+: ", "", text.strip().splitlines()[-1]))
+    if "Failed loading config file" in text:
+        return "there is no config file " + text.strip().splitlines()[-1].rpartition(": ")[2]
+    if isinstance(error, (AttributeError, KeyError)) and (wrong := _unknown_field(argv)):
+        return wrong
+    return _one_line(error)
+
+
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            _ = flags.FLAGS.config.keys  # a file that is not there is only reported when the config is looked at
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as e:
-        _fail(f"{_one_line(e)} (--help lists the flags)", 2)
+        _fail(f"{_explain(argv, e)} (--help lists the flags)", 2)
     if rest[1:]:
         _fail(f"unexpected argument {rest[1]!r}; flags begin with -- (--help lists them)", 2)
     return rest

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 CACHE_VERSION = 1  # raise it when decoding changes, so that old caches are not read
 NO_NETWORK = ("sources that need no network: digits (bundled), idx:DIR, cifar:DIR, folder:DIR, "
               "or files fetched by hand with --config.data.manual_dir=DIR")
+DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
 HOLDOUT = 0.2  # test fraction of a source that comes without a test split
 
 
@@ -88,7 +89,7 @@ def detect(directory: Path) -> str:
 def _directories(name: str) -> list[Path]:
     """Where a bare name may lie unpacked, the user's own place first."""
     own = os.environ.get("MODERN_CNN_DATA")
-    places = ([Path(own).expanduser() / name] if own else []) + [Path("/usr/share/datasets") / name.replace("_", "-")]
+    places = ([Path(own).expanduser() / name] if own else []) + [DEBIAN / name.replace("_", "-")]
     return [place for place in places if place.is_dir()]
 
 
@@ -220,7 +221,12 @@ def _decoded(source: str, image_size: int, manual_dir: str) -> tuple[dict, dict[
             log.info("%s: from the cache (decoded from %s:%s) in %s", source, meta["kind"], meta["place"], entry)
             return meta, splits
     log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
-    splits, names = _decode(kind, place, image_size, manual_dir)
+    try:
+        splits, names = _decode(kind, place, image_size, manual_dir)
+    except UserError as e:
+        if bare and kind == "tfds":
+            raise UserError(f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: {e}") from e
+        raise
     meta = {"kind": kind, "place": place, "fingerprint": _fingerprint(kind, place), "class_names": names,
             "splits": sorted(splits), "digest": _digest(splits)}
     _cache_save(entry, meta, splits)

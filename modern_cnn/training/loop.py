@@ -260,7 +260,7 @@ class Run:
         seconds = self.log.training_seconds
         rows = [
             ("network", f"{self.config.model.name}, {self.parameters:,} parameters"),
-            ("data", f"{self.spec.source} ({self.spec.origin}), "
+            ("data", f"{self.spec.origin}, "
                      + ", ".join(f"{size:,} {split}" for split, size in self.spec.sizes.items())),
             ("device", f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"),
             ("trained", f"{self.step:,} steps of {self.plan.batch_size} images, {self.epoch:.4g} epochs"
@@ -294,9 +294,9 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
         run = Run(config, directory)
         closing.callback(run.log.close)
         closing.enter_context(contextlib.closing(run.checkpoints))
-        log.info("%s on %s (%s), %s: %s parameters, %d steps of %d images%s", config.model.name, run.spec.source,
-                 run.spec.origin, jax.devices()[0].device_kind, f"{run.parameters:,}", run.plan.total_steps,
-                 run.plan.batch_size, f", going on from step {run.step}" if run.step else "")
+        log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", config.model.name, run.spec.origin,
+                 jax.devices()[0].device_kind, f"{run.parameters:,}", run.plan.total_steps, run.plan.batch_size,
+                 f", going on from step {run.step}" if run.step else "")
         stop = closing.enter_context(_stop_signals())
         run.log.restart()
         while run.step < run.plan.total_steps and not stop:

@@ -47,7 +47,7 @@ def lock(workdir: Path) -> Iterator[None]:
     Raises:
       UserError: it cannot be written, or another process trains there.
     """
-    path = workdir / ".lock"
+    path, new = workdir / ".lock", not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")
@@ -64,7 +64,12 @@ def lock(workdir: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if new and [*workdir.iterdir()] == [path]:  # a run that was refused before it began leaves nothing
+                path.unlink()
+                workdir.rmdir()
 
 
 def _commit() -> str:
