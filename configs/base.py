@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.max_steps = 0  # end after this many steps, with evaluation and checkpoint; 0: after the epochs
     config.eval_every_epochs = 1  # evaluate and save after every so many epochs
     config.test_every_epoch = False  # also score the test split then, as textbooks plot it; it never chooses anything
-    config.log_every_steps = 100  # a training record after every so many steps, and at the end of an epoch; 0: only there
+    config.log_every_steps = 100  # a training record after so many steps, and at the end of an epoch; 0: only there
     config.checkpoint_every_steps = 0  # also save within an epoch; 0: only where evaluation is
 
     config.model = ml_collections.ConfigDict()

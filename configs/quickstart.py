@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 40
     config.eval_every_epochs = 10
     config.log_every_steps = 0
-    config.model.name = "lenet_relu_bn"
+    config.model.name = "lenet_bn"
     config.data.source = "digits"
     config.data.image_size = 28
     config.data.batch_size = 64

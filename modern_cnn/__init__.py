@@ -14,7 +14,7 @@ def load(workdir: str | Path) -> tuple[Any, dict[str, Any]]:
     Raises:
       UserError: the directory is no workdir, or holds no good checkpoint.
     """
-    from modern_cnn.training import loop
+    from modern_cnn.training import evaluation
 
-    module, variables, _, _ = loop.load(workdir)
+    module, variables, _, _ = evaluation.load_run(workdir)
     return module, variables

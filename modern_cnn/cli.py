@@ -36,7 +36,10 @@ def _unknown_field(argv: list[str]) -> str | None:
     """What is wrong with the first --config.a.b that names a field which the config has not got."""
     words = [part for arg in argv[1:] for part in arg.split("=", 1)]
     path, colon, variant = words[[word.lstrip("-") for word in words].index("config") + 1].partition(":")
-    config = runpy.run_path(path)["get_config"](*([variant] if colon else []))
+    try:
+        config = runpy.run_path(path)["get_config"](*([variant] if colon else []))
+    except Exception:  # then it is not a field that is wrong
+        return None
     for field in (word.lstrip("-") for word in words if re.match(r"--?config\.", word)):
         section, reached = config, "config"
         for part in field.split(".")[1:]:
@@ -64,7 +67,9 @@ def _explain(argv: list[str], error: Exception) -> str:
         return "there is no config file " + text.strip().splitlines()[-1].rpartition(": ")[2]
     if isinstance(error, (AttributeError, KeyError)) and (wrong := _unknown_field(argv)):
         return wrong
-    return _one_line(error)
+    if isinstance(error, (flags.Error, ValueError, OSError)):
+        return _one_line(error)
+    return f"the config file raised {type(error).__name__}: {_one_line(error)}"
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -72,7 +77,7 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             _ = flags.FLAGS.config.keys  # a file that is not there is only reported when the config is looked at
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as e:
+    except Exception as e:  # a config file is a program, which can raise anything
         _fail(f"{_explain(argv, e)} (--help lists the flags)", 2)
     if rest[1:]:
         _fail(f"unexpected argument {rest[1]!r}; flags begin with -- (--help lists them)", 2)
@@ -85,7 +90,7 @@ def run(main: Callable[[], None]) -> None:
     Exit codes: 0 done, 1 bad input or a failed run (one line on stderr), 2 bad flags, 130 and 143 stopped by a signal.
     """
     def guarded(_):
-        absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells every file it writes
+        absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every step and traceback; what matters is raised
         ours = logging.getLogger("modern_cnn")
         ours.setLevel(logging.INFO)
         ours.propagate = False

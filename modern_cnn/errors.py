@@ -8,7 +8,9 @@ class UserError(ValueError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """`'; did you mean X? Known: a, b'` for an error about `name`; the closest match comes first."""
+    """`'; did you mean 'x'? known: x, y'` for an error about `name`; '' if there is nothing to choose from."""
     choices = sorted(choices)
+    if not choices:
+        return ""
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return (f"; did you mean {close[0]!r}?" if close else ";") + f" known: {', '.join(choices)}"

@@ -19,10 +19,10 @@ SOURCE = flags.DEFINE_string("source", None, "Score on this data source instead 
 
 def main():
     runtime.configure()
-    from modern_cnn.training import loop
+    from modern_cnn.training import evaluation
 
     data = {"source": SOURCE.value} if SOURCE.value else None
-    print(json.dumps(loop.evaluate_workdir(WORKDIR.value, SPLIT.value, data)))
+    print(json.dumps(evaluation.evaluate_workdir(WORKDIR.value, SPLIT.value, data)))
 
 
 if __name__ == "__main__":

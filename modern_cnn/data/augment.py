@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 or float pixels 0..255 [..., C] to (pixels / 255 - mean) / std in float32; mean and std per channel, for [0, 1]."""
+    """Pixels 0..255 [..., C] to (pixels / 255 - mean) / std in float32; mean and std are of each channel in [0, 1]."""
     scale = 1 / (255 * jnp.asarray(std, jnp.float32))
     return images.astype(jnp.float32) * scale - jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
 
@@ -52,7 +52,7 @@ def _bilinear(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def augment(key: jax.Array, images: jax.Array, config) -> jax.Array:
-    """The training distortions of a config's `augment` section over uint8 [N, H, W, C]: pixels 0..255, float if any is on."""
+    """A config's `augment` section over uint8 [N, H, W, C]: pixels 0..255, in float32 if any distortion is on."""
     if config.rotate or config.zoom or config.shift:
         images = random_affine(key, images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
                                shift=config.shift)

@@ -9,12 +9,12 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 
     A resumed run draws it again and goes on in the middle. RandomState's streams are frozen across numpy versions.
     """
-    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed % 2**32, epoch])))
     return random.permutation(size).astype(np.int32)
 
 
 def evaluation_batches(size: int, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(indices int32 [B], mask bool [B]) that visit each of `size` examples once; the last batch is padded with masked zeros."""
+    """(indices int32 [B], mask bool [B]) that visit each of `size` examples once; masked zeros pad the last batch."""
     batches = []
     for start in range(0, size, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)

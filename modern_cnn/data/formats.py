@@ -8,18 +8,46 @@ import io
 import os
 import pickle
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from modern_cnn.errors import UserError
 
 Split = tuple[np.ndarray, np.ndarray]
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def check_memory(what: str, count: int, height: int, width: int) -> None:
+    """All images are held decoded in memory: refuse at once what could not fit, rather than after an hour.
+
+    Raises:
+      UserError: `count` RGB images of `height` x `width` are more than half of the machine's memory.
+    """
+    needed = count * height * width * 3
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory / 2:
+        raise UserError(f"{what}: {count:,} images of {width}x{height} decode to {needed / 2**30:.1f} GiB, more than "
+                        f"half of this machine's {memory / 2**30:.1f} GiB of memory; set a smaller "
+                        "--config.data.image_size or use fewer images")
+
+
+def files_under(directory: str | Path, parents: frozenset = frozenset()) -> Iterator[os.DirEntry]:
+    """Every file under a directory in a fixed order: links are followed, but not in circles; hidden ones left out."""
+    stat = os.stat(directory)
+    if (stat.st_dev, stat.st_ino) in parents:
+        return
+    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from files_under(entry.path, parents | {(stat.st_dev, stat.st_ino)})
+        elif entry.is_file() or entry.is_symlink():  # a link to nothing is for the reader to complain about
+            yield entry
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
@@ -37,10 +65,11 @@ def resize(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def resize_array(images: np.ndarray, size: int) -> np.ndarray:
-    """`resize` over uint8 [N, H, W, C]."""
+def resize_array(images: np.ndarray, size: int, what: str) -> np.ndarray:
+    """`resize` over uint8 [N, H, W, C]; `what` names them if they will not fit into memory."""
     if not size or images.shape[1:3] == (size, size):
         return images
+    check_memory(what, len(images), size, size)
     squeeze = images.shape[3] == 1
 
     def one(image):
@@ -84,11 +113,13 @@ def _idx(path: Path, ndim: int, what: str) -> np.ndarray:
     data = _read(path)
     magic = int.from_bytes(data[:4], "big")
     if magic != 0x0800 + ndim:
-        raise UserError(f"{path} does not hold {what}: it starts with {magic:#06x} where {0x0800 + ndim:#06x} is expected")
+        raise UserError(f"{path} does not hold {what}: it starts with {magic:#06x} where {0x0800 + ndim:#06x} is "
+                        "expected")
     shape = tuple(int.from_bytes(data[4 + 4 * i:8 + 4 * i], "big") for i in range(ndim))
     expected, got = int(np.prod(shape, dtype=np.int64)), len(data) - 4 - 4 * ndim
     if got != expected:
-        raise UserError(f"{path} is truncated or damaged: its header promises {expected:,} bytes of {what}, it has {got:,}")
+        raise UserError(f"{path} is truncated or damaged: its header promises {expected:,} bytes of {what}, it has "
+                        f"{got:,}")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(shape)
 
 
@@ -137,7 +168,8 @@ def _unpickle(path: Path) -> dict:
 
 def _cifar_images(path: Path, rows: np.ndarray) -> np.ndarray:
     if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072:
-        raise UserError(f"{path} is not a CIFAR batch: it holds {rows.dtype} {rows.shape} where uint8 [N, 3072] is expected")
+        raise UserError(f"{path} is not a CIFAR batch: it holds {rows.dtype} {rows.shape} where uint8 [N, 3072] is "
+                        "expected")
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
@@ -146,17 +178,21 @@ def _cifar_python(path: Path) -> Split:
     labels = batch.get("labels", batch.get("fine_labels"))
     if labels is None or "data" not in batch:
         raise UserError(f"{path} is not a CIFAR python batch: it has no 'data' or no 'labels'")
-    images = _cifar_images(path, np.asarray(batch["data"]))
+    try:
+        images, labels = _cifar_images(path, np.asarray(batch["data"])), np.asarray(labels, np.int32).ravel()
+    except (TypeError, OverflowError) as e:
+        raise UserError(f"{path} is not a CIFAR python batch: {e}") from e
     if len(images) != len(labels):
         raise UserError(f"{path} has {len(images):,} images but {len(labels):,} labels")
-    return images, np.asarray(labels, np.int32)
+    return images, labels
 
 
 def _cifar_binary(path: Path, label_bytes: int) -> Split:
     data = np.frombuffer(_read(path), np.uint8)
     record = label_bytes + 3072
     if len(data) % record:
-        raise UserError(f"{path} is truncated or damaged: {len(data):,} bytes is not a whole number of {record}-byte records")
+        raise UserError(f"{path} is truncated or damaged: {len(data):,} bytes is not a whole number of {record}-byte "
+                        "records")
     rows = data.reshape(-1, record)
     return _cifar_images(path, rows[:, label_bytes:]), rows[:, label_bytes - 1].astype(np.int32)
 
@@ -165,7 +201,10 @@ def read_cifar(directory: Path) -> tuple[dict[str, Split], list[str]]:
     """CIFAR-10 or CIFAR-100, python or binary version, in the folder that their archives unpack to, or its parent."""
     unpacked = [directory / name for name in ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python",
                                               "cifar-100-binary") if (directory / name).is_dir()]
-    directory = unpacked[0] if len(unpacked) == 1 else directory
+    if len(unpacked) > 1:
+        raise UserError(f"{directory} holds several data sets: say one of "
+                        f"{', '.join(f'cifar:{path}' for path in unpacked)}")
+    directory = unpacked[0] if unpacked else directory
     ten = tuple(f"data_batch_{i}" for i in range(1, 6))
     layouts = [  # training files, test file, reader, names file, number of classes
         (ten, "test_batch", _cifar_python, "batches.meta", 10),
@@ -184,7 +223,8 @@ def read_cifar(directory: Path) -> tuple[dict[str, Split], list[str]]:
     for name, (_, labels) in parts.items():
         if len(labels) and (labels.min() < 0 or labels.max() >= classes):
             wrong = int(np.argmax((labels < 0) | (labels >= classes)))
-            raise UserError(f"{directory / name}: label {labels[wrong]} of image {wrong} is outside the {classes} classes")
+            raise UserError(f"{directory / name}: label {labels[wrong]} of image {wrong} is outside the {classes} "
+                            "classes")
     splits = {"train": tuple(np.concatenate([parts[name][i] for name in train]) for i in (0, 1)), "test": parts[test]}
     return splits, _cifar_class_names(directory / names_file, classes)
 
@@ -208,9 +248,15 @@ def _decode(path: Path, size: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
+            if image.mode.startswith("I;16"):  # Pillow's own conversion would cut at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.mode in ("I", "F"):
+                raise ValueError(f"its pixels have 32 bits (mode {image.mode}); convert it to 8 bits")
             gray = image.mode in ("1", "L")
+            if image.mode == "P":  # straight to RGB, transparent palettes warn
+                image = image.convert("RGBA")
             return np.asarray(resize(image.convert("L" if gray else "RGB"), size))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+    except Exception as e:  # a damaged image can raise nearly anything
         raise UserError(f"{path} does not decode as an image: {e}; repair or remove it") from e
 
 
@@ -218,16 +264,6 @@ def _decode_all(paths: list[Path], size: int, split: str) -> list[np.ndarray]:
     with ThreadPoolExecutor() as pool:
         return list(tqdm(pool.map(lambda path: _decode(path, size), paths), f"decoding {split}", len(paths),
                          leave=False, disable=None, unit="img"))
-
-
-def _check_memory(count: int, sample: np.ndarray, directory: Path) -> None:
-    """All images are held decoded in memory: refuse at once what could not fit, rather than after an hour."""
-    needed = count * sample.shape[0] * sample.shape[1] * 3
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed * 2
-    if needed * 2 > free:
-        raise UserError(f"{directory}: {count:,} images of {sample.shape[1]}x{sample.shape[0]} decode to "
-                        f"{needed / 2**30:.1f} GiB, more than half of the {free / 2**30:.1f} GiB of free memory; "
-                        "set a smaller --config.data.image_size or use fewer images")
 
 
 def read_folder(directory: Path, size: int) -> tuple[dict[str, Split], list[str]]:
@@ -249,18 +285,24 @@ def read_folder(directory: Path, size: int) -> tuple[dict[str, Split], list[str]
         roots = {"train": directory}
     classes = _subfolders(roots["train"])
     if not classes:
-        raise UserError(f"{roots['train']} has no class folders: images are expected as DIR/split/class/file or DIR/class/file")
+        raise UserError(f"{roots['train']} has no class folders: images are expected as DIR/split/class/file or "
+                        "DIR/class/file")
     listed = {}
     for split, root in roots.items():
         for name in _subfolders(root):
             if name not in classes:
-                raise UserError(f"{root / name}: the class {name!r} is not among those of {roots['train']}: {', '.join(classes)}")
-        listed[split] = [(path, label) for label, name in enumerate(classes) if (root / name).is_dir()
-                         for path in sorted((root / name).rglob("*"))
-                         if path.is_file() and path.suffix.lower() in IMAGE_ENDINGS]
+                raise UserError(f"{root / name}: the class {name!r} is not among those of {roots['train']}: "
+                                f"{', '.join(classes)}")
+        listed[split] = [(Path(entry.path), label) for label, name in enumerate(classes) if (root / name).is_dir()
+                         for entry in files_under(root / name) if entry.name.lower().endswith(IMAGE_ENDINGS)]
         if not listed[split]:
             raise UserError(f"{root} holds no images (looked in its class folders for {', '.join(IMAGE_ENDINGS)})")
-    _check_memory(sum(map(len, listed.values())), _decode(listed["train"][0][0], size), directory)
+    empty = set(range(len(classes))) - {label for _, label in listed["train"]}
+    if empty:
+        raise UserError(f"{roots['train'] / classes[min(empty)]} holds no images to train on (looked for "
+                        f"{', '.join(IMAGE_ENDINGS)}); a class folder needs some, any other folder has no place there")
+    shape = (size, size) if size else _decode(listed["train"][0][0], 0).shape[:2]
+    check_memory(str(directory), sum(map(len, listed.values())), *shape)
     decoded = {split: _decode_all([path for path, _ in files], size, split) for split, files in listed.items()}
     shapes = {image.shape[:2]: path for split, images in decoded.items()
               for image, (path, _) in zip(images, listed[split], strict=True)}

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -61,18 +62,22 @@ class Dataset:
 def stratified_holdout(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """Sorted indices of `count` examples, each class in its share (largest remainders first). Fixed by `seed` alone."""
     classes, sizes = np.unique(labels, return_counts=True)
-    share = sizes * (count / len(labels))
-    quota = np.floor(share).astype(int)
-    quota[np.argsort(quota - share, kind="stable")[:count - quota.sum()]] += 1
+    quota, remainder = np.divmod(sizes * count, len(labels))
+    order = np.lexsort((-remainder, quota + 1 == sizes))  # a class's only remaining example goes last
+    quota[order[:count - quota.sum()]] += 1
     random = np.random.RandomState(seed)  # its streams are frozen across numpy versions
     chosen = [random.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota, strict=True)]
     return np.sort(np.concatenate(chosen))
 
 
-def _split_off(split: formats.Split, count: int) -> tuple[formats.Split, formats.Split]:
-    """(the rest, a stratified holdout of `count`)."""
+def _split_off(split: formats.Split, count: int, source: str) -> tuple[formats.Split, formats.Split]:
+    """(the rest, a stratified holdout of `count`). Raises UserError where that would leave none of a class."""
     out = stratified_holdout(split[1], count)
     rest = np.setdiff1d(np.arange(len(split[1])), out)
+    emptied = np.setdiff1d(split[1], split[1][rest])
+    if len(emptied):
+        raise UserError(f"{source}: holding out {count} of {len(split[1])} training images would leave none of class "
+                        f"{emptied[0]} to train on")
     return tuple((split[0][i], split[1][i]) for i in (rest, out))
 
 
@@ -80,7 +85,7 @@ def detect(directory: Path) -> str:
     """'idx', 'cifar' or 'folder': what the files of a directory look like."""
     if any(directory.glob("*idx3*")):
         return "idx"
-    if any(directory.glob("data_batch_*")) or any(directory.glob("*/data_batch_*")) or any(
+    if any(directory.glob("data_batch_*")) or any(directory.glob("cifar-10*/*")) or any(
             (directory / name).is_file() for name in ("train", "train.bin")):
         return "cifar"
     return "folder"
@@ -102,18 +107,21 @@ def resolve(source: str) -> tuple[str, str]:
     kind, colon, place = source.partition(":")
     if source == "digits":
         return "digits", "scikit-learn"
+    if kind in ("tfds", *formats.READERS) and not place:
+        raise UserError(f"config.data.source={source!r} lacks its {'name' if kind == 'tfds' else 'directory'}: {kind}:"
+                        f"{'NAME' if kind == 'tfds' else 'DIR'}")
     if not colon:
-        if not source.replace("_", "").replace("-", "").replace("/", "").isalnum():
+        if not re.fullmatch(r"\w[\w-]*(/[\w-]+)*", source):
             raise UserError(f"config.data.source={source!r} is not a data source; it is one of digits, tfds:NAME, "
                             "idx:DIR, cifar:DIR, folder:DIR, or a name such as fashion_mnist")
         found = _directories(source)
         return (detect(found[0]), str(found[0])) if found else ("tfds", source)
-    if kind == "tfds" and place:
+    if kind == "tfds":
         return kind, place
-    if kind not in formats.READERS or not place:
+    if kind not in formats.READERS:
         raise UserError(f"config.data.source={source!r}: no such kind of source as {kind!r}"
-                        f"{did_you_mean(kind, ['digits', 'tfds', *formats.READERS])} (a name or DIR after the colon)")
-    directory = Path(place).expanduser().absolute()
+                        f"{did_you_mean(kind, ['tfds', *formats.READERS])}, with a name or directory, and digits")
+    directory = Path(os.path.expanduser(place)).absolute()
     if not directory.is_dir():
         raise UserError(f"config.data.source={source!r}: there is no directory {directory}")
     return kind, str(directory)
@@ -123,13 +131,10 @@ def _fingerprint(kind: str, place: str) -> str:
     """Changes when a file of the source does: names, sizes and modification times, not contents."""
     lines = []
     if kind in formats.READERS:
-        for folder, subfolders, _ in os.walk(place, followlinks=True):
-            subfolders.sort()
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                if entry.is_file():
-                    stat = entry.stat()
-                    lines.append(f"{os.path.relpath(entry.path, place)} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        for entry in formats.files_under(place):
+            stat = entry.stat(follow_symlinks=entry.is_file())
+            lines.append(f"{entry.path.removeprefix(place)} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def _decode(kind: str, place: str, image_size: int, manual_dir: str) -> tuple[dict[str, formats.Split], list[str]]:
@@ -144,12 +149,12 @@ def _decode(kind: str, place: str, image_size: int, manual_dir: str) -> tuple[di
     else:
         splits, names = formats.READERS[kind](Path(place))
     for split, (images, labels) in splits.items():
-        if not len(labels):
+        if not images.size:
             raise UserError(f"{kind}:{place} has no images in its {split} split")
-        splits[split] = formats.resize_array(images, image_size), labels
+        splits[split] = formats.resize_array(images, image_size, f"{kind}:{place}"), labels
     if "test" not in splits:
-        splits["train"], splits["test"] = _split_off(splits["train"], max(1, round(HOLDOUT * len(splits["train"][1])))
-                                                     if kind != "digits" else 360)
+        count = 360 if kind == "digits" else max(1, round(HOLDOUT * len(splits["train"][1])))
+        splits["train"], splits["test"] = _split_off(splits["train"], count, f"{kind}:{place} has no test split")
     return splits, names
 
 
@@ -159,8 +164,8 @@ def _count_classes(splits: dict[str, formats.Split], names: list[str], declared:
     for split, (_, labels) in splits.items():
         outside = np.flatnonzero((labels < 0) | (labels >= classes))
         if len(outside):
-            raise UserError(f"{source}: label {labels[outside[0]]} of {split} image {outside[0]} is outside the {classes} "
-                            f"classes 0 to {classes - 1}" + ("" if declared else " of the training images")
+            raise UserError(f"{source}: label {labels[outside[0]]} of {split} image {outside[0]} is outside the "
+                            f"{classes} classes 0 to {classes - 1}" + ("" if declared else " of the training images")
                             + "; set --config.data.num_classes if there are more")
     absent = np.setdiff1d(np.arange(classes), splits["train"][1])
     if len(absent) and not declared and not names:
@@ -174,9 +179,10 @@ def _cache_load(entry: Path) -> tuple[dict, dict[str, formats.Split]] | None:
         meta = json.loads((entry / "meta.json").read_text())
         splits = {split: tuple(np.load(entry / f"{split}_{part}.npy", mmap_mode="r") for part in ("images", "labels"))
                   for split in meta["splits"]}
-    except (OSError, ValueError, KeyError):
+        complete = {"kind", "place", "fingerprint", "class_names", "digest"} <= meta.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
-    return meta, splits
+    return (meta, splits) if complete else None
 
 
 def _cache_save(entry: Path, meta: dict, splits: dict[str, formats.Split]) -> None:
@@ -189,7 +195,11 @@ def _cache_save(entry: Path, meta: dict, splits: dict[str, formats.Split]) -> No
                     np.save(temporary / f"{split}_{part}.npy", array)
             (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
             shutil.rmtree(entry, ignore_errors=True)
-            temporary.rename(entry)
+            try:
+                temporary.rename(entry)
+            except OSError:
+                if not (entry / "meta.json").exists():  # else another process has just written the same
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as e:
@@ -210,31 +220,35 @@ def _decoded(source: str, image_size: int, manual_dir: str) -> tuple[dict, dict[
     bare = ":" not in source and source != "digits"
     kind, place = resolve(source)
     key = json.dumps([CACHE_VERSION, source if bare else [kind, place], image_size])
-    slug = "".join(c if c.isalnum() else "-" for c in (source if bare else f"{kind}-{Path(place).name}"))
+    slug = "".join(c if c.isalnum() else "-" for c in (source if bare else f"{kind}-{Path(place).name}"))[:40]
     entry = runtime.cache_dir() / "datasets" / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     cached = _cache_load(entry)
     if cached:
         meta, splits = cached
-        # A bare name that was once decoded from a folder stays known when that folder is gone.
-        gone = bare and kind == "tfds" and not Path(meta["place"]).exists()
-        if gone or ((kind, place) == (meta["kind"], meta["place"]) and _fingerprint(kind, place) == meta["fingerprint"]):
+        found = meta["kind"], meta["place"]
+        # A bare name that was once decoded from a folder stays known when nothing points there now, or it is gone.
+        known = bare and kind == "tfds"
+        gone = known and not Path(meta["place"]).exists()
+        if gone or ((known or found == (kind, place)) and _fingerprint(*found) == meta["fingerprint"]):
             log.info("%s: from the cache (decoded from %s:%s) in %s", source, meta["kind"], meta["place"], entry)
             return meta, splits
     log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
+    fingerprint = _fingerprint(kind, place)  # before reading: what changes meanwhile is read again next time
     try:
         splits, names = _decode(kind, place, image_size, manual_dir)
     except UserError as e:
         if bare and kind == "tfds":
-            raise UserError(f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: {e}") from e
+            raise UserError(f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: "
+                            f"{e}") from e
         raise
-    meta = {"kind": kind, "place": place, "fingerprint": _fingerprint(kind, place), "class_names": names,
-            "splits": sorted(splits), "digest": _digest(splits)}
+    meta = {"kind": kind, "place": place, "fingerprint": fingerprint, "class_names": names,
+            "splits": list(splits), "digest": _digest(splits)}
     _cache_save(entry, meta, splits)
     return meta, splits
 
 
 def _normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel (mean, std) that `augment.prepare` subtracts and divides by, for pixels in [0, 1]."""
+    """Per-channel (mean, std) that `augment.normalize` subtracts and divides by, for pixels in [0, 1]."""
     channels = images.shape[-1]
     if normalize == "unit":
         return (0.0,) * channels, (1.0,) * channels
@@ -246,7 +260,8 @@ def _normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...
         mean = [float(levels @ n / n.sum()) for n in counts]
         std = [float(np.sqrt((levels - m) ** 2 @ n / n.sum())) for m, n in zip(mean, counts, strict=True)]
         return tuple(mean), tuple(max(s, 1e-6) for s in std)
-    raise UserError(f"config.data.normalize={normalize!r} is unknown{did_you_mean(normalize, ['unit', 'symmetric', 'standard'])}")
+    raise UserError(f"config.data.normalize={normalize!r} is unknown"
+                    f"{did_you_mean(normalize, ['unit', 'symmetric', 'standard'])}")
 
 
 def load(config) -> Dataset:
@@ -257,7 +272,13 @@ def load(config) -> Dataset:
     Raises:
       UserError: a source that does not exist, cannot be read, or holds something else than it should.
     """
-    meta, splits = _decoded(config.source, config.image_size, config.manual_dir)
+    if config.image_size < 0 or config.num_classes < 0:
+        raise UserError(f"config.data.image_size={config.image_size} and config.data.num_classes={config.num_classes} "
+                        "cannot be negative; 0 leaves them to the data")
+    try:
+        meta, splits = _decoded(config.source, config.image_size, config.manual_dir)
+    except OSError as e:
+        raise UserError(f"{config.source}: cannot read {e.filename or 'it'}: {e.strerror or e}") from e
     classes = _count_classes(splits, meta["class_names"], config.num_classes, config.source)
     if config.validation:
         if not 0 < config.validation < 1:
@@ -268,12 +289,13 @@ def load(config) -> Dataset:
         if not 0 < count < len(splits["train"][1]):
             raise UserError(f"config.data.validation={config.validation} of {len(splits['train'][1])} training images "
                             f"is {count}: no split")
-        train, validation = _split_off(splits["train"], count)
+        train, validation = _split_off(splits["train"], count, f"config.data.validation={config.validation}")
         splits = splits | {"train": train, "validation": validation}
     mean, std = _normalization(config.normalize, splits["train"][0])
     names = meta["class_names"] or [str(i) for i in range(classes)]
     spec = Spec(
         source=config.source, origin=f"{meta['kind']}:{meta['place']}", image_shape=tuple(splits["train"][0].shape[1:]),
         num_classes=classes, class_names=tuple(names) + tuple(str(i) for i in range(len(names), classes)),
-        sizes={name: len(splits[name][1]) for name in ("train", "validation", "test") if name in splits}, mean=mean, std=std, digest=meta["digest"])
+        sizes={name: len(splits[name][1]) for name in ("train", "validation", "test") if name in splits},
+        mean=mean, std=std, digest=meta["digest"])
     return Dataset(spec, splits)

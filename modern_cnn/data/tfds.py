@@ -1,6 +1,8 @@
 """TensorFlow Datasets, asked once for each set: what it prepares is decoded to arrays and cached by `sources`."""
+import difflib
+import http.client
 import logging
-import socket
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -11,7 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from modern_cnn.data.formats import Split, resize
+from modern_cnn.data.formats import Split, check_memory, resize
+from modern_cnn.data.sources import NO_NETWORK
 from modern_cnn.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ def _unreachable(url: str) -> str | None:
             reason[0] = None
         except urllib.error.HTTPError:
             reason[0] = None  # it answered: whether it has the file is for TFDS to say
-        except (OSError, ValueError, socket.timeout) as e:
+        except (OSError, ValueError, http.client.HTTPException) as e:
             reason[0] = str(getattr(e, "reason", e))
 
     thread = threading.Thread(target=probe, daemon=True)  # a look-up of the name has no time limit of its own
@@ -41,8 +44,6 @@ def _unreachable(url: str) -> str | None:
 
 def _check_downloads(builder, name: str, manual_dir: str) -> None:
     """Before TFDS would retry for minutes: are the files at hand, or can their hosts be reached?"""
-    from modern_cnn.data.sources import NO_NETWORK
-
     wanted = dict(builder.url_infos or {})
     if manual_dir:
         if not Path(manual_dir).expanduser().is_dir():
@@ -68,20 +69,22 @@ def _check_downloads(builder, name: str, manual_dir: str) -> None:
 
 
 def _builder(name: str):
-    import tensorflow_datasets as tfds
-
-    from modern_cnn.data.sources import NO_NETWORK
-
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as e:
+        raise UserError(f"tfds:{name} needs TensorFlow Datasets, which this Python does not have ({e}); "
+                        f"pip install tensorflow-datasets; {NO_NETWORK}") from e
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     try:
         return tfds.builder(name)
     except tfds.core.DatasetNotFoundError as e:
-        import difflib
-
-        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1, cutoff=0.5)
+        names = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"TensorFlow Datasets has no {name!r}; {hint}{NO_NETWORK}") from e
     except (ValueError, AssertionError, ImportError) as e:
-        raise UserError(f"TensorFlow Datasets cannot open {name!r}: {str(e).strip().splitlines()[0]}") from e
+        raise UserError(f"TensorFlow Datasets cannot open {name!r}: {e or type(e).__name__}") from e
 
 
 def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Split], list[str]]:
@@ -97,8 +100,8 @@ def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Split],
     builder = _builder(name)
     features = builder.info.features or {}
     if "image" not in features or "label" not in features or not hasattr(features["label"], "num_classes"):
-        raise UserError(f"tfds:{name} is not an image classification set: its features are {', '.join(features)}, "
-                        "where 'image' and 'label' are needed")
+        raise UserError(f"tfds:{name} is not an image classification set: its features are "
+                        f"{', '.join(sorted(features))}, where 'image' and 'label' are needed")
     prepared = builder.data_path.exists()
     if not prepared:
         _check_downloads(builder, name, manual_dir)
@@ -132,6 +135,9 @@ def _arrays(builder, split: str, image_size: int, name: str) -> Split:
     for example in tqdm(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)), f"decoding {split}",
                         builder.info.splits[split].num_examples, leave=False, disable=None, unit="img"):
         image = example["image"]
+        if not images:
+            height, width = (image_size, image_size) if image_size else image.shape[:2]
+            check_memory(f"tfds:{name}", builder.info.splits[split].num_examples, height, width)
         if image_size and image.shape[:2] != (image_size, image_size):
             gray = image.shape[2] == 1
             image = np.asarray(resize(Image.fromarray(image[:, :, 0] if gray else image), image_size))

@@ -22,7 +22,7 @@ KEEP_NEWEST = 2  # the newest may be damaged: there is always one before it
 
 
 def _leaf_digest(x: jax.Array) -> jax.Array:
-    """uint32 that changes whenever one value of `x` does: its bits summed modulo 2^32 with odd weights, order and all."""
+    """uint32 that changes whenever one value of `x` does: its bits, weighted by odd numbers, summed modulo 2^32."""
     bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
     bits = bits.astype(jnp.uint32).ravel()
     weights = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761) | jnp.uint32(1)
@@ -39,6 +39,11 @@ def _digest(tree: Any) -> jax.Array:
 def _finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)
                       if jnp.issubdtype(x.dtype, jnp.floating)]).all()
+
+
+def _reason(error: Exception) -> str:
+    """Why a checkpoint failed, in one line without TensorStore's inner workings."""
+    return " ".join(str(error).partition("See full TensorStore details")[0].split())[:250] or type(error).__name__
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
@@ -59,6 +64,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([
                 policies.LatestN(KEEP_NEWEST),
                 policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]),
+            best_fn=_rank,  # without it the metrics would not be written
             cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only))
 
     def wait(self) -> None:
@@ -75,12 +81,13 @@ class Checkpoints:
     def _unwritten(self, error: Exception) -> UserError:
         steps = self.steps()
         last = f"the last good checkpoint is step {steps[-1]}" if steps else "there is none yet"
-        return UserError(f"a checkpoint could not be written to {self.directory}: {' '.join(str(error).split())[:300]}; "
+        return UserError(f"a checkpoint could not be written to {self.directory}: {_reason(error)}; "
                          f"{last}. Free some space and run the same command again")
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, ascending."""
-        return sorted(self._manager.all_steps(read=True)) if self.directory.is_dir() else []
+        # A checkpoint gets its plain name in the moment it is complete; Orbax's own list has those under way too.
+        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
 
     def chosen(self) -> int | None:
         """The run's result: the best on validation if that was measured, else the newest; None without checkpoints."""
@@ -138,7 +145,7 @@ class Checkpoints:
             try:
                 parts = self._read(step, variables=state.variables, training=training)
             except Exception as e:  # any kind of damage, any exception
-                damaged[step] = " ".join(str(e).split())[:200] or type(e).__name__
+                damaged[step] = _reason(e)
                 continue
             self._set_aside(damaged, step)
             params = parts["variables"].pop("params")
@@ -158,16 +165,16 @@ class Checkpoints:
         aside.mkdir(exist_ok=True)
         self._manager.close()
         for step, reason in damaged.items():
-            log.warning("the checkpoint of step %d is damaged (%s); it was moved to %s and step %d is taken", step, reason,
-                        aside, good)
+            log.warning("the checkpoint of step %d is damaged (%s); it was moved to %s and step %d is taken", step,
+                        reason, aside, good)
             shutil.rmtree(aside / str(step), ignore_errors=True)
             (self.directory / str(step)).rename(aside / str(step))
         self._open(read_only=False)
 
     def read_variables(self, step: int, template: dict[str, Any]) -> dict[str, Any]:
-        """Parameters and batch statistics of one checkpoint, shaped as `template`. Raises UserError if it is damaged."""
+        """Parameters and batch statistics of one checkpoint, shaped as `template`. Raises UserError for a damaged one."""
         try:
             return self._read(step, variables=template)["variables"]
         except Exception as e:
             raise UserError(f"the checkpoint of step {step} in {self.directory} cannot be read: "
-                            f"{' '.join(str(e).split())[:200]}") from e
+                            f"{_reason(e)}") from e

@@ -34,7 +34,7 @@ class RunLog:
     """Writes a run's metrics everywhere they are read.
 
     Args:
-      workdir: metrics.jsonl and tensorboard/ are in it; records after `step` are dropped (a resumed run writes them again).
+      workdir: of metrics.jsonl and tensorboard/; records after `step` are dropped (a resumed run writes them again).
       step, total_steps: steps done already, and in the whole run.
       batch_size: images in a step.
     """
@@ -47,7 +47,7 @@ class RunLog:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(temporary, self._path)
-        self._file = open(self._path, "a")
+        self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
         self._batch_size, self._step = batch_size, step
         self._pending: deque[tuple[int, jax.Array]] = deque()
@@ -105,7 +105,8 @@ class RunLog:
                 self._board.add_scalar(f"{name}/{split}" if name in ("loss", "accuracy", "top5") else name, value, step)
             self._board.flush()
         except OSError as e:
-            raise UserError(f"cannot write {self._path}: {e.strerror or e}; free some space and run the same command again") from e
+            raise UserError(f"cannot write {self._path}: {e.strerror or e}; free some space and run the same command "
+                            "again") from e
 
     def close(self) -> None:
         """Ends the bar and the files."""

@@ -65,7 +65,8 @@ def make_optimizer(optimizer, schedule: optax.Schedule) -> optax.GradientTransfo
     elif optimizer.name == "adam":
         base = optax.adam(schedule)
     else:
-        raise UserError(f"config.optimizer.name={optimizer.name!r} is unknown{did_you_mean(optimizer.name, OPTIMIZERS)}")
+        raise UserError(f"config.optimizer.name={optimizer.name!r} is unknown"
+                        f"{did_you_mean(optimizer.name, OPTIMIZERS)}")
     if not optimizer.weight_decay:
         return base
     return optax.chain(optax.add_decayed_weights(optimizer.weight_decay, decays), base)

@@ -22,7 +22,8 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainSt
 
     def loss_of(params):
         logits, collections = state.module.apply(
-            {"params": params, **state.collections}, batch["image"], train=True, mutable=list(state.collections), rngs=rngs)
+            {"params": params, **state.collections}, batch["image"], train=True, mutable=list(state.collections),
+            rngs=rngs)
         return jnp.mean(cross_entropy(logits, batch["label"])), (logits, collections)
 
     gradients, (logits, collections) = jax.grad(loss_of, has_aux=True)(state.params)

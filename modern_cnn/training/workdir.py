@@ -50,7 +50,7 @@ def lock(workdir: Path) -> Iterator[None]:
     path, new = workdir / ".lock", not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")
+        file = open(path, "a+")  # noqa: SIM115 - the with below
     except OSError as e:
         raise UserError(f"cannot write the workdir {workdir}: {e.strerror or e}") from e
     with file:

@@ -1,0 +1,87 @@
+"""Exact evaluation: every example once. Of a state in training, and of a finished run from its workdir."""
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from modern_cnn import models
+from modern_cnn.data import augment, batches, sources
+from modern_cnn.errors import UserError
+from modern_cnn.training import steps, workdir
+from modern_cnn.training.checkpoint import Checkpoints
+from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.state import TrainState
+
+
+def compile_eval(spec: sources.Spec) -> Callable:
+    """(state, metrics, data, indices, mask) -> metrics, with the batch's examples added."""
+    @jax.jit
+    def step(state, metrics, data, indices, mask):
+        batch = batches.gather(data, indices) | {"mask": mask}
+        batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
+        return metrics.merge(steps.eval_step(state, batch))
+
+    return step
+
+
+def evaluate(eval_fn: Callable, state: TrainState, data: tuple[jax.Array, jax.Array], batch_size: int) -> Metrics:
+    """Metrics over every example of a split, each counted once."""
+    size = len(data[1])
+    metrics = Metrics.empty()
+    for indices, mask in batches.evaluation_batches(size, min(batch_size, size)):
+        metrics = eval_fn(state, metrics, data, indices, mask)
+    return metrics
+
+
+def load_run(directory: str | Path) -> tuple[Any, dict[str, Any], dict[str, Any], int]:
+    """(module, variables, run.json, step) of a workdir's result: the best checkpoint on validation, or the last.
+
+    Raises:
+      UserError: not a workdir, or one without a good checkpoint.
+    """
+    directory = Path(directory)
+    config, run = (workdir.read_json(directory / name) for name in ("config.json", "run.json"))
+    module = models.build(**config["model"], num_classes=run["data"]["num_classes"])
+    images = jnp.zeros((1, *run["data"]["image_shape"]))
+    template = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
+    checkpoints = Checkpoints(directory, read_only=True)
+    chosen = checkpoints.chosen()
+    if chosen is None:
+        raise UserError(f"{directory} has no checkpoint yet")
+    variables = checkpoints.read_variables(chosen, template)
+    checkpoints.close()
+    return module, variables, run, chosen
+
+
+def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Scores a workdir's result on a split of its data: {'accuracy', 'loss', 'count', ...}.
+
+    Args:
+      split: 'train', 'validation' or 'test'.
+      data: fields of the config's data section to replace, e.g. {'source': 'idx:/elsewhere'}.
+    Raises:
+      UserError: no such split, or data of another shape or number of classes than the network was trained on.
+    """
+    config = workdir.read_json(Path(directory) / "config.json")
+    section = ml_collections.ConfigDict(config["data"] | (data or {}))
+    dataset = sources.load(section)
+    module, variables, run, step = load_run(directory)
+    trained = run["data"]
+    if [*dataset.spec.image_shape] != trained["image_shape"] or dataset.spec.num_classes != trained["num_classes"]:
+        raise UserError(f"{section.source} has {dataset.spec.num_classes} classes and {[*dataset.spec.image_shape]} images, "
+                        f"but the network was trained on {trained['num_classes']} and {trained['image_shape']}")
+    if split not in dataset.splits:
+        raise UserError(f"{section.source} has no split {split!r}, only {', '.join(dataset.splits)}")
+    # Normalised as in training, also where the data are others.
+    spec = dataclasses.replace(dataset.spec, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
+    params = variables.pop("params")
+    state = TrainState(np.int32(step), params, variables, (), module, None)
+    metrics = evaluate(compile_eval(spec), state, jax.device_put(dataset.splits[split]), section.batch_size)
+    means = metrics.means(spec.num_classes)
+    return {"split": split, "step": step, "accuracy": means["accuracy"], "loss": means["loss"],
+            "count": int(metrics.count)} | means

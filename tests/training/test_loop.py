@@ -1,0 +1,183 @@
+"""Whole runs, in this process: what they write, where they end, and what stops them."""
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import modern_cnn
+from modern_cnn.data import augment, sources
+from modern_cnn.errors import UserError
+from modern_cnn.training import evaluation, logs, loop, optim, workdir
+from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.state import TrainState
+
+
+def records(path, split=None):
+    return [r for r in logs.read_metrics(path / "metrics.jsonl") if split in (None, r["split"])]
+
+
+def test_a_run_writes_all_that_design_promises(config, tmp_path, caplog):
+    caplog.set_level("INFO", "modern_cnn")
+    run = tmp_path / "run"
+    result = loop.train_and_evaluate(config, run)
+    assert {"config.json", "run.json", "metrics.jsonl", "checkpoints", "tensorboard", "curves.png"} <= {
+        path.name for path in run.iterdir()}
+    assert json.loads((run / "config.json").read_text())["model"]["name"] == "mlp"
+    described = json.loads((run / "run.json").read_text())
+    assert described["data"]["sizes"] == {"train": 1437, "test": 360}
+    assert {"versions", "commit", "platform", "device_count", "process_count"} <= set(described)
+    assert [r["step"] for r in records(run, "train")] == [11, 22, 33]
+    assert {"step", "epoch", "split", "loss", "accuracy", "images_per_second"} <= set(records(run, "train")[0])
+    assert [r["step"] for r in records(run, "test")] == [33]
+    assert result["test"]["accuracy"] == records(run, "test")[0]["accuracy"]
+    with Image.open(run / "curves.png") as curves:
+        assert curves.size[0] > 800
+    assert any((run / "tensorboard").glob("events*"))
+    assert "step 33, the last" in caplog.text
+    assert "images/s" in caplog.text
+
+
+def test_load_and_evaluate_agree_with_the_run(config, tmp_path):
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    scored = evaluation.evaluate_workdir(tmp_path / "run")
+    assert scored == {"split": "test", "step": 33, "count": 360, **result["test"]}
+    module, variables = modern_cnn.load(tmp_path / "run")
+    data = sources.load(config.data)
+    images, labels = data.splits["test"]
+    logits = module.apply(variables, augment.normalize(jnp.asarray(images), data.spec.mean, data.spec.std), train=False)
+    assert (np.argmax(np.asarray(logits), 1) == labels).mean() == result["test"]["accuracy"]
+
+
+def test_evaluation_counts_every_example_once_at_any_batch_size(config):
+    data = sources.load(config.data)
+    module = loop.build_model(config.model.to_dict(), data.spec)
+    state = TrainState.create(jax.random.key(0), module, optim.make_optimizer(config.optimizer, lambda _: 0.1),
+                              data.spec.image_shape)
+    eval_fn = evaluation.compile_eval(data.spec)
+    whole = None
+    for batch_size in (360, 100, 7, 1000):
+        metrics = evaluation.evaluate(eval_fn, state, data.splits["test"], batch_size)
+        whole = whole or metrics
+        assert int(metrics.count) == 360
+        assert int(metrics.correct) == int(whole.correct)
+        assert np.isclose(metrics.loss, whole.loss, rtol=1e-5)
+
+
+def test_max_steps_ends_with_evaluation_and_checkpoint(config, tmp_path):
+    config.max_steps = 13
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    assert result["step"] == 13
+    assert [r["step"] for r in records(tmp_path / "run", "test")] == [13]
+    assert evaluation.load_run(tmp_path / "run")[3] == 13
+
+
+def test_a_finished_run_started_again_only_reports(config, tmp_path):
+    first = loop.train_and_evaluate(config, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert loop.train_and_evaluate(config, tmp_path / "run")["test"] == first["test"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_the_seed_decides_everything(config, tmp_path):
+    runs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config.seed = seed
+        loop.train_and_evaluate(config, tmp_path / name)
+        runs.append(modern_cnn.load(tmp_path / name)[1]["params"]["dense1"]["kernel"])
+    assert np.array_equal(runs[0], runs[1])
+    assert not np.allclose(runs[0], runs[2])
+
+
+def test_a_non_finite_loss_stops_the_run_at_its_step_and_keeps_the_last_good_checkpoint(config, tmp_path):
+    """Epoch 1 is sound; the rate then jumps, within the same schedule, so high that the loss overflows."""
+    config.schedule.name, config.schedule.milestones, config.schedule.factor = "step", (1.0,), 1e20
+    every = config.copy_and_resolve_references()
+    every.log_every_steps = 1
+    with pytest.raises(UserError) as one_by_one:
+        loop.train_and_evaluate(every, tmp_path / "every")
+    with pytest.raises(UserError) as by_epoch:
+        loop.train_and_evaluate(config, tmp_path / "run")
+    step = len(records(tmp_path / "every", "train")) + 1  # the first that could not be logged
+    assert 11 < step < 22
+    for error in (one_by_one, by_epoch):
+        assert f"the loss is not finite at step {step} " in str(error.value)
+        assert "the last good checkpoint, step 11, is kept" in str(error.value)
+    assert evaluation.load_run(tmp_path / "run")[3] == 11
+
+
+def test_parameters_that_are_not_finite_are_never_saved(config, tmp_path):
+    """An overflow in the very last update before a checkpoint: the loss was still finite."""
+    config.max_steps, config.optimizer.learning_rate = 1, 3e38
+    config.optimizer.momentum = 0.0
+    config.optimizer.weight_decay = 1e30
+    with pytest.raises(UserError, match=r"not finite at step 1 .*no checkpoint had been written yet"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_nothing_is_fetched_from_the_device_between_logs(config, tmp_path, monkeypatch):
+    fetched = []
+    means = Metrics.means
+    monkeypatch.setattr(Metrics, "means", lambda self, n: fetched.append(1) or means(self, n))
+    real = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: fetched.append(2) or real(tree))
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: pytest.fail("waited for the device"))
+    config.epochs = 1
+    config.log_every_steps = 5
+    loop.train_and_evaluate(config, tmp_path / "run")
+    assert fetched == [1, 2] * 4  # training at steps 5, 10 and 11, then the test split
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("data.batch_size", 1438, "batch_size=1438 must be between 1 and the 1437 training images of digits"),
+    ("data.batch_size", 0, "batch_size=0 must be between"),
+    ("epochs", 0, "config.epochs and config.eval_every_epochs must be at least 1"),
+    ("model.name", "lenet", "has no option 'dropout_rate'"),
+    ("data.normalize", "standart", "did you mean 'standard'"),
+])
+def test_bad_settings_are_refused_before_anything_is_written(field, value, message, config, tmp_path):
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_too_small_for_the_network(config, tmp_path):
+    config.model = {"name": "lenet_bn"}
+    with pytest.raises(UserError, match=r"'lenet_bn' cannot take the 8x8x1 images of digits.*image_size=N resizes"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_evaluate_refuses_other_shapes_and_unknown_splits(config, tmp_path):
+    config.epochs = 1
+    loop.train_and_evaluate(config, tmp_path / "run")
+    with pytest.raises(UserError, match="has no split 'validation', only"):
+        evaluation.evaluate_workdir(tmp_path / "run", "validation")
+    with pytest.raises(UserError, match="the network was trained on"):
+        evaluation.evaluate_workdir(tmp_path / "run", data={"image_size": 9})
+    with pytest.raises(UserError, match="is not a run's workdir"):
+        evaluation.evaluate_workdir(tmp_path)
+
+
+def test_a_profile_is_recorded(config, tmp_path):
+    loop.train_and_evaluate(config, tmp_path / "run", profile=True)
+    assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+
+
+def test_write_json_leaves_the_old_file_where_the_new_one_fails(tmp_path):
+    workdir.write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        workdir.write_json(tmp_path / "a.json", {"x": object()})
+    assert workdir.read_json(tmp_path / "a.json") == {"x": 1}
+
+
+def test_a_cut_last_line_of_metrics_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [r["step"] for r in logs.read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
+def test_duration(seconds, text):
+    assert logs.duration(seconds) == text
