@@ -123,11 +123,11 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if self.dtype is not None:
             x = x.astype(self.dtype)
-        # Initialisation draws parameters for any batch, also of one image: it never looks at the batch's statistics.
+        # Initialisation never looks at the batch, also in training: the statistics come back as they were.
         y, mean_new, var_new = F.batch_norm(
             x, scale, bias, mean.value, var.value, train=self.train and not self.is_initializing(), decay=self.decay,
             epsilon=self.epsilon, unbiased=self.unbiased, axis_name=self.axis_name)
-        if self.train and not self.is_initializing():
+        if self.train:
             mean.value, var.value = mean_new, var_new
         return y
 

@@ -109,7 +109,7 @@ class RunLog:
                             "again") from e
 
     def close(self) -> None:
-        """Ends the bar and the files."""
+        """Ends the bar and the files. Once is enough; again does nothing."""
         self._bar.close()
         self._file.close()
         self._board.close()

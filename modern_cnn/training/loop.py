@@ -152,10 +152,15 @@ class Run:
             self.state, self.metrics, done = self.train_fn(self.state, self.metrics, self.data["train"], order)
             self.step += 1
             self.log.tick(self.step, done)
-            if self.step == end or (config.log_every_steps and self.step % config.log_every_steps == 0):
+            if self.step == end or self._log_due(self.step % plan.steps_per_epoch, end - self.step):
                 self.log_train()
             if config.checkpoint_every_steps and self.step % config.checkpoint_every_steps == 0 and self.step < end:
                 self.save()
+
+    def _log_due(self, position: int, left: int) -> bool:
+        """Counted within the epoch; a record that the end of the epoch would soon follow is left to that."""
+        every = self.config.log_every_steps
+        return bool(every) and position % every == 0 and left >= every // 2
 
     def log_train(self) -> None:
         """Writes what was counted since the last time, and stops the run if it was not finite."""
@@ -253,6 +258,7 @@ class Run:
               for split in ("train", "validation", "test") if split in self.results],
             ("curves", str(curves)),
         ]
+        self.log.close()
         log.info("\n%s", logs.table(rows))
         return {"step": chosen} | self.results
 

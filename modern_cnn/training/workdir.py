@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # What may change when a run is resumed; everything else would make it another run.
 FREE = ("epochs", "max_steps", "log_every_steps", "checkpoint_every_steps", "eval_every_epochs", "test_every_epoch")
+PLACES = ("data.source", "data.manual_dir")  # may change too, as long as the same images are there
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -120,11 +121,11 @@ def record(workdir: Path, config: dict[str, Any], run: dict[str, Any]) -> None:
         return
     old, new = _flat(read_json(workdir / "config.json")), _flat(config)
     changed = [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
-    refused = [f"{key} was {a!r}, is {b!r}" for key, a, b in changed if key.removeprefix("config.") not in FREE]
     before = read_json(workdir / "run.json")
-    for field in ("digest", "image_shape", "num_classes", "sizes"):
-        if before["data"][field] != run["data"][field]:
-            refused.append(f"the data set's {field} was {before['data'][field]}, is {run['data'][field]}")
+    data = [f"the data set's {field} was {before['data'][field]}, is {run['data'][field]}"
+            for field in ("digest", "image_shape", "num_classes", "sizes") if before["data"][field] != run["data"][field]]
+    free = FREE if data else FREE + PLACES
+    refused = [f"{key} was {a!r}, is {b!r}" for key, a, b in changed if key.removeprefix("config.") not in free] + data
     if refused:
         raise UserError(f"{workdir} holds a different run: {'; '.join(refused)}. Choose another --workdir, or repeat "
                         "the command it was started with")

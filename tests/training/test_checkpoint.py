@@ -139,6 +139,17 @@ def test_resuming_on_changed_images_is_refused(config, tmp_path):
         loop.train_and_evaluate(config, tmp_path / "run")
 
 
+def test_the_same_images_from_another_place_are_the_same_run(config, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (300, 8, 8))
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        write_idx(tmp_path / place, images)
+    config.data.source, config.epochs = f"idx:{tmp_path / 'here'}", 1
+    loop.train_and_evaluate(config, tmp_path / "run")
+    config.data.source, config.epochs = f"idx:{tmp_path / 'there'}", 2
+    assert loop.train_and_evaluate(config, tmp_path / "run")["step"] == 4
+
+
 def write_idx(directory, images):
     for split in ("train", "t10k"):
         for name, array in (("images-idx3", images), ("labels-idx1", np.arange(len(images)) % 10)):

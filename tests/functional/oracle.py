@@ -1,0 +1,64 @@
+"""Comparing our functions with PyTorch's, values and gradients, in float64."""
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+
+TOLERANCE = 1e-10
+WORKED = json.loads((Path(__file__).parents[1] / "golden" / "worked_examples.json").read_text())
+# Hypothesis draws a new shape, and so a new compilation, for every example: XLA need not make the code fast as well.
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def normal(*shape, seed=0):
+    """The same N(0, 1) numbers for the same shape and seed, float64."""
+    return np.random.default_rng((seed, *shape)).standard_normal(shape)
+
+
+def close(got, want, tolerance=TOLERANCE):
+    """Same shape, and equal to `tolerance` of the largest number."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1, np.abs(want).max(initial=0)))
+
+
+def agree(ours, theirs, *arrays):
+    """`ours` (JAX) and `theirs` (torch) give the same value and, for a random cotangent, every gradient.
+
+    Both take and return our layouts (NHWC, HWIO): `theirs` permutes inside, so autograd's gradients are in them too.
+    """
+    arrays = [np.asarray(a, np.float64) for a in arrays]
+    leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
+    want = theirs(*leaves)
+    cotangent = normal(*want.shape, seed=99)
+    want_gradients = torch.autograd.grad(want, leaves, torch.tensor(cotangent))
+    assert jax.eval_shape(ours, *arrays).shape == tuple(want.shape)
+
+    def value_and_gradients(arrays, cotangent):
+        y, pullback = jax.vjp(ours, *arrays)
+        return y, pullback(cotangent)
+
+    y, gradients = jax.jit(value_and_gradients, compiler_options=FAST_COMPILE)(arrays, cotangent)
+    close(y, want.detach())
+    for gradient, wanted in zip(gradients, want_gradients, strict=True):
+        close(gradient, wanted)
+
+
+def nchw(x):
+    return x.permute(0, 3, 1, 2)
+
+
+def nhwc(x):
+    return x.permute(0, 2, 3, 1)
+
+
+def pad(x, pads, value=0.0):
+    """torch's F.pad of NCHW images by ((top, bottom), (left, right))."""
+    return torch.nn.functional.pad(x, (*pads[1], *pads[0]), value=value)
+
+
+def same_padding(size, extent, strides):
+    """XLA's own 'SAME', as pairs."""
+    return tuple(map(tuple, jax.lax.padtype_to_pads(size, extent, strides, "SAME")))

@@ -1,0 +1,227 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from modern_cnn import functional as F
+from modern_cnn.errors import UserError
+from modern_cnn.layers import (
+    INITIALIZERS,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Identity,
+    LocallyConnected,
+    initializers,
+    normalization,
+)
+
+KEY = jax.random.key(0)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def close(got, want, tolerance=1e-5):
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1, np.abs(np.asarray(want)).max()))
+
+
+def is_uniform(values, bound):
+    """Within the bound, reaching it, and with the mean and variance of U(-bound, bound)."""
+    values = np.asarray(values).ravel()
+    assert np.abs(values).max() <= bound
+    assert np.abs(values).max() > bound * (1 - 10 / values.size)
+    assert abs(values.mean()) < 5 * bound / np.sqrt(3 * values.size)
+    # the variance of a uniform variable's square is 4/45 bound^4
+    assert abs((values ** 2).mean() - bound ** 2 / 3) < 5 * bound ** 2 * np.sqrt(4 / 45 / values.size)
+
+
+# layer, input, fan_in, fan_out as torch counts them: the window's pixels times channels (of one group, going in)
+FANS = {
+    "dense": (Dense, {"features": 3000}, (2, 400), 400, 3000),
+    "conv": (Conv, {"features": 2000, "kernel_size": (5, 3)}, (1, 7, 7, 6), 90, 30_000),
+    "grouped": (Conv, {"features": 2000, "kernel_size": 3, "groups": 2}, (1, 7, 7, 6), 27, 18_000),
+}
+
+
+@pytest.mark.parametrize("kind", FANS)
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_initial_kernels_and_biases_are_drawn_as_named(name, kind):
+    layer, options, shape, fan_in, fan_out = FANS[kind]
+    parameters = layer(**options, **initializers(name)).init(KEY, jnp.ones(shape))["params"]
+    xavier, torchs = np.sqrt(6 / (fan_in + fan_out)), 1 / np.sqrt(fan_in)
+    is_uniform(parameters["kernel"], {"xavier_uniform": xavier, "keras": xavier, "torch": torchs}[name])
+    if name == "keras":
+        assert not parameters["bias"].any()
+    else:
+        is_uniform(parameters["bias"], torchs)
+
+
+@pytest.mark.parametrize("kind", FANS)
+def test_torchs_own_layers_obey_those_formulas(kind):
+    """The bounds above are not ours alone."""
+    _, options, shape, fan_in, fan_out = FANS[kind]
+    torch.manual_seed(0)
+    if kind == "dense":
+        layer = torch.nn.Linear(shape[-1], options["features"])
+    else:
+        layer = torch.nn.Conv2d(shape[-1], options["features"], options["kernel_size"], groups=options.get("groups", 1))
+    is_uniform(layer.weight.detach(), 1 / np.sqrt(fan_in))
+    is_uniform(layer.bias.detach(), 1 / np.sqrt(fan_in))
+    torch.nn.init.xavier_uniform_(layer.weight)
+    is_uniform(layer.weight.detach(), np.sqrt(6 / (fan_in + fan_out)))
+
+
+def test_the_defaults_are_torchs():
+    for layer, options, shape, fan_in, _ in FANS.values():
+        parameters = layer(**options).init(KEY, jnp.ones(shape))["params"]
+        is_uniform(parameters["kernel"], 1 / np.sqrt(fan_in))
+        is_uniform(parameters["bias"], 1 / np.sqrt(fan_in))
+
+
+def test_an_unknown_initializer_or_norm_names_the_closest():
+    with pytest.raises(UserError, match="no initializer 'xavier'; did you mean 'xavier_uniform'"):
+        initializers("xavier")
+    with pytest.raises(UserError, match="no normalisation 'bach'; did you mean 'batch'"):
+        normalization("bach")
+    with pytest.raises(UserError, match="no normalisation 'zzz'; known: batch, none"):
+        normalization("zzz")
+
+
+def test_dense_is_torchs():
+    x, layer = normal(4, 5), torch.nn.Linear(5, 3)
+    parameters = {"kernel": layer.weight.detach().numpy().T, "bias": layer.bias.detach().numpy()}
+    close(Dense(3).apply({"params": parameters}, x), layer(torch.tensor(x)).detach())
+
+
+def test_dense_works_on_the_last_axis_and_without_bias():
+    variables = Dense(3, use_bias=False).init(KEY, jnp.ones((2, 4, 5)))
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"kernel": (5, 3)}}
+    close(Dense(3, use_bias=False).apply(variables, normal(2, 4, 5)), normal(2, 4, 5) @ variables["params"]["kernel"])
+
+
+@pytest.mark.parametrize(("options", "theirs"), [
+    ({"kernel_size": 3}, {}),
+    ({"kernel_size": (3, 2), "strides": (2, 1), "padding": 1}, {"stride": (2, 1), "padding": 1}),
+    ({"kernel_size": 3, "dilation": 2, "groups": 2}, {"dilation": 2, "groups": 2}),
+    ({"kernel_size": 1, "use_bias": False}, {"bias": False}),
+], ids=str)
+def test_conv_is_torchs(options, theirs):
+    x, layer = normal(2, 9, 8, 4), torch.nn.Conv2d(4, 6, options["kernel_size"], **theirs)
+    parameters = {"kernel": layer.weight.detach().numpy().transpose(2, 3, 1, 0)}
+    if layer.bias is not None:
+        parameters["bias"] = layer.bias.detach().numpy()
+    want = layer(torch.tensor(x).permute(0, 3, 1, 2)).detach().permute(0, 2, 3, 1)
+    close(Conv(6, **options).apply({"params": parameters}, x), want)
+    initial = Conv(6, **options).init(KEY, x)["params"]
+    assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, parameters)
+
+
+@pytest.mark.parametrize("options", [{}, {"strides": 2, "padding": "SAME"}, {"use_bias": False, "padding": 1}], ids=str)
+def test_locally_connected_is_its_function(options):
+    x = normal(2, 7, 6, 3)
+    layer = LocallyConnected(4, (3, 2), **options)
+    parameters = layer.init(KEY, x)["params"]
+    geometry = {key: value for key, value in options.items() if key != "use_bias"}
+    close(layer.apply({"params": parameters}, x),
+          F.locally_connected2d(x, parameters["kernel"], parameters.get("bias"), **geometry))
+    assert parameters["kernel"].shape[2:] == (3, 2, 3, 4)
+    assert ("bias" in parameters) == options.get("use_bias", True)
+    is_uniform(parameters["kernel"], 1 / np.sqrt(3 * 2 * 3))  # the fan is one pixel's, as if it were a dense layer
+
+
+def test_sharing_weights_is_what_saves_parameters():
+    """Nine for a 3x3 window whatever the image (the TensorFlow text, section 10.1.2); unshared, nine for each pixel."""
+    for size in (5, 28):
+        x = jnp.ones((1, size, size, 1))
+        (shared,) = jax.tree.leaves(Conv(1, 3, use_bias=False).init(KEY, x))
+        (unshared,) = jax.tree.leaves(LocallyConnected(1, 3, use_bias=False).init(KEY, x))
+        assert (shared.size, unshared.size) == (9, 9 * (size - 2) ** 2)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 3, 5)])
+def test_batch_norm_is_linens_over_several_steps(shape):
+    ours = BatchNorm(train=True, decay=0.8, epsilon=1e-3)
+    theirs = nn.BatchNorm(use_running_average=False, momentum=0.8, epsilon=1e-3, use_fast_variance=False)
+    variables = ours.init(KEY, normal(*shape))
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, theirs.init(KEY, normal(*shape)))
+    parameters = {"scale": normal(5, seed=1), "bias": normal(5, seed=2)}
+    our_stats = their_stats = variables["batch_stats"]
+    for step in range(4):
+        x = 3 + 2 * normal(*shape, seed=step)
+        y, ours_new = ours.apply({"params": parameters, "batch_stats": our_stats}, x, mutable=["batch_stats"])
+        want, theirs_new = theirs.apply({"params": parameters, "batch_stats": their_stats}, x, mutable=["batch_stats"])
+        our_stats, their_stats = ours_new["batch_stats"], theirs_new["batch_stats"]
+        close(y, want)
+        jax.tree.map(close, our_stats, their_stats)
+    evaluated = BatchNorm(train=False, epsilon=1e-3).apply({"params": parameters, "batch_stats": our_stats}, x)
+    theirs = theirs.clone(use_running_average=True)
+    close(evaluated, theirs.apply({"params": parameters, "batch_stats": our_stats}, x))
+
+
+def test_unbiased_batch_norm_is_torchs_over_several_steps():
+    """With its defaults: torch's momentum of 0.1 is our decay of 0.9."""
+    ours, theirs = BatchNorm(train=True, unbiased=True), torch.nn.BatchNorm2d(5)
+    variables = ours.init(KEY, normal(2, 3, 3, 5))
+    for step in range(4):
+        x = 3 + 2 * normal(2, 3, 3, 5, seed=step)
+        y, new = ours.apply(variables, x, mutable=["batch_stats"])
+        variables = {**variables, **new}
+        close(y, theirs(torch.tensor(x).permute(0, 3, 1, 2)).detach().permute(0, 2, 3, 1))
+        close(new["batch_stats"]["mean"], theirs.running_mean)
+        close(new["batch_stats"]["var"], theirs.running_var)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (4, 3, 3, 5)])
+def test_init_leaves_the_running_statistics_alone(shape):
+    """Also in training mode, and for a batch of one whose variance is 0 or not defined."""
+    layer = BatchNorm(train=True, unbiased=True)
+    y, variables = layer.init_with_output(KEY, 7 + normal(*shape))
+    close(variables["batch_stats"]["mean"], np.zeros(5), 0)
+    close(variables["batch_stats"]["var"], np.ones(5), 0)
+    assert jnp.isfinite(y).all()
+
+
+def test_batch_norm_passes_its_axis_name_on():
+    layer = BatchNorm(train=True, axis_name="devices")
+    x = normal(6, 5)
+    variables = layer.init(KEY, x)
+    y, new = jax.vmap(lambda x: layer.apply(variables, x, mutable=["batch_stats"]), axis_name="devices")(
+        x.reshape(3, 2, 5))
+    want, wanted = BatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])
+    close(y.reshape(6, 5), want)
+    jax.tree.map(lambda each, whole: close(each, np.broadcast_to(whole, (3, 5))), new, wanted)
+
+
+@pytest.mark.parametrize("layer", [Dense(3, dtype=jnp.bfloat16), Conv(3, 2, dtype=jnp.bfloat16),
+                                   LocallyConnected(3, 2, dtype=jnp.bfloat16),
+                                   BatchNorm(train=True, dtype=jnp.bfloat16)], ids=lambda layer: type(layer).__name__)
+def test_bfloat16_computes_but_does_not_store(layer):
+    y, variables = layer.init_with_output(KEY, normal(2, 4, 4, 2))
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    _, new = layer.apply(variables, normal(2, 4, 4, 2), mutable=["batch_stats"])
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(new))
+
+
+def test_dropout_draws_from_its_stream_in_training_alone():
+    x = jnp.ones((100, 100))
+    y = Dropout(0.25, train=True).apply({}, x, rngs={"dropout": KEY})
+    np.testing.assert_array_equal(y, Dropout(0.25, train=True).apply({}, x, rngs={"dropout": KEY}))
+    assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
+    assert abs((np.asarray(y) == 0).mean() - 0.25) < 0.03
+    for quiet in Dropout(0.25, train=False), Dropout(0.0, train=True):
+        np.testing.assert_array_equal(quiet.apply({}, x), x)  # and no key is asked for
+
+
+def test_normalization_builds_what_it_names():
+    norm = normalization("batch", train=True, decay=0.5, dtype=jnp.bfloat16)(epsilon=0.25)
+    assert isinstance(norm, BatchNorm)
+    assert (norm.train, norm.decay, norm.epsilon, norm.dtype) == (True, 0.5, 0.25, jnp.bfloat16)
+    none = normalization("none", train=True, decay=0.5)()
+    assert isinstance(none, Identity)
+    np.testing.assert_array_equal(none.apply({}, normal(2, 3)), normal(2, 3))
