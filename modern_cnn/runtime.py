@@ -17,6 +17,7 @@ def configure(*, debug_nans: bool = False) -> None:
       debug_nans: stop at the first operation that makes a NaN, and say which (slow: it disables donation).
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself on stderr, whatever the log level
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))

@@ -172,7 +172,7 @@ class Checkpoints:
         self._open(read_only=False)
 
     def read_variables(self, step: int, template: dict[str, Any]) -> dict[str, Any]:
-        """Parameters and batch statistics of one checkpoint, shaped as `template`. Raises UserError for a damaged one."""
+        """'variables' of one checkpoint, shaped as `template`. Raises UserError for a damaged one."""
         try:
             return self._read(step, variables=template)["variables"]
         except Exception as e:

@@ -73,7 +73,8 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     module, variables, run, step = load_run(directory)
     trained = run["data"]
     if [*dataset.spec.image_shape] != trained["image_shape"] or dataset.spec.num_classes != trained["num_classes"]:
-        raise UserError(f"{section.source} has {dataset.spec.num_classes} classes and {[*dataset.spec.image_shape]} images, "
+        shape = [*dataset.spec.image_shape]
+        raise UserError(f"{section.source} has {dataset.spec.num_classes} classes and {shape} images, "
                         f"but the network was trained on {trained['num_classes']} and {trained['image_shape']}")
     if split not in dataset.splits:
         raise UserError(f"{section.source} has no split {split!r}, only {', '.join(dataset.splits)}")

@@ -34,6 +34,12 @@ class Plan:
     schedule: Callable[[jax.Array], jax.Array]
 
 
+def check_names(config) -> None:
+    """A misspelt network, option, optimiser or schedule is told before the data are decoded. Raises UserError."""
+    models.build(**config.model)
+    optim.make_optimizer(config.optimizer, optim.make_schedule(config.schedule, 1.0, 1, 10**9))
+
+
 def make_plan(config, spec: sources.Spec) -> Plan:
     """Raises UserError for a batch larger than the training set, or no steps at all."""
     batch_size, train_size = config.data.batch_size, spec.sizes["train"]
@@ -116,6 +122,7 @@ class Run:
     """One training run: what `train_and_evaluate` builds, and the steps it takes with it."""
 
     def __init__(self, config, directory: Path):
+        check_names(config)
         dataset = sources.load(config.data)
         self.config, self.directory, self.spec = config, directory, dataset.spec
         self.plan = make_plan(config, self.spec)
@@ -128,13 +135,13 @@ class Run:
         restored = self.checkpoints.restore(self.state, self.metrics)
         if restored:
             self.state, self.metrics = restored
-        self.step = int(self.state.step)
-        self.resumed_at = self.step
+        self.step = self.resumed_at = self.saved_at = int(self.state.step)
         self.data = {split: jax.device_put(arrays) for split, arrays in dataset.splits.items()}
         self.train_fn = compile_train(config, self.spec, self.plan, step_key)
         self.eval_fn = compile_eval(self.spec)
         self.log = logs.RunLog(directory, self.step, self.plan.total_steps, self.plan.batch_size)
         self.results: dict[str, dict[str, float]] = {}  # the latest of each split
+        self.tracing = False
 
     @property
     def epoch(self) -> float:
@@ -186,6 +193,7 @@ class Run:
         self._check(int(self.metrics.bad_step))
         if not self.checkpoints.save(self.state, self.metrics, validation):
             self._check(self.step)
+        self.saved_at = self.step
 
     def finish_epoch(self) -> None:
         """Evaluation and checkpoint where the cadence or the end of the run asks for them."""
@@ -210,18 +218,24 @@ class Run:
 
     def _profile(self) -> None:
         start, count = PROFILE_STEPS
-        done = self.step - self.resumed_at
-        if done == start:
+        if self.step - self.resumed_at == start:
             jax.block_until_ready(self.state)
             jax.profiler.start_trace(self.directory / "profile", create_perfetto_trace=True)
-        elif done == start + count:
+            self.tracing = True
+        elif self.step - self.resumed_at == start + count:
+            self.stop_profile()
+
+    def stop_profile(self) -> None:
+        """Writes the trace if one is being recorded."""
+        if self.tracing:
             jax.block_until_ready(self.state)
             jax.profiler.stop_trace()
-            log.info("profile of steps %d to %d: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at "
-                     "ui.perfetto.dev", self.step - count, self.step, self.directory / "profile")
+            self.tracing = False
+            log.info("profile: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at ui.perfetto.dev",
+                     self.directory / "profile")
 
     def conclude(self) -> dict[str, Any]:
-        """The test score of the chosen checkpoint, curves.png and the final table."""
+        """The scores of the chosen checkpoint, each measured once; curves.png and the final table."""
         chosen = self.checkpoints.chosen()
         state = self.state
         if chosen != self.step:
@@ -229,38 +243,38 @@ class Run:
             params = variables.pop("params")
             state = state.replace(params=params, collections=variables)
         records = logs.read_metrics(self.directory / "metrics.jsonl")
-        scored = [r for r in records if r["split"] == "test" and r["step"] == chosen]
-        if scored:
-            self.results["test"] = {field: scored[-1][field] for field in ("loss", "accuracy", "top5")
-                                    if field in scored[-1]}
-        else:
-            self.score("test", state, chosen)
-        if "validation" in self.data:
-            best = [r for r in records if r["split"] == "validation" and r["step"] == chosen]
-            self.results["validation"] = {field: best[-1][field] for field in ("loss", "accuracy", "top5")
-                                          if field in best[-1]}
-        title = f"{self.config.model.name} on {self.spec.source}, {self.parameters:,} parameters"
-        curves = logs.draw_curves(self.directory, title)
-        why = "best on validation" if "validation" in self.data else "the last"
-        trained = self.step - self.resumed_at
-        seconds = self.log.training_seconds
+        for split in ("validation", "test"):
+            if split not in self.data:
+                continue
+            recorded = [r for r in records if (r["split"], r["step"]) == (split, chosen)]
+            if recorded:
+                self.results[split] = {name: recorded[-1][name] for name in ("loss", "accuracy", "top5")
+                                       if name in recorded[-1]}
+            else:
+                self.score(split, state, chosen)
+        curves = logs.draw_curves(
+            self.directory, f"{self.config.model.name} on {self.spec.source}, {self.parameters:,} parameters")
+        self.log.close()
+        log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
+        return {"step": chosen} | self.results
+
+    def _summary(self, chosen: int) -> list[tuple[str, str]]:
+        """The rows of the final table."""
+        trained, seconds = self.step - self.resumed_at, self.log.training_seconds
         rows = [
             ("network", f"{self.config.model.name}, {self.parameters:,} parameters"),
-            ("data", f"{self.spec.origin}, "
-                     + ", ".join(f"{size:,} {split}" for split, size in self.spec.sizes.items())),
+            ("data", f"{self.spec.origin}, " + ", ".join(f"{n:,} {split}" for split, n in self.spec.sizes.items())),
             ("device", f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"),
             ("trained", f"{self.step:,} steps of {self.plan.batch_size} images, {self.epoch:.4g} epochs"
              + (f" ({trained:,} steps in this process)" if self.resumed_at else "")),
-            *([("speed", f"{trained * self.plan.batch_size / seconds:,.0f} images/s with compilation, "
-                         f"{logs.duration(seconds)} of training")] if trained else []),
-            ("checkpoint", f"step {chosen}, {why}"),
-            *[(split, "  ".join(f"{field} {value:.4f}" for field, value in self.results[split].items()))
-              for split in ("train", "validation", "test") if split in self.results],
-            ("curves", str(curves)),
         ]
-        self.log.close()
-        log.info("\n%s", logs.table(rows))
-        return {"step": chosen} | self.results
+        if trained:
+            rows.append(("speed", f"{trained * self.plan.batch_size / seconds:,.0f} images/s with compilation, "
+                                  f"{logs.duration(seconds)} of training"))
+        why = "best on validation" if "validation" in self.data else "the last"
+        rows.append(("checkpoint", f"step {chosen}, {why}"))
+        return rows + [(split, "  ".join(f"{name} {value:.4f}" for name, value in self.results[split].items()))
+                       for split in ("train", "validation", "test") if split in self.results]
 
 
 def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) -> dict[str, Any]:
@@ -278,6 +292,8 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
     """
     directory = Path(directory)
     with workdir.lock(directory), contextlib.ExitStack() as closing:
+        # As a context too: JAX 0.10 stops checking once one of its own functions has paused the check in this thread.
+        closing.enter_context(jax.debug_nans(jax.config.jax_debug_nans))
         run = Run(config, directory)
         closing.callback(run.log.close)
         closing.enter_context(contextlib.closing(run.checkpoints))
@@ -290,9 +306,10 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
             run.train_epoch(stop, profile)
             if run.step % run.plan.steps_per_epoch == 0 or run.step >= run.plan.total_steps:
                 run.finish_epoch()
-            elif stop:
-                run.save()
+        run.stop_profile()
         if stop and run.step < run.plan.total_steps:
+            if run.saved_at < run.step:
+                run.save()
             run.checkpoints.wait()
             log.warning("stopped by %s after step %d, which is saved; the same command with --workdir=%s goes on from "
                         "there", signal.Signals(stop[0]).name, run.step, directory)

@@ -122,8 +122,9 @@ def record(workdir: Path, config: dict[str, Any], run: dict[str, Any]) -> None:
     old, new = _flat(read_json(workdir / "config.json")), _flat(config)
     changed = [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
     before = read_json(workdir / "run.json")
-    data = [f"the data set's {field} was {before['data'][field]}, is {run['data'][field]}"
-            for field in ("digest", "image_shape", "num_classes", "sizes") if before["data"][field] != run["data"][field]]
+    was, now = before["data"], run["data"]
+    data = [f"the data set's {field} was {was[field]}, is {now[field]}"
+            for field in ("digest", "image_shape", "num_classes", "sizes") if was[field] != now[field]]
     free = FREE if data else FREE + PLACES
     refused = [f"{key} was {a!r}, is {b!r}" for key, a, b in changed if key.removeprefix("config.") not in free] + data
     if refused:

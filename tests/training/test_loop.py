@@ -1,5 +1,6 @@
 """Whole runs, in this process: what they write, where they end, and what stops them."""
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +109,16 @@ def test_a_non_finite_loss_stops_the_run_at_its_step_and_keeps_the_last_good_che
     assert evaluation.load_run(tmp_path / "run")[3] == 11
 
 
+def test_debug_nans_stops_at_the_operation(config, tmp_path):
+    config.schedule.name, config.schedule.milestones, config.schedule.factor = "step", (1.0,), 1e20
+    jax.config.update("jax_debug_nans", True)
+    try:
+        with pytest.raises(FloatingPointError, match=r"invalid value \(nan\) encountered in \w+"):
+            loop.train_and_evaluate(config, tmp_path / "run")
+    finally:
+        jax.config.update("jax_debug_nans", False)
+
+
 def test_parameters_that_are_not_finite_are_never_saved(config, tmp_path):
     """An overflow in the very last update before a checkpoint: the loss was still finite."""
     config.max_steps, config.optimizer.learning_rate = 1, 3e38
@@ -161,9 +172,35 @@ def test_evaluate_refuses_other_shapes_and_unknown_splits(config, tmp_path):
         evaluation.evaluate_workdir(tmp_path)
 
 
-def test_a_profile_is_recorded(config, tmp_path):
+@pytest.mark.parametrize("max_steps", [0, 15])
+def test_a_profile_is_recorded_also_of_a_run_that_ends_early(max_steps, config, tmp_path):
+    config.max_steps = max_steps
     loop.train_and_evaluate(config, tmp_path / "run", profile=True)
     assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+
+
+def test_a_signal_at_an_epoch_end_without_evaluation_is_saved_too(config, tmp_path, monkeypatch):
+    config.eval_every_epochs = 3
+    finish = loop.Run.finish_epoch
+
+    def terminate_after_the_first(self):
+        finish(self)
+        if self.step == 11:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Run, "finish_epoch", terminate_after_the_first)
+    with pytest.raises(SystemExit) as stopped:
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert evaluation.load_run(tmp_path / "run")[3] == 11
+
+
+def test_a_lost_metrics_file_is_measured_again(config, tmp_path):
+    config.data.validation = 0.1
+    first = loop.train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    again = loop.train_and_evaluate(config, tmp_path / "run")
+    assert (again["test"], again["validation"]) == (first["test"], first["validation"])
 
 
 def test_write_json_leaves_the_old_file_where_the_new_one_fails(tmp_path):

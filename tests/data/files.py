@@ -1,0 +1,91 @@
+"""Small data sets as files, and the config section that asks for them."""
+import gzip
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from modern_cnn.data import sources
+
+IDX = {"train_images": "train-images-idx3-ubyte", "train_labels": "train-labels-idx1-ubyte",
+       "test_images": "t10k-images-idx3-ubyte", "test_labels": "t10k-labels-idx1-ubyte"}
+
+
+def section(source, **fields) -> SimpleNamespace:
+    """The `data` section of a config, with its defaults."""
+    defaults = {"image_size": 0, "normalize": "unit", "validation": 0.0, "num_classes": 0, "manual_dir": ""}
+    return SimpleNamespace(source=source, **defaults | fields)
+
+
+def load(source, **fields) -> sources.Dataset:
+    return sources.load(section(source, **fields))
+
+
+def pixels(*shape, seed=0) -> np.ndarray:
+    return np.random.RandomState(seed).randint(0, 256, shape).astype(np.uint8)
+
+
+def labels(count, classes=5) -> np.ndarray:
+    return (np.arange(count) % classes).astype(np.uint8)
+
+
+def idx_bytes(array) -> bytes:
+    """`array` uint8 in LeCun's format."""
+    header = b"".join(n.to_bytes(4, "big") for n in (0x0800 + array.ndim, *array.shape))
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_idx(directory, *, zipped=True, names=IDX, **replaced) -> dict[str, np.ndarray]:
+    """Four MNIST-format files: 20 and 10 images of 6x5 in 5 classes, or the `replaced` arrays."""
+    arrays = {"train_images": pixels(20, 6, 5), "train_labels": labels(20),
+              "test_images": pixels(10, 6, 5, seed=1), "test_labels": labels(10)} | replaced
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    for key, array in arrays.items():
+        data = idx_bytes(array)
+        Path(directory, names[key] + ".gz" * zipped).write_bytes(gzip.compress(data) if zipped else data)
+    return arrays
+
+
+def cifar_arrays(names, per_file=4, classes=10) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{name: (images [N, 32, 32, 3], labels)}, every class in the whole."""
+    return {name: (pixels(per_file, 32, 32, 3, seed=i), (np.arange(per_file) + i * per_file) % classes)
+            for i, name in enumerate(names)}
+
+
+def cifar_rows(images) -> np.ndarray:
+    """As CIFAR stores them: all red, all green, all blue."""
+    return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+
+
+TEN = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+
+
+def write_cifar10(directory, kind="python") -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """CIFAR-10's six files with 4 images each, 'python' or 'binary', and the names of the classes."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    arrays = cifar_arrays(TEN)
+    names = [f"class{i}" for i in range(10)]
+    for name, (images, targets) in arrays.items():
+        if kind == "python":
+            batch = {b"data": cifar_rows(images), b"labels": targets.tolist()}
+            (directory / name).write_bytes(pickle.dumps(batch, protocol=2))
+        else:
+            rows = np.concatenate([targets[:, None].astype(np.uint8), cifar_rows(images)], axis=1)
+            (directory / f"{name}.bin").write_bytes(rows.tobytes())
+    if kind == "python":
+        (directory / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}, protocol=2))
+    else:
+        (directory / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
+    return arrays
+
+
+def write_images(directory, classes=("cat", "dog"), count=5, mode="RGB", size=(8, 6), ending=".png", seed=0) -> None:
+    """`count` random images a class, `size` as width, height."""
+    for c, name in enumerate(classes):
+        (Path(directory) / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            image = Image.fromarray(pixels(size[1], size[0], 3, seed=seed + 100 * c + i)).convert(mode)
+            image.save(Path(directory) / name / f"{i}{ending}")

@@ -1,0 +1,393 @@
+"""Readers of files: what is in them arrives, and what is wrong with them is said, with the file's name."""
+import gzip
+import pickle
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modern_cnn.data import formats, sources
+from modern_cnn.errors import UserError
+from tests.data import files
+
+
+def refused(source, *words, **fields):
+    """Loading ends in one line with all of `words`."""
+    with pytest.raises(UserError) as caught:
+        files.load(source, **fields)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert str(word) in str(caught.value)
+
+
+# --- resize
+
+def test_resize_of_square_images_is_pillows_bilinear():
+    image = Image.fromarray(files.pixels(31, 31, 3))
+    for size in (8, 31, 57):
+        assert formats.resize(image, size) == image.resize((size, size), Image.Resampling.BILINEAR)
+    assert formats.resize(image, 0) is image
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 41), (20, 20)])
+def test_resize_scales_the_shorter_side_then_crops_the_centre(width, height):
+    image = Image.fromarray(files.pixels(height, width, 3))
+    scaled = image.resize((width // 2, round(height / 2)), Image.Resampling.BILINEAR)
+    left, top = (scaled.width - 10) // 2, (scaled.height - 10) // 2
+    assert formats.resize(image, 10) == scaled.crop((left, top, left + 10, top + 10))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resize_array_is_resize_of_each(channels):
+    images = files.pixels(3, 9, 12, channels)
+    out = formats.resize_array(images, 7, "these")
+    assert out.shape == (3, 7, 7, channels)
+    one = formats.resize(Image.fromarray(images[1].squeeze()), 7)
+    np.testing.assert_array_equal(out[1].squeeze(), one)
+    assert formats.resize_array(images, 0, "these") is images
+
+
+# --- idx
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_idx(tmp_path, zipped):
+    arrays = files.write_idx(tmp_path, zipped=zipped)
+    splits, names = formats.read_idx(tmp_path)
+    for split in ("train", "test"):
+        images, labels = splits[split]
+        assert images.dtype == np.uint8
+        assert labels.dtype == np.int32
+        np.testing.assert_array_equal(images, arrays[f"{split}_images"][..., None])
+        np.testing.assert_array_equal(labels, arrays[f"{split}_labels"])
+    assert names == []
+
+
+@pytest.mark.parametrize("names", [
+    {key: name.replace("-idx", ".idx") for key, name in files.IDX.items()},
+    {key: f"emnist-letters-{name.replace('t10k', 'test')}" for key, name in files.IDX.items()},
+], ids=["dots", "emnist"])
+def test_idx_under_other_names(tmp_path, names):
+    files.write_idx(tmp_path, names=names)
+    assert formats.read_idx(tmp_path)[0]["test"][0].shape == (10, 6, 5, 1)
+
+
+def test_idx_with_a_file_twice(tmp_path):
+    files.write_idx(tmp_path)
+    files.write_idx(tmp_path, zipped=False)
+    refused(f"idx:{tmp_path}", "more than one", "train-images-idx3-ubyte.gz")
+
+
+@pytest.mark.parametrize("missing", list(files.IDX))
+def test_idx_missing_file(tmp_path, missing):
+    files.write_idx(tmp_path)
+    (tmp_path / f"{files.IDX[missing]}.gz").unlink()
+    refused(f"idx:{tmp_path}", tmp_path, "missing", files.IDX[missing])
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:40] + b"\0\0\0\0" + data[44:]],
+                         ids=["truncated", "overwritten"])
+def test_idx_damaged_gzip(tmp_path, damage):
+    files.write_idx(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    refused(f"idx:{tmp_path}", path, "damaged gzip")
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda data: data[:6]],
+                         ids=["short", "long", "header only"])
+def test_idx_wrong_length(tmp_path, change):
+    files.write_idx(tmp_path, zipped=False)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(change(path.read_bytes()))
+    refused(f"idx:{tmp_path}", path, "truncated or damaged")
+
+
+def test_idx_empty_file(tmp_path):
+    files.write_idx(tmp_path, zipped=False)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"")
+    refused(f"idx:{tmp_path}", tmp_path / "t10k-labels-idx1-ubyte", "does not hold labels")
+
+
+def test_idx_images_and_labels_swapped(tmp_path):
+    files.write_idx(tmp_path)
+    images, labels = tmp_path / "train-images-idx3-ubyte.gz", tmp_path / "train-labels-idx1-ubyte.gz"
+    images.rename(tmp_path / "x")
+    labels.rename(images)
+    (tmp_path / "x").rename(labels)
+    refused(f"idx:{tmp_path}", images, "does not hold images", "0x0801", "0x0803")
+
+
+def test_idx_counts_differ(tmp_path):
+    files.write_idx(tmp_path, test_labels=files.labels(9))
+    refused(f"idx:{tmp_path}", "10 images", "9 labels", "t10k-images-idx3-ubyte")
+
+
+def test_idx_test_label_outside_the_classes(tmp_path):
+    files.write_idx(tmp_path, test_labels=np.array([0, 1, 2, 3, 4, 0, 1, 5, 3, 4]))
+    refused(f"idx:{tmp_path}", "label 5 of test image 7", "5 classes")
+
+
+def test_idx_stray_training_label(tmp_path):
+    stray = files.labels(20)
+    stray[3] = 200
+    files.write_idx(tmp_path, train_labels=stray)
+    refused(f"idx:{tmp_path}", "200", "class 5 has no training image", "num_classes=201")
+    refused(f"idx:{tmp_path}", "label 200 of train image 3", "10 classes", num_classes=10)
+    assert files.load(f"idx:{tmp_path}", num_classes=201).spec.num_classes == 201
+
+
+def test_idx_no_images(tmp_path):
+    files.write_idx(tmp_path, train_images=np.zeros((0, 6, 5)), train_labels=np.zeros(0))
+    refused(f"idx:{tmp_path}", "no images", "train")
+
+
+# --- cifar
+
+@pytest.mark.parametrize("kind", ["python", "binary"])
+def test_cifar10(tmp_path, kind):
+    arrays = files.write_cifar10(tmp_path, kind)
+    splits, names = formats.read_cifar(tmp_path)
+    expected = [np.concatenate([arrays[name][part] for name in files.TEN[:5]]) for part in (0, 1)]
+    np.testing.assert_array_equal(splits["train"][0], expected[0])
+    np.testing.assert_array_equal(splits["train"][1], expected[1])
+    np.testing.assert_array_equal(splits["test"][0], arrays["test_batch"][0])
+    assert splits["train"][1].dtype == np.int32
+    assert names == [f"class{i}" for i in range(10)]
+
+
+@pytest.mark.parametrize(("kind", "unpacked"), [("python", "cifar-10-batches-py"), ("binary", "cifar-10-batches-bin")])
+def test_cifar10_in_the_parent_of_its_archive(tmp_path, kind, unpacked):
+    files.write_cifar10(tmp_path / unpacked, kind)
+    assert formats.read_cifar(tmp_path)[0]["train"][0].shape == (20, 32, 32, 3)
+    assert sources.detect(tmp_path) == sources.detect(tmp_path / unpacked) == "cifar"
+
+
+def test_two_cifar_archives_side_by_side(tmp_path):
+    files.write_cifar10(tmp_path / "cifar-10-batches-py")
+    files.write_cifar10(tmp_path / "cifar-10-batches-bin", "binary")
+    refused(f"cifar:{tmp_path}", f"cifar:{tmp_path}/cifar-10-batches-bin", f"cifar:{tmp_path}/cifar-10-batches-py")
+
+
+@pytest.mark.parametrize("kind", ["python", "binary"])
+def test_cifar100(tmp_path, kind):
+    arrays = files.cifar_arrays(["train", "test"], per_file=100, classes=100)
+    directory = tmp_path / {"python": "cifar-100-python", "binary": "cifar-100-binary"}[kind]
+    directory.mkdir()
+    for name, (images, fine) in arrays.items():
+        if kind == "python":
+            batch = {"data": files.cifar_rows(images), "fine_labels": fine.tolist(), "coarse_labels": [0] * len(fine)}
+            (directory / name).write_bytes(pickle.dumps(batch, protocol=2))
+        else:
+            columns = np.stack([np.full_like(fine, 19), fine], axis=1).astype(np.uint8)
+            (directory / f"{name}.bin").write_bytes(np.hstack([columns, files.cifar_rows(images)]).tobytes())
+    assert sources.detect(tmp_path) == sources.detect(directory) == "cifar"
+    dataset = files.load(f"cifar:{tmp_path}")
+    assert dataset.spec.num_classes == 100
+    for name, (images, fine) in arrays.items():
+        np.testing.assert_array_equal(dataset.splits[name][0], images)
+        np.testing.assert_array_equal(dataset.splits[name][1], fine)
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("python", ""), ("binary", ".bin")])
+def test_cifar_missing_batch(tmp_path, kind, ending):
+    files.write_cifar10(tmp_path, kind)
+    (tmp_path / f"data_batch_3{ending}").unlink()
+    refused(f"cifar:{tmp_path}", tmp_path, f"missing data_batch_3{ending}")
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("python", ""), ("binary", ".bin")])
+def test_cifar_truncated_batch(tmp_path, kind, ending):
+    files.write_cifar10(tmp_path, kind)
+    path = tmp_path / f"data_batch_3{ending}"
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(f"cifar:{tmp_path}", path)
+
+
+def test_cifar_label_200(tmp_path):
+    files.write_cifar10(tmp_path, "binary")
+    path = tmp_path / "data_batch_2.bin"
+    data = bytearray(path.read_bytes())
+    data[2 * 3073] = 200
+    path.write_bytes(data)
+    refused(f"cifar:{tmp_path}", path, "label 200 of image 2", "10 classes")
+
+
+@pytest.mark.parametrize("wrong", [
+    {"labels": [0, 1, 2, 3]},
+    {"data": np.zeros((4, 3072), np.uint8)},
+    {"data": np.zeros((4, 3072), np.float32), "labels": [0, 1, 2, 3]},
+    {"data": np.zeros((4, 1000), np.uint8), "labels": [0, 1, 2, 3]},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2]},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, -3]},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, 10 ** 30]},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, None]},
+    [1, 2, 3],
+], ids=["no data", "no labels", "float", "narrow", "fewer labels", "negative", "huge", "none", "list"])
+def test_cifar_python_batch_with_wrong_content(tmp_path, wrong):
+    files.write_cifar10(tmp_path)
+    (tmp_path / "data_batch_4").write_bytes(pickle.dumps(wrong, protocol=2))
+    refused(f"cifar:{tmp_path}", tmp_path / "data_batch_4")
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_cifar_pickle_does_not_run_code(tmp_path):
+    files.write_cifar10(tmp_path)
+    batch = {"data": Malicious(tmp_path / "owned"), "labels": []}
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
+    refused(f"cifar:{tmp_path}", tmp_path / "test_batch", "wants to run io.open")
+    assert not (tmp_path / "owned").exists()
+
+
+# --- folder
+
+def test_folder_with_splits(tmp_path):
+    files.write_images(tmp_path / "train", count=3)
+    files.write_images(tmp_path / "val", count=2, seed=50)
+    files.write_images(tmp_path / "test", ["dog"], count=1, seed=70)
+    dataset = files.load(f"folder:{tmp_path}")
+    assert dataset.spec.sizes == {"train": 6, "validation": 2 * 2, "test": 1}
+    assert dataset.spec.class_names == ("cat", "dog")
+    assert dataset.spec.image_shape == (6, 8, 3)
+    for split, labels in {"train": [0, 0, 0, 1, 1, 1], "validation": [0, 0, 1, 1], "test": [1]}.items():
+        np.testing.assert_array_equal(dataset.splits[split][1], labels)
+    np.testing.assert_array_equal(dataset.splits["train"][0][4], Image.open(tmp_path / "train" / "dog" / "1.png"))
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_folder_with_validation_only_is_tested_on_it(tmp_path, name):
+    files.write_images(tmp_path / "train", count=3)
+    files.write_images(tmp_path / name, count=2)
+    assert files.load(f"folder:{tmp_path}").spec.sizes == {"train": 6, "test": 4}
+
+
+def test_folder_without_splits_holds_out_a_fifth(tmp_path):
+    files.write_images(tmp_path, count=10)
+    dataset = files.load(f"folder:{tmp_path}")
+    assert dataset.spec.sizes == {"train": 16, "test": 4}
+    np.testing.assert_array_equal(np.bincount(dataset.splits["test"][1]), [2, 2])
+
+
+def test_folder_takes_nested_and_uppercase_files_and_leaves_others(tmp_path):
+    files.write_images(tmp_path / "train", count=2)
+    files.write_images(tmp_path / "test", count=1)
+    files.write_images(tmp_path / "train" / "cat", ["2020", "2021"], count=1, ending=".JPG")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / "cat" / "._0.png").write_bytes(b"what a Mac leaves behind")
+    files.write_images(tmp_path / "train", [".thumbnails"], count=1)
+    files.write_images(tmp_path / "train" / "dog", [".thumbnails"], count=1)
+    assert np.bincount(files.load(f"folder:{tmp_path}").splits["train"][1]).tolist() == [4, 2]
+
+
+def test_folder_of_links(tmp_path):
+    files.write_images(tmp_path / "real", count=5)
+    links = tmp_path / "links"
+    for place, target in {"cat": "real/cat", "dog/more": "real/dog"}.items():
+        (links / place).parent.mkdir(parents=True, exist_ok=True)
+        (links / place).symlink_to(tmp_path / target)
+    (tmp_path / "real" / "cat" / "loop").symlink_to(tmp_path / "real" / "cat")
+    assert files.load(f"folder:{links}").spec.sizes == {"train": 8, "test": 2}
+
+
+def test_folder_link_to_nothing(tmp_path):
+    files.write_images(tmp_path)
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    refused(f"folder:{tmp_path}", tmp_path / "cat" / "gone.png")
+
+
+def test_folder_gray_stays_gray_and_becomes_rgb_among_colours(tmp_path):
+    files.write_images(tmp_path / "train", mode="L")
+    files.write_images(tmp_path / "test", mode="L")
+    gray = files.load(f"folder:{tmp_path}").splits["train"][0]
+    assert gray.shape == (10, 6, 8, 1)
+    files.write_images(tmp_path / "test", ["dog"], mode="RGB")
+    mixed = files.load(f"folder:{tmp_path}").splits["train"][0]
+    np.testing.assert_array_equal(mixed, np.repeat(gray, 3, axis=3))
+
+
+def test_folder_image_modes(tmp_path):
+    deep = (files.pixels(6, 8).astype(np.uint16) << 8) + 77
+    (tmp_path / "a").mkdir()
+    Image.fromarray(deep).save(tmp_path / "16bit.png")
+    np.testing.assert_array_equal(formats._decode(tmp_path / "16bit.png", 0), files.pixels(6, 8))
+    colour = Image.fromarray(files.pixels(6, 8, 3))
+    palette = colour.convert("P")
+    palette.save(tmp_path / "palette.png", transparency=bytes(range(256)))
+    np.testing.assert_array_equal(formats._decode(tmp_path / "palette.png", 0), palette.convert("RGB"))
+    colour.save(tmp_path / "moves.gif", save_all=True, append_images=[colour.rotate(180)])
+    colour.convert("CMYK").save(tmp_path / "print.jpg")
+    colour.convert("RGBA").save(tmp_path / "alpha.webp", lossless=True)
+    for name in ("moves.gif", "print.jpg", "alpha.webp"):
+        assert formats._decode(tmp_path / name, 0).shape == (6, 8, 3)
+    np.testing.assert_array_equal(formats._decode(tmp_path / "alpha.webp", 0), colour)
+    Image.fromarray(deep.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UserError, match=r"float\.tif.*32 bits"):
+        formats._decode(tmp_path / "float.tif", 0)
+
+
+def test_folder_of_differing_sizes(tmp_path):
+    files.write_images(tmp_path, ["cat"])
+    files.write_images(tmp_path, ["dog"], size=(10, 20))
+    refused(f"folder:{tmp_path}", "8x6", "10x20", tmp_path / "dog", "image_size")
+    dataset = files.load(f"folder:{tmp_path}", image_size=5)
+    assert dataset.spec.image_shape == (5, 5, 3)
+
+
+def test_folder_undecodable_image(tmp_path):
+    files.write_images(tmp_path)
+    (tmp_path / "dog" / "page.jpg").write_text("<html>not found</html>")
+    refused(f"folder:{tmp_path}", tmp_path / "dog" / "page.jpg", "does not decode")
+
+
+def test_folder_truncated_jpeg(tmp_path):
+    files.write_images(tmp_path, size=(40, 40), ending=".jpg")
+    path = tmp_path / "cat" / "3.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    refused(f"folder:{tmp_path}", path, "truncated")
+
+
+def test_folder_without_images(tmp_path):
+    refused(f"folder:{tmp_path}", "no class folders")
+    (tmp_path / "train").mkdir()
+    refused(f"folder:{tmp_path}", tmp_path / "train", "no class folders")
+    (tmp_path / "train" / "cat").mkdir()
+    refused(f"folder:{tmp_path}", tmp_path / "train", "holds no images")
+
+
+def test_folder_class_without_images(tmp_path):
+    files.write_images(tmp_path / "train")
+    (tmp_path / "train" / "emu").mkdir()
+    refused(f"folder:{tmp_path}", tmp_path / "train" / "emu", "no images")
+
+
+def test_folder_test_class_unknown_to_train(tmp_path):
+    files.write_images(tmp_path / "train")
+    files.write_images(tmp_path / "test", ["cat", "dgo"])
+    refused(f"folder:{tmp_path}", tmp_path / "test" / "dgo", "cat, dog")
+
+
+def test_more_than_memory_is_refused_at_once(tmp_path):
+    files.write_images(tmp_path)
+    refused(f"folder:{tmp_path}", "GiB", "image_size", image_size=10 ** 6)
+    refused("digits", "GiB", "image_size", image_size=10 ** 6)
+
+
+def test_reader_of_gzip_ignores_the_ending(tmp_path):
+    files.write_idx(tmp_path, zipped=False)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert formats.read_idx(tmp_path)[0]["train"][0].shape == (20, 6, 5, 1)
+
+
+def test_messages_name_paths_as_they_are(tmp_path):
+    place = tmp_path / "données (新)"
+    files.write_images(place / "chat")
+    with pytest.raises(UserError, match=re.escape(str(place / "x"))):
+        files.load(f"folder:{place / 'x'}")

@@ -1,0 +1,142 @@
+"""TensorFlow Datasets without a network: what is asked of it, and what a user reads where it cannot help."""
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modern_cnn.data import tfds
+from modern_cnn.errors import UserError
+from tests.data import files
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.fixture(autouse=True)
+def no_prepared_sets(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+
+
+def refused(source, *words, **fields):
+    with pytest.raises(UserError) as caught:
+        files.load(source, **fields)
+    for word in words:
+        assert word in str(caught.value)
+
+
+# --- the probe
+
+def test_host_that_does_not_exist_is_out_of_reach():
+    start = time.monotonic()
+    assert tfds._unreachable("https://no-such-host.invalid/file.gz")
+    assert time.monotonic() - start < tfds.PROBE_SECONDS + 1
+
+
+def test_host_that_never_answers_is_given_up(monkeypatch):
+    over = threading.Event()
+
+    def hang(*_, **__):
+        over.wait(5)
+        raise OSError
+
+    monkeypatch.setattr(tfds, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(tfds.urllib.request, "urlopen", hang)
+    start = time.monotonic()
+    assert tfds._unreachable("https://slow.invalid/") == "no answer within 0.2 s"
+    assert time.monotonic() - start < 2
+    over.set()
+
+
+def test_host_that_refuses_is_within_reach(monkeypatch):
+    def answer(request, timeout):
+        raise tfds.urllib.error.HTTPError(request.full_url, 403, "Forbidden", None, None)
+
+    monkeypatch.setattr(tfds.urllib.request, "urlopen", answer)
+    assert tfds._unreachable("https://strict.invalid/") is None
+
+
+# --- what a user reads
+
+def test_without_network(monkeypatch):
+    monkeypatch.setattr(tfds, "_unreachable", lambda url: "Name or service not known")
+    words = ["www.cs.toronto.edu", "cannot be reached", "Name or service not known", "digits", "idx:DIR", "manual_dir"]
+    start = time.monotonic()
+    refused("tfds:cifar10", "tfds:cifar10", *words)
+    assert time.monotonic() - start < 15
+    refused("cifar10", "config.data.source='cifar10' is not in the cache", "$MODERN_CNN_DATA", *words)
+
+
+@pytest.mark.parametrize(("source", "closest"), [
+    ("tfds:fasion_mnist", "fashion_mnist"), ("cifar1O", "cifar10"), ("Digits", "digits"), ("tfds:digit", "digits")])
+def test_unknown_set_names_the_closest(source, closest):
+    refused(source, f"did you mean '{closest}'")
+
+
+@pytest.mark.parametrize(("name", "word"), [("mnist/foo", "foo"), ("fashion_mnist:1.0.0", "3.0.1"), ("a b", "a b")])
+def test_unknown_version_or_config(name, word):
+    refused(f"tfds:{name}", f"cannot open {name!r}", word)
+
+
+def test_set_without_labels_is_refused():
+    refused("tfds:ag_news_subset", "not an image classification set", "description, label, title")
+
+
+def test_manual_dir_that_lacks_files(tmp_path):
+    refused("tfds:fashion_mnist", "there is no such directory", "/nowhere", manual_dir="/nowhere")
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(b"")
+    refused("tfds:fashion_mnist", str(tmp_path), "t10k-images-idx3-ubyte.gz, train-images-idx3-ubyte.gz, "
+            "train-labels-idx1-ubyte.gz", manual_dir=str(tmp_path))
+
+
+# --- for real
+
+PREPARE = """
+import sys
+import warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from tests.data import files
+source, manual_dir, out = sys.argv[1:]
+dataset = files.load(source, manual_dir=manual_dir)
+np.savez(out, **{f"{split}_{i}": dataset.splits[split][i] for split in ("train", "test") for i in (0, 1)})
+print(dataset.spec.class_names[9], "tensorflow" in sys.modules)
+"""
+
+
+def prepare(source, manual_dir, out) -> tuple[str, dict[str, list[bytes]]]:
+    """Loads a set in a process of its own: (last line, {split: what its images and labels are, sorted})."""
+    result = subprocess.run([sys.executable, "-c", PREPARE, source, manual_dir, out], capture_output=True, text=True,
+                            check=False)
+    assert result.returncode == 0, result.stderr
+    arrays = np.load(out)
+    return result.stdout.splitlines()[-1], {split: rows(arrays[f"{split}_0"], arrays[f"{split}_1"])
+                                            for split in ("train", "test")}
+
+
+def rows(images, labels) -> list[bytes]:
+    return sorted(image.tobytes() + bytes([label]) for image, label in zip(images, labels, strict=True))
+
+
+def test_offline_preparation_from_a_file_with_another_checksum(tmp_path):
+    """A small CIFAR-10, packed as a user behind a firewall would bring it along; TFDS shuffles."""
+    arrays = files.write_cifar10(tmp_path / "cifar-10-batches-bin", "binary")
+    (tmp_path / "manual").mkdir()
+    with tarfile.open(tmp_path / "manual" / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    expected = {split: rows(*(np.concatenate([arrays[name][i] for name in names]) for i in (0, 1)))
+                for split, names in {"train": files.TEN[:5], "test": files.TEN[5:]}.items()}
+    arguments = "tfds:cifar10", tmp_path / "manual", tmp_path / "out.npz"
+    assert prepare(*arguments) == ("class9 True", expected)
+    assert prepare(*arguments) == ("class9 False", expected)  # from the cache: no TensorFlow
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+def test_fashion_mnist_through_tfds_is_that_of_the_idx_files(tmp_path):
+    said, got = prepare("tfds:fashion_mnist", FASHION, tmp_path / "out.npz")
+    assert said == "Ankle boot True"
+    assert got == {split: rows(*arrays) for split, arrays in files.load(f"idx:{FASHION}").splits.items()}
