@@ -19,4 +19,8 @@ def get_config(variant: str = "lenet") -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 0.9
     if variant == "lenet_bn":
         config.optimizer.learning_rate = 1.0
+    if variant.startswith("lenet_relu"):
+        config.data.batch_size = 32
+        config.optimizer.learning_rate = 0.01
+        config.log_every_steps = 500
     return config
