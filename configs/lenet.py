@@ -1,4 +1,23 @@
-"""LeNet on Fashion-MNIST, with the textbook's settings (10 epochs, plain SGD, batch 256)."""
+"""LeNet on Fashion-MNIST: the textbook's, with and without batch normalisation, and the TensorFlow text's.
+
+    python scripts/train.py --config=configs/lenet.py
+    python scripts/train.py --config=configs/lenet.py:lenet_bn
+
+Cost and result on two CPU cores (jax 0.10.2), 10 epochs, seeds 0 to 2: median and range of the test accuracy of the
+best of the last three epochs, and of the last.
+
+    variant         time   best of last three      last
+    lenet           86 s   82.7 % (81.5 to 82.8)   82.7 % (81.5 to 82.8)
+    lenet_bn       103 s   87.3 % (87.0 to 88.4)   87.3 % (86.0 to 88.4)
+    lenet_relu      70 s   86.7 % (86.5 to 86.7)   86.4 % (86.3 to 86.7)
+    lenet_relu_bn   90 s   88.6 % (88.3 to 88.7)   88.2 % (87.2 to 88.7)
+
+`lenet` and `lenet_bn` have the textbook's settings (Dive into Deep Learning, Chinese second edition, sections 6.6 and
+7.5): batch 256, plain SGD at 0.9 and 1.0, pixels in [0, 1]. At such rates the test accuracy swings from epoch to
+epoch. `lenet_relu` and `lenet_relu_bn` have the TensorFlow text's (sections 10.4 and 10.8.3): batch 32, plain SGD at
+0.01; the text trains on MNIST, which is --config.data.source=mnist. The test split is scored after every epoch, as the
+textbook plots it, and chooses nothing.
+"""
 import ml_collections
 from ml_collections import config_dict
 
