@@ -47,6 +47,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule.warmup_epochs = 0.0  # linear from 0
     config.schedule.milestones = (30.0, 60.0, 80.0)  # of 'step': the epochs at which the rate is multiplied by factor
     config.schedule.factor = 0.1
+
+    config.lock()  # a misspelt field in a family's config is an error; only the network's options are its own
+    config.model.unlock()
     return config
 
 

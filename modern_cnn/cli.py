@@ -84,12 +84,19 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
+def _unraisable(hook) -> None:
+    """TensorStore leaves futures of a failed write to the garbage collector, after Orbax closed their event loop."""
+    if not (isinstance(hook.exc_value, RuntimeError) and "Event loop is closed" in str(hook.exc_value)):
+        sys.__unraisablehook__(hook)
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a script's `main` with its flags parsed.
 
     Exit codes: 0 done, 1 bad input or a failed run (one line on stderr), 2 bad flags, 130 and 143 stopped by a signal.
     """
     def guarded(_):
+        sys.unraisablehook = _unraisable
         absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every step and traceback; what matters is raised
         ours = logging.getLogger("modern_cnn")
         ours.setLevel(logging.INFO)

@@ -1,5 +1,6 @@
 """The one place that sets what JAX, XLA and TensorFlow read at start-up. Importing the package sets nothing."""
 import os
+import warnings
 from pathlib import Path
 
 
@@ -23,4 +24,6 @@ def configure(*, debug_nans: bool = False) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # A cache that cannot be written, on a full disk say, costs time and nothing else.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_debug_nans", debug_nans)

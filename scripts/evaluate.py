@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 from absl import flags
 
 from modern_cnn import cli, runtime
+from modern_cnn.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run that scripts/train.py made.")
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
@@ -21,6 +22,8 @@ def main():
     runtime.configure()
     from modern_cnn.training import evaluation
 
+    if not WORKDIR.value:
+        raise UserError("--workdir is empty; is a shell variable unset?")
     data = {"source": SOURCE.value} if SOURCE.value else None
     print(json.dumps(evaluation.evaluate_workdir(WORKDIR.value, SPLIT.value, data)))
 

@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from modern_cnn import cli, runtime
+from modern_cnn.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Path of a config, with its variant after a colon: configs/lenet.py:lenet_bn. "
@@ -28,6 +29,8 @@ def main():
     from modern_cnn.training import loop
 
     workdir = WORKDIR.value
+    if workdir == "":
+        raise UserError("--workdir is empty; is a shell variable unset?")
     if workdir is None:
         path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
         name = "-".join(filter(None, [Path(path).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))

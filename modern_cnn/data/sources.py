@@ -131,7 +131,12 @@ def _fingerprint(kind: str, place: str) -> str:
     """Changes when a file of the source does: names, sizes and modification times, not contents."""
     lines = []
     if kind in formats.READERS:
-        for entry in formats.files_under(place):
+        # idx and cifar read the files of one folder; below it may lie anything, a home directory too
+        folders = [place, *map(str, Path(place).glob("cifar-10*"))] if kind == "cifar" else [place]
+        entries = formats.files_under(place) if kind == "folder" else sorted(
+            (entry for folder in folders if os.path.isdir(folder) for entry in os.scandir(folder) if entry.is_file()),
+            key=lambda entry: entry.path)
+        for entry in entries:
             stat = entry.stat(follow_symlinks=entry.is_file())
             lines.append(f"{entry.path.removeprefix(place)} {stat.st_size} {stat.st_mtime_ns}")
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()

@@ -3,6 +3,7 @@
 A checkpoint has two parts: 'variables' (parameters and batch statistics: all that evaluation needs) and 'training'
 (optimiser, step and the metrics since the last log line, so that a resumed run is the same run).
 """
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -51,11 +52,24 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     return metrics["accuracy"], -metrics["loss"]
 
 
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps that have a complete checkpoint, ascending."""
+    # A checkpoint gets its plain name in the moment it is complete; Orbax's own list has those under way too.
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
+
+
 class Checkpoints:
     """The checkpoints of a workdir: the newest two, and the best on validation."""
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
-        self.directory = workdir.absolute() / "checkpoints"
+        self._workdir = workdir.absolute()
+        self.directory = self._workdir / "checkpoints"
+        if not read_only:  # Orbax reads every step's metrics when it opens, and one that is damaged would stop it
+            damaged = {step: "its validation metrics cannot be read" for step in self.steps()
+                       if self._validation(step) == {}}
+            if damaged and len(damaged) == len(self.steps()):
+                raise self._unreadable(damaged)
+            self._set_aside(damaged)
         self._open(read_only)
 
     def _open(self, read_only: bool) -> None:
@@ -65,7 +79,19 @@ class Checkpoints:
                 policies.LatestN(KEEP_NEWEST),
                 policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]),
             best_fn=_rank,  # without it the metrics would not be written
-            cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only))
+            lightweight_initialize=read_only, cleanup_tmp_directories=not read_only, create=not read_only,
+            read_only=read_only))
+
+    def _validation(self, step: int) -> dict[str, float] | None:
+        """What was measured on validation at a step; None if nothing was, {} if it cannot be read."""
+        path = self.directory / str(step) / "metrics" / "metrics"
+        if not path.exists():
+            return None
+        try:
+            metrics = json.loads(path.read_bytes())
+            return metrics if {"accuracy", "loss"} <= metrics.keys() else {}
+        except (OSError, ValueError, AttributeError):
+            return {}
 
     def wait(self) -> None:
         """Until the checkpoint that is being written is complete. Raises UserError if it could not be written."""
@@ -86,15 +112,29 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, ascending."""
-        # A checkpoint gets its plain name in the moment it is complete; Orbax's own list has those under way too.
-        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
+        return saved_steps(self._workdir)
 
-    def chosen(self) -> int | None:
-        """The run's result: the best on validation if that was measured, else the newest; None without checkpoints."""
+    def result(self, template: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """(step, variables shaped as `template`) of the run's result: the best on validation, else the newest.
+
+        One that is damaged is passed over with a warning, for the next best.
+
+        Raises:
+          UserError: there is no checkpoint, or none that can be read.
+        """
         self.wait()
-        steps = self.steps()
-        ranked = [(_rank(metrics), step) for step in steps if (metrics := self._manager.metrics(step))]
-        return max(ranked)[1] if ranked else steps[-1] if steps else None
+        best_first = sorted(self.steps(), key=lambda step: (
+            _rank(validation) if (validation := self._validation(step)) else (-1.0, 0.0), step), reverse=True)
+        damaged: dict[int, str] = {}
+        for step in best_first:
+            try:
+                return step, self._read(step, variables=template)["variables"]
+            except Exception as e:  # any kind of damage, any exception
+                damaged[step] = _reason(e)
+                log.warning("the checkpoint of step %d is damaged (%s); it is passed over", step, damaged[step])
+        if not damaged:
+            raise UserError(f"{self._workdir} has no checkpoint yet")
+        raise self._unreadable(damaged)
 
     def save(self, state: TrainState, metrics: Metrics, validation: dict[str, float] | None = None) -> bool:
         """Starts writing a checkpoint and returns; the device may go on.
@@ -147,34 +187,29 @@ class Checkpoints:
             except Exception as e:  # any kind of damage, any exception
                 damaged[step] = _reason(e)
                 continue
-            self._set_aside(damaged, step)
+            if damaged:
+                self._manager.close()
+                self._set_aside(damaged)
+                self._open(read_only=False)
+                log.warning("going on from step %d instead", step)
             params = parts["variables"].pop("params")
             done = parts["training"]
             return state.replace(step=done["step"], params=params, collections=parts["variables"],
                                  opt_state=done["opt_state"]), done["metrics"]
         if damaged:
-            newest = max(damaged)
-            raise UserError(f"no checkpoint in {self.directory} can be read (step {newest}: {damaged[newest]}); "
-                            "move that directory away to start again from step 0")
+            raise self._unreadable(damaged)
         return None
 
-    def _set_aside(self, damaged: dict[int, str], good: int) -> None:
-        if not damaged:
-            return
+    def _unreadable(self, damaged: dict[int, str]) -> UserError:
+        newest = max(damaged)
+        return UserError(f"no checkpoint in {self.directory} can be read (step {newest}: {damaged[newest]}); move that "
+                         "directory away to start again from step 0")
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        """Moves damaged checkpoints out of the way of new ones, without deleting them."""
         aside = self.directory.with_name("checkpoints_damaged")
-        aside.mkdir(exist_ok=True)
-        self._manager.close()
         for step, reason in damaged.items():
-            log.warning("the checkpoint of step %d is damaged (%s); it was moved to %s and step %d is taken", step,
-                        reason, aside, good)
+            aside.mkdir(exist_ok=True)
+            log.warning("the checkpoint of step %d is damaged (%s); it was moved to %s", step, reason, aside)
             shutil.rmtree(aside / str(step), ignore_errors=True)
             (self.directory / str(step)).rename(aside / str(step))
-        self._open(read_only=False)
-
-    def read_variables(self, step: int, template: dict[str, Any]) -> dict[str, Any]:
-        """'variables' of one checkpoint, shaped as `template`. Raises UserError for a damaged one."""
-        try:
-            return self._read(step, variables=template)["variables"]
-        except Exception as e:
-            raise UserError(f"the checkpoint of step {step} in {self.directory} cannot be read: "
-                            f"{_reason(e)}") from e

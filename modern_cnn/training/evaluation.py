@@ -1,5 +1,6 @@
 """Exact evaluation: every example once. Of a state in training, and of a finished run from its workdir."""
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from modern_cnn.training import steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
+
+log = logging.getLogger(__name__)
 
 
 def compile_eval(spec: sources.Spec) -> Callable:
@@ -45,16 +48,15 @@ def load_run(directory: str | Path) -> tuple[Any, dict[str, Any], dict[str, Any]
       UserError: not a workdir, or one without a good checkpoint.
     """
     directory = Path(directory)
-    config, run = (workdir.read_json(directory / name) for name in ("config.json", "run.json"))
+    config, run = workdir.read_run(directory)
     module = models.build(**config["model"], num_classes=run["data"]["num_classes"])
     images = jnp.zeros((1, *run["data"]["image_shape"]))
     template = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
     checkpoints = Checkpoints(directory, read_only=True)
-    chosen = checkpoints.chosen()
-    if chosen is None:
-        raise UserError(f"{directory} has no checkpoint yet")
-    variables = checkpoints.read_variables(chosen, template)
-    checkpoints.close()
+    try:
+        chosen, variables = checkpoints.result(template)
+    finally:
+        checkpoints.close()
     return module, variables, run, chosen
 
 
@@ -65,9 +67,9 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
       split: 'train', 'validation' or 'test'.
       data: fields of the config's data section to replace, e.g. {'source': 'idx:/elsewhere'}.
     Raises:
-      UserError: no such split, or data of another shape or number of classes than the network was trained on.
+      UserError: no such split, or other classes or shapes than the network was trained on.
     """
-    config = workdir.read_json(Path(directory) / "config.json")
+    config, _ = workdir.read_run(Path(directory))
     section = ml_collections.ConfigDict(config["data"] | (data or {}))
     dataset = sources.load(section)
     module, variables, run, step = load_run(directory)
@@ -76,6 +78,16 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
         shape = [*dataset.spec.image_shape]
         raise UserError(f"{section.source} has {dataset.spec.num_classes} classes and {shape} images, "
                         f"but the network was trained on {trained['num_classes']} and {trained['image_shape']}")
+    names, theirs = dataset.spec.class_names, tuple(trained["class_names"])
+    unnamed = tuple(str(i) for i in range(len(names)))
+    if names != theirs and unnamed not in (names, theirs):
+        raise UserError(f"{section.source} has the classes {', '.join(names)}, but the network was trained on "
+                        f"{', '.join(theirs)}")
+    if not data and dataset.spec.digest != trained["digest"]:
+        if split != "test":
+            raise UserError(f"the images of {section.source} have changed since the run: what is {split} now may have "
+                            "been something else in training")
+        log.warning("the images of %s have changed since the run", section.source)
     if split not in dataset.splits:
         raise UserError(f"{section.source} has no split {split!r}, only {', '.join(dataset.splits)}")
     # Normalised as in training, also where the data are others.

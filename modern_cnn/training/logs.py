@@ -1,4 +1,5 @@
 """What a person sees of a run: a progress bar or plain lines, metrics.jsonl, TensorBoard files, curves.png, a table."""
+import contextlib
 import json
 import logging
 import os
@@ -11,22 +12,23 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from modern_cnn.errors import UserError
-
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 8  # steps that may wait on the device: enough to keep it busy, few enough to stop within seconds
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line that a kill cut short is left out."""
-    records = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
+    """The records of a metrics.jsonl. Bad lines are left out, with a warning unless it is a last one, cut by a kill."""
+    records, lines = [], path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not {"step", "epoch", "split", "loss", "accuracy"} <= record.keys():
+                raise ValueError
+            records.append(record)
+        except (ValueError, AttributeError):
+            if number < len(lines):
+                log.warning("line %d of %s is not a record; it is left out", number, path)
     return records
 
 
@@ -40,7 +42,9 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, step: int, total_steps: int, batch_size: int):
-        from tensorboardX import SummaryWriter
+        # Written in this thread: SummaryWriter's own thread dies on a full disk, and whoever waits for it hangs.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._path = workdir / "metrics.jsonl"
         kept = [record for record in read_metrics(self._path) if record["step"] <= step]
@@ -48,7 +52,11 @@ class RunLog:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(temporary, self._path)
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
+        if step:  # TensorBoard forgets what an earlier process wrote beyond this step
+            self._board.write_event(Event(wall_time=time.time(), step=step + 1,
+                                          session_log=SessionLog(status=SessionLog.START)))
         self._batch_size, self._step = batch_size, step
         self._pending: deque[tuple[int, jax.Array]] = deque()
         # On a terminal tqdm shows images/s and the time left; elsewhere `train` and `evaluation` print plain lines.
@@ -56,7 +64,7 @@ class RunLog:
                          disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
         self._start = self._mark = (time.perf_counter(), step)  # when this process, and this log interval, began
         self._total_steps = total_steps
-        self.training_seconds = 0.0  # without evaluation, checkpoints and start-up
+        self.training_seconds = 0.0  # without evaluation and start-up
 
     def tick(self, step: int, value: jax.Array) -> None:
         """Called after every step with a small array of its output: moves the bar, without waiting for the device.
@@ -72,7 +80,7 @@ class RunLog:
             self._bar.update(done * self._batch_size - self._bar.n)
 
     def restart(self) -> None:
-        """Training goes on after an evaluation or a checkpoint, whose time is not counted as training's."""
+        """Training goes on after an evaluation, whose time is not counted as training's."""
         self._mark = (time.perf_counter(), self._mark[1])
 
     def train(self, step: int, epoch: float, means: dict[str, float], learning_rate: float) -> None:
@@ -98,21 +106,22 @@ class RunLog:
                  means["loss"], means["accuracy"])
 
     def _write(self, step: int, epoch: float, split: str, values: dict[str, float]) -> None:
-        try:
-            self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split} | values) + "\n")
-            self._file.flush()
-            for name, value in values.items():
-                self._board.add_scalar(f"{name}/{split}" if name in ("loss", "accuracy", "top5") else name, value, step)
-            self._board.flush()
-        except OSError as e:
-            raise UserError(f"cannot write {self._path}: {e.strerror or e}; free some space and run the same command "
-                            "again") from e
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split} | values) + "\n")
+        self._file.flush()
+        scalars = [Summary.Value(tag=f"{name}/{split}" if name in ("loss", "accuracy", "top5") else name,
+                                 simple_value=value) for name, value in values.items()]
+        self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
+        self._board.flush()
 
     def close(self) -> None:
         """Ends the bar and the files. Once is enough; again does nothing."""
         self._bar.close()
-        self._file.close()
-        self._board.close()
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError, ValueError):  # a full disk has been reported, by what was being written
+                file.close()
 
 
 def duration(seconds: float) -> str:

@@ -14,8 +14,8 @@ from jax import lax
 from modern_cnn import models
 from modern_cnn.data import augment, batches, sources
 from modern_cnn.errors import UserError
-from modern_cnn.training import logs, optim, steps, workdir
-from modern_cnn.training.checkpoint import Checkpoints
+from modern_cnn.training import logs, optim, settings, steps, workdir
+from modern_cnn.training.checkpoint import Checkpoints, saved_steps
 from modern_cnn.training.evaluation import compile_eval, evaluate
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
@@ -34,21 +34,12 @@ class Plan:
     schedule: Callable[[jax.Array], jax.Array]
 
 
-def check_names(config) -> None:
-    """A misspelt network, option, optimiser or schedule is told before the data are decoded. Raises UserError."""
-    models.build(**config.model)
-    optim.make_optimizer(config.optimizer, optim.make_schedule(config.schedule, 1.0, 1, 10**9))
-
-
 def make_plan(config, spec: sources.Spec) -> Plan:
     """Raises UserError for a batch larger than the training set, or no steps at all."""
     batch_size, train_size = config.data.batch_size, spec.sizes["train"]
-    if batch_size < 1 or batch_size > train_size:
-        raise UserError(f"config.data.batch_size={batch_size} must be between 1 and the {train_size} training images "
-                        f"of {spec.source}")
-    if config.epochs < 1 or config.eval_every_epochs < 1 or config.max_steps < 0 or config.log_every_steps < 0:
-        raise UserError("config.epochs and config.eval_every_epochs must be at least 1, config.max_steps and "
-                        "config.log_every_steps at least 0")
+    if batch_size > train_size:
+        raise UserError(f"config.data.batch_size={batch_size} is more than the {train_size} training images of "
+                        f"{spec.source}")
     steps_per_epoch = train_size // batch_size
     total = config.epochs * steps_per_epoch
     peak = optim.peak_learning_rate(config.optimizer, batch_size)
@@ -60,13 +51,14 @@ def build_model(model: dict[str, Any], spec: sources.Spec):
     """The network of a config's `model` section for a data set. Raises UserError where the images do not fit it."""
     module = models.build(**model, num_classes=spec.num_classes)
     try:
-        jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, *spec.image_shape)), train=False))
-    except (ValueError, TypeError) as e:
+        jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((2, *spec.image_shape)), train=True))
+    except (ValueError, TypeError, ZeroDivisionError) as e:
         if isinstance(e, UserError):
             raise
         height, width, channels = spec.image_shape
-        raise UserError(f"the network {model['name']!r} cannot take the {height}x{width}x{channels} images of "
-                        f"{spec.source}: {e} (--config.data.image_size=N resizes them)") from e
+        hint = " (--config.data.image_size=N resizes them)" if "too small" in str(e) else ""
+        raise UserError(f"the network {model['name']!r} cannot be built for the {height}x{width}x{channels} images of "
+                        f"{spec.source}: {e}{hint}") from e
     return module
 
 
@@ -122,7 +114,7 @@ class Run:
     """One training run: what `train_and_evaluate` builds, and the steps it takes with it."""
 
     def __init__(self, config, directory: Path):
-        check_names(config)
+        settings.check(config)
         dataset = sources.load(config.data)
         self.config, self.directory, self.spec = config, directory, dataset.spec
         self.plan = make_plan(config, self.spec)
@@ -130,7 +122,11 @@ class Run:
         self.state = create_state(config, self.spec, self.plan, init_key)
         self.metrics = Metrics.empty()
         self.parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        workdir.record(directory, config.to_dict(), workdir.describe_run(self.spec, self.parameters))
+        saved = saved_steps(directory)
+        if saved and saved[-1] > self.plan.total_steps:
+            raise UserError(f"{directory} is at step {saved[-1]} already, beyond the {self.plan.total_steps} steps "
+                            "that config.epochs and config.max_steps now ask for")
+        workdir.record(directory, config.to_dict(), workdir.describe_run(self.spec, self.parameters), bool(saved))
         self.checkpoints = Checkpoints(directory)
         restored = self.checkpoints.restore(self.state, self.metrics)
         if restored:
@@ -161,8 +157,12 @@ class Run:
             self.log.tick(self.step, done)
             if self.step == end or self._log_due(self.step % plan.steps_per_epoch, end - self.step):
                 self.log_train()
-            if config.checkpoint_every_steps and self.step % config.checkpoint_every_steps == 0 and self.step < end:
+            if self.step < end and self._save_due():
                 self.save()
+
+    def _save_due(self) -> bool:
+        every = self.config.checkpoint_every_steps
+        return bool(every) and self.step % every == 0
 
     def _log_due(self, position: int, left: int) -> bool:
         """Counted within the epoch; a record that the end of the epoch would soon follow is left to that."""
@@ -185,8 +185,8 @@ class Run:
                 f"the loss is not finite at step {bad_step} (epoch {bad_step / self.plan.steps_per_epoch:.2f}); "
                 + (f"the last good checkpoint, step {kept[-1]}, is kept in {self.directory}. " if kept else
                    "no checkpoint had been written yet. ")
-                + f"Lower config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}), or add "
-                "--debug_nans to see which operation it was")
+                + f"Lower config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}) in another "
+                "--workdir, or add --debug_nans to see which operation it was")
 
     def save(self, validation: dict[str, float] | None = None) -> None:
         """A checkpoint of this step, unless the run has become non-finite."""
@@ -200,6 +200,8 @@ class Run:
         epoch, rest = divmod(self.step, self.plan.steps_per_epoch)
         last = self.step >= self.plan.total_steps
         if not last and (rest or epoch % self.config.eval_every_epochs):
+            if self._save_due():
+                self.save()
             return
         validation = self.score("validation") if "validation" in self.data else None
         if self.config.test_every_epoch:
@@ -236,12 +238,8 @@ class Run:
 
     def conclude(self) -> dict[str, Any]:
         """The scores of the chosen checkpoint, each measured once; curves.png and the final table."""
-        chosen = self.checkpoints.chosen()
-        state = self.state
-        if chosen != self.step:
-            variables = self.checkpoints.read_variables(chosen, state.variables)
-            params = variables.pop("params")
-            state = state.replace(params=params, collections=variables)
+        chosen, variables = self.checkpoints.result(self.state.variables)
+        state = self.state.replace(params=variables.pop("params"), collections=variables)
         records = logs.read_metrics(self.directory / "metrics.jsonl")
         for split in ("validation", "test"):
             if split not in self.data:
@@ -285,13 +283,14 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
       directory: the workdir; holds config.json, run.json, metrics.jsonl, checkpoints/, tensorboard/, curves.png.
       profile: record PROFILE_STEPS into `directory`/profile.
     Returns:
-      {'step': the chosen checkpoint, 'train', 'validation', 'test': {'loss', 'accuracy', ...}}.
+      {'step': the chosen checkpoint, 'test' and where there are any 'validation' and 'train': {'loss', 'accuracy', ...}};
+      'train' is the last record of this process.
     Raises:
       UserError: bad input, or a run that cannot go on; whatever was saved stays.
       SystemExit: stopped by SIGTERM (143) or SIGINT (130), after a checkpoint.
     """
     directory = Path(directory)
-    with workdir.lock(directory), contextlib.ExitStack() as closing:
+    with workdir.disk_errors(directory), workdir.lock(directory), contextlib.ExitStack() as closing:
         # As a context too: JAX 0.10 stops checking once one of its own functions has paused the check in this thread.
         closing.enter_context(jax.debug_nans(jax.config.jax_debug_nans))
         run = Run(config, directory)
@@ -303,10 +302,16 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
         stop = closing.enter_context(_stop_signals())
         run.log.restart()
         while run.step < run.plan.total_steps and not stop:
+            before = run.step
             run.train_epoch(stop, profile)
+            if run.step == before:  # a signal came before the first step
+                break
             if run.step % run.plan.steps_per_epoch == 0 or run.step >= run.plan.total_steps:
                 run.finish_epoch()
         run.stop_profile()
+        if profile and run.step - run.resumed_at <= PROFILE_STEPS[0]:
+            log.warning("nothing was profiled: that begins after %d steps, and this process did %d", PROFILE_STEPS[0],
+                        run.step - run.resumed_at)
         if stop and run.step < run.plan.total_steps:
             if run.saved_at < run.step:
                 run.save()

@@ -31,9 +31,11 @@ class Metrics(struct.PyTreeNode):
         """Of a batch: logits [N, K], labels int [N]; examples where `mask` [N] is False count nowhere."""
         mask = jnp.ones(labels.shape, bool) if mask is None else mask
         losses = jnp.where(mask, cross_entropy(logits, labels), 0)
-        # An example's rank: how many classes score higher. NaN logits rank nobody, so they are never correct.
+        # An example's rank: how many classes are ahead of its own. Of equal logits the first class is ahead, as in
+        # argmax, or a dead network would be right about everything. NaN is ahead of all, so it is never correct.
         own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        better = jnp.sum(~(logits <= own), axis=1)
+        first = jnp.arange(logits.shape[1]) < labels[:, None]
+        better = jnp.sum(~(logits <= own) | ((logits == own) & first), axis=1)
         loss = jnp.sum(losses)
         return cls(loss, jnp.sum(mask & (better < 1)), jnp.sum(mask & (better < 5)), jnp.sum(mask, dtype=jnp.int32),
                    jnp.where(jnp.isfinite(loss), -1, step).astype(jnp.int32))

@@ -36,8 +36,11 @@ def make_schedule(schedule, peak: float, steps_per_epoch: int, total_steps: int)
     if schedule.name == "constant":
         after = optax.constant_schedule(peak)
     elif schedule.name == "step":
-        after = optax.piecewise_constant_schedule(
-            peak, {round(epoch * steps_per_epoch) - warmup: schedule.factor for epoch in schedule.milestones})
+        drops: dict[int, float] = {}
+        for epoch in schedule.milestones:
+            step = round(epoch * steps_per_epoch) - warmup
+            drops[step] = drops.get(step, 1.0) * schedule.factor
+        after = optax.piecewise_constant_schedule(peak, drops)
     elif schedule.name == "cosine":
         after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup))
     else:

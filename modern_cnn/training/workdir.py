@@ -1,5 +1,6 @@
 """A run's directory: who may write it, what it was started with, and whether this is the same run again."""
 import contextlib
+import dataclasses
 import fcntl
 import importlib.metadata
 import json
@@ -19,7 +20,8 @@ from modern_cnn.errors import UserError
 log = logging.getLogger(__name__)
 
 # What may change when a run is resumed; everything else would make it another run.
-FREE = ("epochs", "max_steps", "log_every_steps", "checkpoint_every_steps", "eval_every_epochs", "test_every_epoch")
+FREE = ("max_steps", "log_every_steps", "checkpoint_every_steps", "eval_every_epochs", "test_every_epoch")
+LENGTH = ("epochs",)  # may change too, unless the learning rate follows it
 PLACES = ("data.source", "data.manual_dir")  # may change too, as long as the same images are there
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -39,6 +41,16 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path.parent} is not a run's workdir: it has no {path.name}") from None
     except (OSError, ValueError) as e:
         raise UserError(f"cannot read {path}: {e}") from e
+
+
+@contextlib.contextmanager
+def disk_errors(workdir: Path) -> Iterator[None]:
+    """A full or broken disk, told as a UserError."""
+    try:
+        yield
+    except OSError as e:
+        raise UserError(f"cannot write {e.filename or workdir}: {e.strerror or e}; mend that (free some space?) and "
+                        "run the same command again") from e
 
 
 @contextlib.contextmanager
@@ -62,10 +74,10 @@ def lock(workdir: Path) -> Iterator[None]:
             holder = file.read().strip() or "unknown"
             raise UserError(f"another process (pid {holder}) is training in {workdir}; "
                             "wait for it, stop it, or choose another --workdir") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         try:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
             yield
         finally:
             if new and [*workdir.iterdir()] == [path]:  # a run that was refused before it began leaves nothing
@@ -78,8 +90,11 @@ def _commit() -> str:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "unknown"
-    result = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True,
-                            text=True, check=False)
+    try:
+        result = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=12"],
+                                capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return "unknown"
     return result.stdout.strip() or "unknown"
 
 
@@ -105,36 +120,49 @@ def _flat(tree: dict, prefix: str = "config") -> dict[str, Any]:
     return flat
 
 
-def record(workdir: Path, config: dict[str, Any], run: dict[str, Any]) -> None:
-    """Writes config.json and run.json, or on a directory that has them checks that this is the same run.
+def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(config.json, run.json). Raises UserError where they are missing, or lack what they should hold."""
+    config, run = read_json(workdir / "config.json"), read_json(workdir / "run.json")
+    for name, content, keys in (("config.json", config, ("model", "data", "schedule")),
+                                ("run.json", run, ("versions", "data"))):
+        lacking = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), dict)]
+        lacking += [] if lacking or name == "config.json" else [
+            f"data.{field.name}" for field in dataclasses.fields(Spec) if field.name not in content["data"]]
+        if lacking:
+            raise UserError(f"{workdir / name} lacks {', '.join(lacking)}: it was not written by a run, or was edited")
+    return config, run
+
+
+def record(workdir: Path, config: dict[str, Any], run: dict[str, Any], resuming: bool) -> None:
+    """Writes config.json and run.json; where there are checkpoints, checks first that this is the same run.
 
     Raises:
       UserError: another model, data set or training setting, with every difference named.
     """
     run = json.loads(json.dumps(run))  # as it will be read back: tuples are lists
     config = json.loads(json.dumps(config))
-    if not (workdir / "config.json").exists():
-        if (workdir / "checkpoints").exists():
-            raise UserError(f"{workdir} has checkpoints but no config.json: not a run that can be resumed")
+    if not resuming:
         write_json(workdir / "run.json", run)
-        write_json(workdir / "config.json", config)  # last: its presence says that both are there
+        write_json(workdir / "config.json", config)
         return
-    old, new = _flat(read_json(workdir / "config.json")), _flat(config)
+    if not (workdir / "config.json").exists():
+        raise UserError(f"{workdir} has checkpoints but no config.json: not a run that can be resumed")
+    config_before, before = read_run(workdir)
+    old, new = _flat(config_before), _flat(config)
     changed = [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
-    before = read_json(workdir / "run.json")
     was, now = before["data"], run["data"]
     data = [f"the data set's {field} was {was[field]}, is {now[field]}"
             for field in ("digest", "image_shape", "num_classes", "sizes") if was[field] != now[field]]
-    free = FREE if data else FREE + PLACES
+    free = FREE + (() if data else PLACES) + (() if config["schedule"]["name"] == "cosine" else LENGTH)
     refused = [f"{key} was {a!r}, is {b!r}" for key, a, b in changed if key.removeprefix("config.") not in free] + data
     if refused:
         raise UserError(f"{workdir} holds a different run: {'; '.join(refused)}. Choose another --workdir, or repeat "
                         "the command it was started with")
     for key, a, b in changed:
         log.info("resuming with %s=%r (was %r)", key, b, a)
-    for field in ("versions", "platform", "device", "device_count"):
-        if before[field] != run[field]:
-            log.warning("this run was started with %s %s and goes on with %s: results may differ in the last bits",
-                        field, before[field], run[field])
+    for field in ("versions", "commit", "platform", "device", "device_count"):
+        if before.get(field) != run[field]:
+            log.warning("this run was started with %s %s and goes on with %s: results may differ", field,
+                        before.get(field), run[field])
     write_json(workdir / "run.json", run)
     write_json(workdir / "config.json", config)

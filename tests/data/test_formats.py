@@ -242,7 +242,7 @@ def test_cifar_pickle_does_not_run_code(tmp_path):
     files.write_cifar10(tmp_path)
     batch = {"data": Malicious(tmp_path / "owned"), "labels": []}
     (tmp_path / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
-    refused(f"cifar:{tmp_path}", tmp_path / "test_batch", "wants to run io.open")
+    refused(f"cifar:{tmp_path}", tmp_path / "test_batch", "wants to run")
     assert not (tmp_path / "owned").exists()
 
 

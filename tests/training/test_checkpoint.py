@@ -2,6 +2,9 @@
 import resource
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +15,7 @@ from modern_cnn.errors import UserError
 from modern_cnn.training import evaluation, loop
 from modern_cnn.training.checkpoint import Checkpoints, _digest
 
+ROOT = Path(__file__).resolve().parents[2]
 # TensorStore leaves futures of a failed read or write to the garbage collector, after Orbax closed their event loop.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -44,8 +48,10 @@ def delete_variables(step):
 
 
 @pytest.fixture
-def finished(config, tmp_path):
+def finished(request, config, tmp_path):
     """A run of three epochs with a checkpoint after each (the newest two are kept), and its parameters."""
+    config.data.validation = getattr(request, "param", 0.0)
+    config.data.batch_size = 128 if not config.data.validation else 90  # eleven steps an epoch either way
     loop.train_and_evaluate(config, tmp_path / "run")
     _, variables = modern_cnn.load(tmp_path / "run")
     return tmp_path / "run", variables
@@ -63,15 +69,15 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("damage", [truncate_largest, zero_all, flip_a_bit, delete_half_of_the_files, delete_variables])
+@pytest.mark.parametrize("finished", [0.0, 0.3], indirect=True, ids=["", "validation"])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, config, finished, caplog):
     workdir, variables = finished
     assert steps_of(workdir) == [22, 33]
     damage(workdir / "checkpoints" / "33")
     loop.train_and_evaluate(config, workdir)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name.startswith("modern_cnn")]
-    assert len(warnings) == 1
     assert "the checkpoint of step 33 is damaged" in warnings[0]
-    assert "step 22 is taken" in warnings[0]
+    assert len(warnings) <= 2
     assert (workdir / "checkpoints_damaged" / "33").is_dir()
     assert steps_of(workdir) == [22, 33]
     assert same(modern_cnn.load(workdir)[1], variables)  # trained again from 22, to the same bits
@@ -84,8 +90,16 @@ def test_all_checkpoints_damaged_is_said_and_nothing_is_touched(config, finished
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read \(step 33: .*move that directory away"):
         loop.train_and_evaluate(config, workdir)
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["22", "33"]
-    with pytest.raises(UserError, match=r"step 33 .* cannot be read"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
         modern_cnn.load(workdir)
+
+
+@pytest.mark.usefixtures("first_of_four_is_best")
+def test_a_damaged_best_checkpoint_is_passed_over_for_the_next_best(config, tmp_path, caplog):
+    assert loop.train_and_evaluate(config, tmp_path / "run")["step"] == 8
+    zero_all(tmp_path / "run" / "checkpoints" / "8" / "variables")
+    assert evaluation.load_run(tmp_path / "run")[3] == 24
+    assert "the checkpoint of step 8 is damaged" in caplog.text
 
 
 def test_digest_changes_with_every_single_value_and_with_order():
@@ -97,8 +111,9 @@ def test_digest_changes_with_every_single_value_and_with_order():
     assert _digest({"a": tree["a"][::-1], "b": tree["b"]})[0] != before[0]
 
 
-def test_best_and_newest_are_kept(config, tmp_path, monkeypatch):
-    """The first epoch is made the best on validation: it must outlive the newest two."""
+@pytest.fixture
+def first_of_four_is_best(config, monkeypatch):
+    """Four epochs, and what validation shall say of them."""
     scores = iter([0.9, 0.1, 0.3, 0.2])
     config.epochs, config.data.validation = 4, 0.2
     score = loop.Run.score
@@ -108,6 +123,11 @@ def test_best_and_newest_are_kept(config, tmp_path, monkeypatch):
         return {"accuracy": next(scores), "loss": 1.0} if split == "validation" else means
 
     monkeypatch.setattr(loop.Run, "score", scripted)
+
+
+@pytest.mark.usefixtures("first_of_four_is_best")
+def test_best_and_newest_are_kept(config, tmp_path):
+    """The best must outlive the newest two."""
     result = loop.train_and_evaluate(config, tmp_path / "run")
     first = result["step"]
     assert first == 1437 * 4 // 5 // 128
@@ -157,6 +177,28 @@ def write_idx(directory, images):
             (directory / f"{split}-{name}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
 
 
+def test_more_epochs_are_refused_where_the_learning_rate_follows_their_number(config, tmp_path):
+    config.schedule.name = "cosine"
+    loop.train_and_evaluate(config, tmp_path / "run")
+    config.epochs = 5
+    with pytest.raises(UserError, match=r"config\.epochs was 3, is 5"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_fewer_steps_than_done_are_refused(config, finished):
+    config.epochs = 1
+    with pytest.raises(UserError, match="is at step 33 already, beyond the 11 steps"):
+        loop.train_and_evaluate(config, finished[0])
+
+
+def test_a_run_refused_before_its_first_checkpoint_can_be_corrected(config, tmp_path):
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match="not finite"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    config.optimizer.learning_rate = 0.1
+    assert loop.train_and_evaluate(config, tmp_path / "run")["step"] == 33
+
+
 def test_more_epochs_go_on_with_the_run(config, finished):
     workdir, _ = finished
     config.epochs = 4
@@ -165,7 +207,7 @@ def test_more_epochs_go_on_with_the_run(config, finished):
 
 
 def test_checkpoints_without_a_config_are_refused(config, tmp_path):
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "22").mkdir(parents=True)
     with pytest.raises(UserError, match=r"has checkpoints but no config\.json"):
         loop.train_and_evaluate(config, tmp_path / "run")
 
@@ -186,3 +228,19 @@ def test_a_full_disk_at_a_checkpoint_is_one_clear_error_and_the_last_good_one_st
     assert steps_of(workdir)[-1] == 33
     loop.train_and_evaluate(config, workdir)
     assert steps_of(workdir) == [55, 66]
+
+
+@pytest.mark.parametrize("limit", [700, 3000, 20000], ids=lambda limit: f"{limit} bytes a file")
+def test_a_full_disk_is_one_line_and_a_code(limit, tmp_path):
+    """Wherever it strikes first: the run's files, the log, or a checkpoint."""
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts/train.py", f"--config={ROOT / 'configs/quickstart.py'}", "--config.epochs=40",
+         "--config.data.image_size=16", "--config.eval_every_epochs=20", f"--workdir={tmp_path / 'run'}"],
+        capture_output=True, text=True, timeout=120, check=False,
+        preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+                            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))))
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert "written" in result.stderr or "cannot write" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) <= 2  # a warning that the data could not be cached may come first

@@ -12,6 +12,7 @@ import modern_cnn
 from modern_cnn.data import augment, sources
 from modern_cnn.errors import UserError
 from modern_cnn.training import evaluation, logs, loop, optim, workdir
+from modern_cnn.training.checkpoint import saved_steps
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 
@@ -141,10 +142,42 @@ def test_nothing_is_fetched_from_the_device_between_logs(config, tmp_path, monke
     assert fetched == [1, 2] * 3  # training at steps 5 and 11, then the test split
 
 
+def test_a_signal_before_the_first_step_of_an_epoch_changes_nothing(config, tmp_path, monkeypatch):
+    order = loop.batches.epoch_order
+
+    def terminate_in_the_second(seed, epoch, size):
+        if epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return order(seed, epoch, size)
+
+    monkeypatch.setattr(loop.batches, "epoch_order", terminate_in_the_second)
+    config.test_every_epoch = True
+    with pytest.raises(SystemExit):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert [r["step"] for r in records(tmp_path / "run", "test")] == [11]
+    monkeypatch.setattr(loop.batches, "epoch_order", order)
+    loop.train_and_evaluate(config, tmp_path / "run")
+    assert [r["step"] for r in records(tmp_path / "run", "test")] == [11, 22, 33]
+
+
+def test_checkpoints_by_steps_count_epoch_ends_too(config, tmp_path):
+    config.checkpoint_every_steps, config.eval_every_epochs = 11, 100
+    loop.train_and_evaluate(config, tmp_path / "run")
+    assert saved_steps(tmp_path / "run") == [22, 33]
+
+
 @pytest.mark.parametrize(("field", "value", "message"), [
-    ("data.batch_size", 1438, "batch_size=1438 must be between 1 and the 1437 training images of digits"),
-    ("data.batch_size", 0, "batch_size=0 must be between"),
-    ("epochs", 0, "config.epochs and config.eval_every_epochs must be at least 1"),
+    ("optimizer.base_batch_size", -256, "base_batch_size=-256 must be a number of at least 0"),
+    ("optimizer.momentum", 1.5, r"momentum=1\.5 must be a number between 0 and 1"),
+    ("schedule.warmup_epochs", -1.0, r"warmup_epochs=-1\.0 must be"),
+    ("augment.zoom", 2.0, r"augment\.zoom=2\.0 must be a number between 0 and 0\.99"),
+    ("model.dropout_rate", 1.5, "cannot be built for .*a dropout rate is a probability"),
+    ("model.hidden_sizes", (0,), "cannot be built for"),
+    ("model.num_classes", 3, r"the data say how many classes there are \(config\.data\.num_classes\)"),
+    ("model.dtype", jnp.bfloat16, "a dtype goes by its name"),
+    ("data.batch_size", 1438, "batch_size=1438 is more than the 1437 training images of digits"),
+    ("data.batch_size", 0, "config.data.batch_size=0 must be a number of at least 1"),
+    ("epochs", 0, "config.epochs=0 must be a number of at least 1"),
     ("model.name", "lenet", "has no option 'dropout_rate'"),
     ("data.normalize", "standart", "did you mean 'standard'"),
 ])
@@ -156,8 +189,9 @@ def test_bad_settings_are_refused_before_anything_is_written(field, value, messa
 
 
 def test_images_too_small_for_the_network(config, tmp_path):
-    config.model = {"name": "lenet_bn"}
-    with pytest.raises(UserError, match=r"'lenet_bn' cannot take the 8x8x1 images of digits.*image_size=N resizes"):
+    config.model.name = "lenet_bn"
+    config.model.hidden_sizes = config.model.dropout_rate = None  # options of the MLP
+    with pytest.raises(UserError, match=r"'lenet_bn' cannot be built for the 8x8x1 images of digits.*image_size=N"):
         loop.train_and_evaluate(config, tmp_path / "run")
 
 
@@ -210,9 +244,38 @@ def test_write_json_leaves_the_old_file_where_the_new_one_fails(tmp_path):
     assert workdir.read_json(tmp_path / "a.json") == {"x": 1}
 
 
-def test_a_cut_last_line_of_metrics_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert [r["step"] for r in logs.read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+def test_bad_lines_of_metrics_are_left_out_and_said_but_for_a_cut_last_one(tmp_path, caplog):
+    good = '{"step": %d, "epoch": 1.0, "split": "train", "loss": 1.0, "accuracy": 0.5}\n'
+    text = good % 1 + '\n5\n{"step": 3}\n' + good % 2
+    (tmp_path / "metrics.jsonl").write_bytes(text.encode() + b"\xff\xfe\n" + (good % 4).encode() + b'{"st')
+    assert [r["step"] for r in logs.read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 4]
+    assert [r.getMessage().split()[1] for r in caplog.records] == ["2", "3", "4", "6"]
+
+
+def test_other_classes_or_changed_images_are_not_scored_in_silence(config, tmp_path, caplog):
+    for name, classes in (("pets", ("cat", "dog")), ("insects", ("ant", "cat"))):
+        for i, label in enumerate(classes):
+            (tmp_path / name / label).mkdir(parents=True)
+            for j in range(20):
+                Image.fromarray(np.full((8, 8), 100 * i + j, np.uint8)).save(tmp_path / name / label / f"{j}.png")
+    config.data.source, config.data.batch_size, config.epochs = f"folder:{tmp_path / 'pets'}", 8, 1
+    loop.train_and_evaluate(config, tmp_path / "run")
+    with pytest.raises(UserError, match="has the classes ant, cat, but the network was trained on cat, dog"):
+        evaluation.evaluate_workdir(tmp_path / "run", data={"source": f"folder:{tmp_path / 'insects'}"})
+    (tmp_path / "pets" / "cat" / "0.png").unlink()
+    with pytest.raises(UserError, match="have changed since the run"):
+        evaluation.evaluate_workdir(tmp_path / "run", "train")
+    evaluation.evaluate_workdir(tmp_path / "run")
+    assert "have changed since the run" in caplog.text
+
+
+def test_a_lost_key_of_the_run_files_is_named(config, tmp_path):
+    loop.train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for use in (lambda: loop.train_and_evaluate(config, tmp_path / "run"),
+                lambda: evaluation.evaluate_workdir(tmp_path / "run")):
+        with pytest.raises(UserError, match=r"run\.json lacks versions, data"):
+            use()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])

@@ -50,6 +50,14 @@ def test_nan_logits_are_never_correct_and_the_first_bad_step_is_kept():
     assert int(good.merge(nan).merge(later).bad_step) == 7
 
 
+def test_equal_logits_rank_as_in_argmax():
+    constant = Metrics.of(jnp.zeros((100, 20)), jnp.arange(100) % 20).means(20)
+    assert (constant["accuracy"], constant["top5"]) == (0.05, 0.25)
+    coarse = jnp.round(jax.random.normal(jax.random.key(0), (500, 10)) * 2)
+    labels = jnp.arange(500) % 10
+    assert int(Metrics.of(coarse, labels).correct) == int(jnp.sum(jnp.argmax(coarse, 1) == labels))
+
+
 def test_bfloat16_logits_are_summed_in_float32():
     metrics = Metrics.of(jnp.zeros((3, 4), jnp.bfloat16), jnp.zeros(3, jnp.int32))
     assert metrics.loss.dtype == jnp.float32

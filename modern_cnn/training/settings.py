@@ -1,0 +1,52 @@
+"""What a config must hold, and within which bounds: checked before anything is read or written."""
+import json
+from math import inf
+
+import ml_collections
+
+from modern_cnn import models
+from modern_cnn.errors import UserError
+from modern_cnn.training import optim
+
+# field -> (smallest, largest) for numbers, None for text and lists.
+FIELDS = {
+    "seed": (0, 2**32 - 1), "epochs": (1, inf), "max_steps": (0, inf), "eval_every_epochs": (1, inf),
+    "test_every_epoch": (0, 1), "log_every_steps": (0, inf), "checkpoint_every_steps": (0, inf),
+    "model.name": None,
+    "data.source": None, "data.batch_size": (1, inf), "data.image_size": (0, inf), "data.normalize": None,
+    "data.validation": (0, 1), "data.num_classes": (0, inf), "data.manual_dir": None,
+    "augment.rotate": (0, 180), "augment.zoom": (0, 0.99), "augment.shift": (0, inf),
+    "optimizer.name": None, "optimizer.learning_rate": (0, inf), "optimizer.base_batch_size": (0, inf),
+    "optimizer.momentum": (0, 1), "optimizer.nesterov": (0, 1), "optimizer.weight_decay": (0, inf),
+    "schedule.name": None, "schedule.warmup_epochs": (0, inf), "schedule.milestones": None, "schedule.factor": (0, inf),
+}
+
+
+def check(config) -> None:
+    """Raises UserError for a missing field, a number out of bounds, or a name that does not exist."""
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"the config is a {type(config).__name__}; get_config() must return a ConfigDict, made by "
+                        "base.get_config()")
+    for field, bounds in FIELDS.items():
+        section = config
+        for part in field.split("."):
+            if not hasattr(section, "keys") or part not in section:
+                raise UserError(f"the config lacks config.{field}; start it from base.get_config()")
+            section = section[part]
+        if bounds is None:
+            continue
+        low, high = bounds
+        if not isinstance(section, (int, float)) or not low <= section <= high:
+            raise UserError(f"config.{field}={section!r} must be a number "
+                            + (f"of at least {low}" if high == inf else f"between {low} and {high}"))
+    if not all(isinstance(epoch, (int, float)) and epoch >= 0 for epoch in config.schedule.milestones):
+        raise UserError(f"config.schedule.milestones={config.schedule.milestones} must be epochs, at least 0")
+    if "num_classes" in config.model:
+        raise UserError("config.model.num_classes: the data say how many classes there are (config.data.num_classes)")
+    try:
+        json.dumps(config.to_dict())
+    except TypeError as e:
+        raise UserError(f"the config holds something else than numbers, text and lists: {e}; a dtype goes by its name, "
+                        "'bfloat16'") from e
+    models.build(**config.model)
+    optim.make_optimizer(config.optimizer, optim.make_schedule(config.schedule, 1.0, 1, 10**9))
