@@ -283,7 +283,7 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
       directory: the workdir; holds config.json, run.json, metrics.jsonl, checkpoints/, tensorboard/, curves.png.
       profile: record PROFILE_STEPS into `directory`/profile.
     Returns:
-      {'step': the chosen checkpoint, 'test' and where there are any 'validation' and 'train': {'loss', 'accuracy', ...}};
+      {'step': the chosen checkpoint, 'test', and where there are any 'validation', 'train': {'loss', 'accuracy', ..}};
       'train' is the last record of this process.
     Raises:
       UserError: bad input, or a run that cannot go on; whatever was saved stays.
