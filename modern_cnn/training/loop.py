@@ -262,7 +262,7 @@ class Run:
         rows = [
             ("network", f"{self.config.model.name}, {self.parameters:,} parameters"),
             ("data", f"{self.spec.origin}, " + ", ".join(f"{n:,} {split}" for split, n in self.spec.sizes.items())),
-            ("device", f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"),
+            ("device", f"{jax.devices()[0].device_kind} ({jax.default_backend()}), 1 of {jax.device_count()} used"),
             ("trained", f"{self.step:,} steps of {self.plan.batch_size} images, {self.epoch:.4g} epochs"
              + (f" ({trained:,} steps in this process)" if self.resumed_at else "")),
         ]
