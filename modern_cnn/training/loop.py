@@ -51,7 +51,11 @@ def build_model(model: dict[str, Any], spec: sources.Spec):
     """The network of a config's `model` section for a data set. Raises UserError where the images do not fit it."""
     module = models.build(**model, num_classes=spec.num_classes)
     try:
-        jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((2, *spec.image_shape)), train=True))
+        images = jnp.zeros((2, *spec.image_shape))
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=True))["params"]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+            if leaf.size == 0:
+                raise ValueError(f"its {jax.tree_util.keystr(path)} would have the shape {leaf.shape}")
     except (ValueError, TypeError, ZeroDivisionError) as e:
         if isinstance(e, UserError):
             raise
