@@ -1,4 +1,5 @@
 """Whole runs, in this process: what they write, where they end, and what stops them."""
+import dataclasses
 import json
 import signal
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 import modern_cnn
-from modern_cnn.data import augment, sources
+from modern_cnn.data import augment, batches, sources
 from modern_cnn.errors import UserError
 from modern_cnn.training import evaluation, logs, loop, optim, workdir
 from modern_cnn.training.checkpoint import saved_steps
@@ -66,6 +67,30 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(config):
         assert int(metrics.count) == 360
         assert int(metrics.correct) == int(whole.correct)
         assert np.isclose(metrics.loss, whole.loss, rtol=1e-5)
+
+
+def test_an_epoch_visits_every_image_once_and_no_two_steps_draw_alike(config, monkeypatch):
+    """The compiled step around a train step that only notes which images came, and how they looked."""
+    def note(state, batch, _):
+        seen = state.params["seen"].at[batch["label"]].add(1)
+        looks = state.params["looks"].at[state.step].set(batch["image"][0].sum())
+        return state.replace(step=state.step + 1, params={"seen": seen, "looks": looks}), Metrics.empty()
+
+    monkeypatch.setattr(loop.steps, "train_step", note)
+    config.augment.rotate, config.augment.shift = 20.0, 1.0
+    spec = dataclasses.replace(sources.load(config.data).spec, mean=(0.0,), std=(1.0,))
+    step = loop.compile_train(config, spec, loop.Plan(3, 4, 8, lambda _: 0.1), jax.random.key(0))
+    images = jnp.tile(jnp.arange(64, dtype=jnp.uint8).reshape(1, 8, 8, 1), (13, 1, 1, 1))
+    state = TrainState(jnp.int32(0), {"seen": jnp.zeros(13, jnp.int32), "looks": jnp.zeros(8)}, {}, (), None, None)
+    counts = []
+    for epoch in range(2):
+        for _ in range(4):
+            order = jnp.asarray(batches.epoch_order(0, epoch, 13))
+            state, _, _ = step(state, Metrics.empty(), (images, jnp.arange(13)), order)
+        counts.append(np.array(state.params["seen"]))
+    first, second = counts[0], counts[1] - counts[0]
+    assert sorted(first) == sorted(second) == [0] + [1] * 12
+    assert len(set(np.array(state.params["looks"]).tolist())) == 8
 
 
 def test_max_steps_ends_with_evaluation_and_checkpoint(config, tmp_path):
