@@ -57,7 +57,7 @@ class RunLog:
         if step:  # TensorBoard forgets what an earlier process wrote beyond this step
             self._board.write_event(Event(wall_time=time.time(), step=step + 1,
                                           session_log=SessionLog(status=SessionLog.START)))
-        self._batch_size, self._step = batch_size, step
+        self._batch_size = batch_size
         self._pending: deque[tuple[int, jax.Array]] = deque()
         # On a terminal tqdm shows images/s and the time left; elsewhere `train` and `evaluation` print plain lines.
         self._bar = tqdm(total=total_steps * batch_size, initial=step * batch_size, unit="img", unit_scale=True,
