@@ -226,7 +226,9 @@ class Run:
         start, count = PROFILE_STEPS
         if self.step - self.resumed_at == start:
             jax.block_until_ready(self.state)
-            jax.profiler.start_trace(self.directory / "profile", create_perfetto_trace=True)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # its hooks crash the process when one of Orbax's threads ends meanwhile
+            jax.profiler.start_trace(self.directory / "profile", create_perfetto_trace=True, profiler_options=options)
             self.tracing = True
         elif self.step - self.resumed_at == start + count:
             self.stop_profile()
