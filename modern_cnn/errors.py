@@ -1,6 +1,9 @@
 """What a person reads when the input is wrong: one line that says what, where, and what to do."""
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -14,3 +17,10 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
         return ""
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return (f"; did you mean {close[0]!r}?" if close else ";") + f" known: {', '.join(choices)}"
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """table[name]. Raises UserError, with the closest that exists, where there is none."""
+    if name not in table:
+        raise UserError(f"there is no {what} {name!r}{did_you_mean(name, table)}")
+    return table[name]

@@ -2,6 +2,7 @@
 
 Parameters are float32; `dtype` is what they and the input are cast to for computing (None: the wider of the two).
 """
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn import functional as F
-from modern_cnn.errors import UserError, did_you_mean
+from modern_cnn.errors import UserError, lookup
 from modern_cnn.functional.conv import Padding, Pair, explicit_padding, output_size, pair
 
 Initializer = Callable[..., jax.Array]
@@ -21,19 +22,46 @@ def fan_in_uniform(fan_in: int) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-# name -> (kernel initialiser, bias initialiser). A bias of None means `fan_in_uniform` of the layer it belongs to.
-INITIALIZERS = {
-    "xavier_uniform": (nn.initializers.xavier_uniform(), None),  # the textbook: PyTorch's layers, kernels redrawn
-    "keras": (nn.initializers.xavier_uniform(), nn.initializers.zeros),
-    "torch": (nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), None),
+def _he(fan: str) -> Initializer:
+    """N(0, 2 / fan), not truncated (He et al. 2015, "Delving deep into rectifiers", section 2.2)."""
+    return nn.initializers.variance_scaling(2, fan, "normal")
+
+
+_TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's own, of both kinds of layer
+_XAVIER, _NORMAL, _ZEROS = nn.initializers.xavier_uniform(), nn.initializers.normal(0.01), nn.initializers.zeros
+
+# name -> kind of layer -> (kernel initialiser, bias initialiser); a bias of None is `fan_in_uniform` of its own layer.
+INITIALIZERS: dict[str, dict[str, tuple[Initializer, Initializer | None]]] = {
+    "xavier_uniform": {"conv": (_XAVIER, None), "dense": (_XAVIER, None)},  # the textbook: biases stay PyTorch's
+    "keras": {"conv": (_XAVIER, _ZEROS), "dense": (_XAVIER, _ZEROS)},
+    "torch": {"conv": (_TORCH, None), "dense": (_TORCH, None)},
+    "normal": {"conv": (_NORMAL, _ZEROS), "dense": (_NORMAL, _ZEROS)},  # N(0, 0.01^2): Krizhevsky et al. 2012
+    "vgg": {"conv": (_he("fan_out"), _ZEROS), "dense": (_NORMAL, _ZEROS)},  # this and the next three: torchvision's
+    "googlenet": {"conv": (_NORMAL, None), "dense": (_NORMAL, None)},
+    "resnet": {"conv": (_he("fan_out"), None), "dense": (_TORCH, None)},
+    "densenet": {"conv": (_he("fan_in"), None), "dense": (_TORCH, _ZEROS)},
 }
 
 
-def initializers(name: str) -> dict[str, Initializer | None]:
-    """`kernel_init` and `bias_init` by name, for `Conv` and `Dense`. Raises UserError for an unknown name."""
-    if name not in INITIALIZERS:
-        raise UserError(f"there is no initializer {name!r}{did_you_mean(name, INITIALIZERS)}")
-    return dict(zip(("kernel_init", "bias_init"), INITIALIZERS[name], strict=True))
+def initializers(name: str, layer: str) -> dict[str, Initializer | None]:
+    """`kernel_init` and `bias_init` by name, for `Conv` (layer 'conv') or `Dense` ('dense').
+
+    Raises:
+      UserError: an unknown name.
+    """
+    kinds = lookup(INITIALIZERS, name, "initializer")
+    return dict(zip(("kernel_init", "bias_init"), kinds[layer], strict=True))
+
+
+def scaled(features: int, width: float) -> int:
+    """A number of channels times a network's `width`, rounded, and at least one.
+
+    Raises:
+      UserError: a width that is not above 0.
+    """
+    if width <= 0:
+        raise UserError(f"width={width} must be above 0: it multiplies the numbers of channels")
+    return max(1, round(width * features))
 
 
 class Dense(nn.Module):
@@ -41,7 +69,7 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = True
     dtype: jnp.dtype | None = None
-    kernel_init: Initializer = INITIALIZERS["torch"][0]
+    kernel_init: Initializer = _TORCH
     bias_init: Initializer | None = None
 
     @nn.compact
@@ -64,7 +92,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = True
     dtype: jnp.dtype | None = None
-    kernel_init: Initializer = INITIALIZERS["torch"][0]
+    kernel_init: Initializer = _TORCH
     bias_init: Initializer | None = None
 
     @nn.compact
@@ -101,6 +129,91 @@ class LocallyConnected(nn.Module):
         return F.locally_connected2d(x, kernel, bias, strides=strides, padding=pads)
 
 
+class ConvTranspose(nn.Module):
+    """`functional.conv2d_transpose` with its kernel [kh, kw, features, C] and bias. Draws as ConvTranspose2d does."""
+    features: int
+    kernel_size: Pair
+    strides: Pair = 1
+    padding: Padding = "VALID"
+    output_padding: Pair = 0
+    use_bias: bool = True
+    dtype: jnp.dtype | None = None
+    kernel_init: Initializer = _TORCH
+    bias_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kh, kw = pair(self.kernel_size, "kernel_size")
+        kernel = self.param("kernel", self.kernel_init, (kh, kw, self.features, x.shape[-1]))
+        bias_init = self.bias_init or fan_in_uniform(kh * kw * self.features)  # PyTorch's fan is the output's here
+        bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return F.conv2d_transpose(x, kernel, bias, strides=self.strides, padding=self.padding,
+                                  output_padding=self.output_padding)
+
+
+def _depthwise(kernel_init: Initializer) -> Initializer:
+    """For kernels [kh, kw, C, M], drawn as those [kh, kw, 1, C * M] of the grouped convolution that they are."""
+    return lambda key, shape, dtype=jnp.float32: kernel_init(
+        key, (*shape[:2], 1, shape[2] * shape[3]), dtype).reshape(shape)
+
+
+class DepthwiseConv(nn.Module):
+    """`functional.depthwise_conv2d` with its kernel [kh, kw, C, multiplier] and bias [C * multiplier].
+
+    Draws as PyTorch's Conv2d of C groups does.
+    """
+    kernel_size: Pair
+    multiplier: int = 1
+    strides: Pair = 1
+    padding: Padding = "VALID"
+    dilation: Pair = 1
+    use_bias: bool = True
+    dtype: jnp.dtype | None = None
+    kernel_init: Initializer = _TORCH
+    bias_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kh, kw = pair(self.kernel_size, "kernel_size")
+        shape = (kh, kw, x.shape[-1], self.multiplier)
+        kernel = self.param("kernel", _depthwise(self.kernel_init), shape)
+        bias_init = self.bias_init or fan_in_uniform(kh * kw)
+        bias = self.param("bias", bias_init, (shape[2] * shape[3],)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return F.depthwise_conv2d(x, kernel, bias, strides=self.strides, padding=self.padding, dilation=self.dilation)
+
+
+class SeparableConv(nn.Module):
+    """`functional.separable_conv2d` with its kernels and the bias of the result.
+
+    Its `depthwise_kernel` [kh, kw, C, multiplier] and `pointwise_kernel` [1, 1, C * multiplier, features] are drawn as
+    PyTorch's Conv2d draws the two convolutions.
+    """
+    features: int
+    kernel_size: Pair
+    multiplier: int = 1
+    strides: Pair = 1
+    padding: Padding = "VALID"
+    dilation: Pair = 1
+    use_bias: bool = True
+    dtype: jnp.dtype | None = None
+    kernel_init: Initializer = _TORCH
+    bias_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (*pair(self.kernel_size, "kernel_size"), x.shape[-1], self.multiplier)
+        between = shape[2] * shape[3]
+        depthwise = self.param("depthwise_kernel", _depthwise(self.kernel_init), shape)
+        pointwise = self.param("pointwise_kernel", self.kernel_init, (1, 1, between, self.features))
+        bias_init = self.bias_init or fan_in_uniform(between)
+        bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
+        x, depthwise, pointwise, bias = nn.dtypes.promote_dtype(x, depthwise, pointwise, bias, dtype=self.dtype)
+        return F.separable_conv2d(x, depthwise, pointwise, bias, strides=self.strides, padding=self.padding,
+                                  dilation=self.dilation)
+
+
 class BatchNorm(nn.Module):
     """`functional.batch_norm` with `scale` and `bias` in 'params', `mean` and `var` in 'batch_stats'.
 
@@ -113,11 +226,12 @@ class BatchNorm(nn.Module):
     unbiased: bool = False
     axis_name: str | None = None
     dtype: jnp.dtype | None = None
+    scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape)
+        scale = self.param("scale", self.scale_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
@@ -130,6 +244,55 @@ class BatchNorm(nn.Module):
         if self.train:
             mean.value, var.value = mean_new, var_new
         return y
+
+
+class LayerNorm(nn.Module):
+    """`functional.layer_norm` of each image as a whole (height, width and channels), with `scale` and `bias` [C]."""
+    epsilon: float = 1e-5
+    dtype: jnp.dtype | None = None
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", self.scale_init, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        x = x if self.dtype is None else x.astype(self.dtype)
+        return F.layer_norm(x, scale, bias, axes=range(1, x.ndim), epsilon=self.epsilon)
+
+
+class GroupNorm(nn.Module):
+    """`functional.group_norm` with `scale` and `bias` [C].
+
+    Where `groups` does not divide the channels, in as many groups as their greatest common divisor: 16 of 48.
+    """
+    groups: int = 32
+    epsilon: float = 1e-5
+    dtype: jnp.dtype | None = None
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", self.scale_init, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        x = x if self.dtype is None else x.astype(self.dtype)
+        return F.group_norm(x, scale, bias, groups=math.gcd(self.groups, x.shape[-1]), epsilon=self.epsilon)
+
+
+class InstanceNorm(nn.Module):
+    """`functional.instance_norm` with `scale` and `bias` [C]; vectors [N, C] have no pixels and are only scaled."""
+    epsilon: float = 1e-5
+    dtype: jnp.dtype | None = None
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", self.scale_init, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        if x.ndim == 2:
+            x, scale, bias = nn.dtypes.promote_dtype(x, scale, bias, dtype=self.dtype or x.dtype)
+            return x * scale + bias
+        x = x if self.dtype is None else x.astype(self.dtype)
+        return F.instance_norm(x, scale, bias, epsilon=self.epsilon)
 
 
 class Identity(nn.Module):
@@ -151,7 +314,7 @@ class Dropout(nn.Module):
         return F.dropout(self.make_rng("dropout"), x, self.rate)
 
 
-NORMS = {"batch": BatchNorm, "none": Identity}
+NORMS = {"batch": BatchNorm, "layer": LayerNorm, "group": GroupNorm, "instance": InstanceNorm, "none": Identity}
 
 
 def normalization(name: str, **options) -> Callable[..., nn.Module]:
@@ -159,12 +322,13 @@ def normalization(name: str, **options) -> Callable[..., nn.Module]:
 
     Args:
       name: one of NORMS.
-      **options: fields of `BatchNorm`; ignored by 'none'.
+      **options: fields of `BatchNorm`; each normalisation takes those that it has.
     Raises:
       UserError: an unknown name.
     """
-    if name not in NORMS:
-        raise UserError(f"there is no normalisation {name!r}{did_you_mean(name, NORMS)}")
-    known = NORMS[name].__dataclass_fields__
-    fixed = {key: value for key, value in options.items() if key in known}
-    return lambda **extra: NORMS[name](**fixed, **extra)
+    module = lookup(NORMS, name, "normalisation")
+
+    def construct(**extra) -> nn.Module:
+        return module(**{key: value for key, value in (options | extra).items() if key in module.__dataclass_fields__})
+
+    return construct

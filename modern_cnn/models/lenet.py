@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn import functional as F
-from modern_cnn.layers import Conv, Dense, initializers, normalization
+from modern_cnn.layers import Conv, Dense, initializers, normalization, scaled
 
 
 class LeNet(nn.Module):
@@ -22,20 +22,22 @@ class LeNet(nn.Module):
     """
     num_classes: int = 10
     padding: int = 2
+    width: float = 1.0
     norm: str = "none"
+    unbiased: bool = True
     initializer: str = "xavier_uniform"
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        conv = partial(Conv, kernel_size=5, dtype=self.dtype, **initializers(self.initializer))
-        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer))
-        norm = normalization(self.norm, train=train, dtype=self.dtype)
+        conv = partial(Conv, kernel_size=5, dtype=self.dtype, **initializers(self.initializer, "conv"))
+        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
 
-        x = nn.sigmoid(norm(name="norm1")(conv(6, padding=self.padding, name="conv1")(x)))
+        x = nn.sigmoid(norm(name="norm1")(conv(scaled(6, self.width), padding=self.padding, name="conv1")(x)))
         x = F.avg_pool(x, 2)
         self.sow("intermediates", "stage1", x)
-        x = nn.sigmoid(norm(name="norm2")(conv(16, name="conv2")(x)))
+        x = nn.sigmoid(norm(name="norm2")(conv(scaled(16, self.width), name="conv2")(x)))
         x = F.avg_pool(x, 2)
         self.sow("intermediates", "stage2", x)
         x = x.reshape(len(x), -1)
@@ -56,19 +58,21 @@ class LeNetReLU(nn.Module):
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 10.
     """
     num_classes: int = 10
+    width: float = 1.0
     norm: str = "none"
+    unbiased: bool = False
     initializer: str = "keras"
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        conv = partial(Conv, kernel_size=3, dtype=self.dtype, **initializers(self.initializer))
-        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer))
-        norm = normalization(self.norm, train=train, dtype=self.dtype, decay=0.99, epsilon=1e-3)
+        conv = partial(Conv, kernel_size=3, dtype=self.dtype, **initializers(self.initializer, "conv"))
+        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
+        norm = normalization(self.norm, train=train, decay=0.99, epsilon=1e-3, unbiased=self.unbiased, dtype=self.dtype)
 
-        x = nn.relu(F.max_pool(norm(name="norm1")(conv(6, name="conv1")(x)), 2))
+        x = nn.relu(F.max_pool(norm(name="norm1")(conv(scaled(6, self.width), name="conv1")(x)), 2))
         self.sow("intermediates", "stage1", x)
-        x = nn.relu(F.max_pool(norm(name="norm2")(conv(16, name="conv2")(x)), 2))
+        x = nn.relu(F.max_pool(norm(name="norm2")(conv(scaled(16, self.width), name="conv2")(x)), 2))
         self.sow("intermediates", "stage2", x)
         x = x.reshape(len(x), -1)
         x = nn.relu(dense(120, name="dense1")(x))

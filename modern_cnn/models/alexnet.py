@@ -1,0 +1,89 @@
+"""AlexNet: five convolutions and three dense layers (Krizhevsky et al. 2012, "ImageNet classification with deep CNNs").
+
+Flattening is height, width, channels; PyTorch's is channels first, which permutes the rows of `dense1`'s kernel.
+"""
+from collections.abc import Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from modern_cnn import functional as F
+from modern_cnn.layers import Conv, Dense, Dropout, initializers, normalization, scaled
+
+VARIANTS = {
+    # torchvision's, after Krizhevsky 2014, "One weird trick": 61,100,840 parameters at 224x224x3 and 1000 classes
+    "alexnet": {},
+    # the textbook's (Dive into Deep Learning, section 7.1): 46,764,746 at 224x224x1 and 10 classes
+    "alexnet_d2l": {"features": (96, 256, 384, 384, 256), "padding": 1, "pooled_size": 0, "dropout_first": False,
+                    "initializer": "xavier_uniform"},
+    # the paper's two-GPU network, for 227x227x3: 60,965,224 at 1000 classes
+    "alexnet_2012": {"features": (96, 256, 384, 384, 256), "padding": 0, "pooled_size": 0, "dropout_first": False,
+                     "groups": 2, "response_norm": True, "initializer": "normal", "hidden_bias": 1.0},
+}
+
+
+class AlexNet(nn.Module):
+    """Convolutions 11x11 with stride 4, 5x5 and three of 3x3, three max-poolings, two dense layers of 4096 units.
+
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 63 (`alexnet`; the others a few more).
+
+    Attributes:
+      features: channels of the five convolutions, before `width`.
+      padding: pixels around the image, for the first convolution.
+      groups: of the second, fourth and fifth convolution; 2 is the paper's split over two GPUs.
+      response_norm: local response normalisation after the first two (section 3.3: k=2, n=5, beta=0.75; alpha=1e-4
+        over the mean of the squares, as its own code, Caffe and PyTorch have it).
+      pooled_size: average the last map to this many pixels, square, so that any image fits; 0 leaves it.
+      hidden: units of the dense layers.
+      dropout_first: dropout before each hidden dense layer (torchvision), else after it (paper and textbook).
+      hidden_bias: initial bias of the second, fourth and fifth convolution and the hidden dense layers (section 5);
+        None leaves it to the initializer.
+      width: multiplies the channels of the convolutions.
+    """
+    num_classes: int = 10
+    features: Sequence[int] = (64, 192, 384, 256, 256)
+    padding: int = 2
+    groups: int = 1
+    response_norm: bool = False
+    pooled_size: int = 6
+    hidden: Sequence[int] = (4096, 4096)
+    dropout_rate: float = 0.5
+    dropout_first: bool = True
+    hidden_bias: float | None = None
+    width: float = 1.0
+    norm: str = "none"
+    unbiased: bool = True
+    initializer: str = "torch"
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        raised = {} if self.hidden_bias is None else {"bias_init": nn.initializers.constant(self.hidden_bias)}
+        conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
+        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
+        dropout = partial(Dropout, self.dropout_rate, train)
+        split = partial(conv, groups=self.groups, **raised)
+        convolutions = (partial(conv, kernel_size=11, strides=4, padding=self.padding),
+                        partial(split, kernel_size=5, padding=2), partial(conv, kernel_size=3, padding=1),
+                        *[partial(split, kernel_size=3, padding=1)] * 2)
+
+        stage = 0
+        for i, (convolution, features) in enumerate(zip(convolutions, self.features, strict=True), start=1):
+            x = convolution(scaled(features, self.width), name=f"conv{i}")(x)
+            x = nn.relu(norm(name=f"norm{i}")(x))
+            if self.response_norm and i in (1, 2):
+                x = F.local_response_norm(x, 5, alpha=1e-4, beta=0.75, k=2.0)
+            if i in (1, 2, 5):
+                x = F.max_pool(x, 3, 2)
+                self.sow("intermediates", f"stage{(stage := stage + 1)}", x)
+        if self.pooled_size:
+            x = F.adaptive_avg_pool(x, self.pooled_size)
+        x = x.reshape(len(x), -1)
+        for i, units in enumerate(self.hidden, start=1):
+            x = dropout()(x) if self.dropout_first else x
+            x = nn.relu(dense(units, name=f"dense{i}", **raised)(x))
+            x = x if self.dropout_first else dropout()(x)
+        return dense(self.num_classes, name=f"dense{len(self.hidden) + 1}")(x)

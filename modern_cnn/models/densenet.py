@@ -1,0 +1,136 @@
+"""DenseNet: every layer sees the maps of all before it (Huang et al. 2016, "Densely connected CNNs")."""
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from modern_cnn import functional as F
+from modern_cnn.errors import lookup
+from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, normalization, scaled
+
+Constructor = Callable[..., nn.Module]
+EVAL_NORM = partial(BatchNorm, train=False)
+STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
+VARIANTS = {
+    # torchvision's (the paper's table 1): 7,978,856 parameters at depth 121 and 1000 classes
+    "densenet121": {"block_sizes": (6, 12, 24, 16)},
+    "densenet161": {"block_sizes": (6, 12, 36, 24), "growth": 48, "stem_features": 96},
+    "densenet169": {"block_sizes": (6, 12, 32, 32)},
+    "densenet201": {"block_sizes": (6, 12, 48, 32)},
+    # the textbook's (Dive into Deep Learning, section 7.7): 758,226 at 10 classes and one channel
+    "densenet_d2l": {"block_sizes": (4, 4, 4, 4), "bottleneck": 0, "use_bias": True, "initializer": "xavier_uniform"},
+    # the paper's DenseNet-BC for CIFAR, depth 100 and growth 12: 769,162 at 10 classes
+    "densenet_bc_100_12": {"block_sizes": (16, 16, 16), "growth": 12, "stem_features": 24, "stem": "cifar"},
+}
+
+
+class DenseLayer(nn.Module):
+    """Normalisation, ReLU, 3x3 convolution of all maps so far: a sequence of [N, H, W, C_i] -> [N, H, W, growth].
+
+    It takes the maps apart and concatenates them itself, so that rematerialisation keeps each of them once.
+
+    Attributes:
+      bottleneck: a 1x1 convolution to this many times `growth` channels comes first; 0: none.
+    """
+    growth: int
+    bottleneck: int = 0
+    dropout: Constructor = partial(Dropout, 0.0, train=False)
+    conv: Constructor = Conv
+    norm: Constructor = EVAL_NORM
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array]) -> jax.Array:
+        x = nn.relu(self.norm(name="norm1")(jnp.concatenate(maps, axis=-1)))
+        if self.bottleneck:
+            x = self.conv(self.bottleneck * self.growth, 1, name="conv1")(x)
+            x = nn.relu(self.norm(name="norm2")(x))
+        x = self.conv(self.growth, 3, padding=1, name="conv2" if self.bottleneck else "conv1")(x)
+        return self.dropout()(x)
+
+
+class DenseBlock(nn.Module):
+    """`layers` dense layers: [N, H, W, C] -> [N, H, W, C + layers * growth], the input first.
+
+    Attributes:
+      layer: constructor, `layer(growth, name=...)`.
+    """
+    layers: int
+    growth: int
+    layer: Constructor = DenseLayer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        maps = [x]
+        for i in range(1, self.layers + 1):
+            maps.append(self.layer(self.growth, name=f"layer{i}")(maps))
+        return jnp.concatenate(maps, axis=-1)
+
+
+class Transition(nn.Module):
+    """Normalisation, ReLU, 1x1 convolution, 2x2 average pooling: [N, H, W, C] -> [N, H/2, W/2, features]."""
+    features: int
+    conv: Constructor = Conv
+    norm: Constructor = EVAL_NORM
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(self.norm(name="norm")(x))
+        return F.avg_pool(self.conv(self.features, 1, name="conv")(x), 2)
+
+
+class DenseNet(nn.Module):
+    """A stem, dense blocks with transitions between them that halve map and channels, one dense layer.
+
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 29 with the 'imagenet' stem.
+
+    Attributes:
+      block_sizes: layers of each dense block.
+      growth: channels that a layer adds, before `width`.
+      bottleneck: see `DenseLayer`.
+      stem: 'imagenet', 7x7 with stride 2, normalisation, ReLU, 3x3 max-pooling with stride 2; 'cifar', 3x3 alone.
+      stem_features: its channels, before `width`.
+      use_bias: of the convolutions; without normalisation they always have one.
+      dropout_rate: after every layer of a dense block (the paper: 0.2 without augmentation).
+      width: multiplies the channels.
+      remat: keep only the maps that layers add, and the transitions' inputs; compute the rest again in the backward
+        pass (Pleiss et al. 2017, "Memory-efficient implementation of DenseNets").
+    """
+    block_sizes: Sequence[int]
+    num_classes: int = 10
+    growth: int = 32
+    bottleneck: int = 4
+    stem: str = "imagenet"
+    stem_features: int = 64
+    use_bias: bool = False
+    dropout_rate: float = 0.0
+    width: float = 1.0
+    norm: str = "batch"
+    unbiased: bool = True
+    initializer: str = "densenet"
+    remat: bool = False
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        conv = partial(Conv, use_bias=self.use_bias or self.norm == "none", dtype=self.dtype,
+                       **initializers(self.initializer, "conv"))
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
+        maybe_remat = nn.remat if self.remat else lambda module: module
+        dropout = partial(Dropout, self.dropout_rate, train)
+        layer = partial(maybe_remat(DenseLayer), bottleneck=self.bottleneck, dropout=dropout, conv=conv, norm=norm)
+
+        stem = lookup(STEMS, self.stem, "stem")
+        x = conv(scaled(self.stem_features, self.width), **stem, name="conv1")(x)
+        if self.stem == "imagenet":
+            x = F.max_pool(nn.relu(norm(name="norm1")(x)), 3, 2, padding=1)
+        self.sow("intermediates", "stem", x)
+        for i, size in enumerate(self.block_sizes, start=1):
+            x = DenseBlock(size, scaled(self.growth, self.width), layer, name=f"block{i}")(x)
+            self.sow("intermediates", f"stage{i}", x)
+            if i < len(self.block_sizes):
+                x = maybe_remat(Transition)(x.shape[-1] // 2, conv, norm, name=f"transition{i}")(x)
+                self.sow("intermediates", f"transition{i}", x)
+        x = F.global_avg_pool(nn.relu(norm(name="norm2")(x)))
+        return Dense(self.num_classes, dtype=self.dtype, **initializers(self.initializer, "dense"), name="dense")(x)

@@ -1,0 +1,151 @@
+"""GoogLeNet: parallel convolutions of several sizes (Szegedy et al. 2014, "Going deeper with convolutions")."""
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from modern_cnn import functional as F
+from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
+
+# Channels of every Inception block: 1x1; 3x3's reduction and 3x3; 5x5's reduction and 5x5; projection after pooling.
+INCEPTIONS = (
+    {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64)},
+    {"4a": (192, 96, 208, 16, 48, 64), "4b": (160, 112, 224, 24, 64, 64), "4c": (128, 128, 256, 24, 64, 64),
+     "4d": (112, 144, 288, 32, 64, 64), "4e": (256, 160, 320, 32, 128, 128)},
+    {"5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128)},
+)
+AUX_AFTER = {"4a": "aux1", "4d": "aux2"}
+POOL, CEIL_POOL = (partial(F.max_pool, window_shape=3, strides=2, padding=1),
+                   partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True))
+VARIANTS = {
+    # torchvision's: batch norm, 3x3 for 5x5: 13,004,888 parameters at 1000 classes, of them 6,379,984 auxiliary
+    "googlenet": {"kernel_size": 3, "norm": "batch", "last_pool": partial(F.max_pool, window_shape=2),
+                  "dropout_rate": 0.2, "initializer": "googlenet"},
+    # the textbook's (Dive into Deep Learning, section 7.4): 5,977,530 at 10 classes and one channel
+    "googlenet_d2l": {"pool": POOL, "last_pool": POOL, "aux_logits": False, "initializer": "xavier_uniform"},
+    # the paper's: 13,378,280 at 224x224x3 and 1000 classes, of them 6,379,728 auxiliary
+    "googlenet_2014": {"response_norm": True, "aux_pool": partial(F.avg_pool, window_shape=5, strides=3),
+                       "dropout_rate": 0.4},
+}
+
+
+class ConvUnit(nn.Module):
+    """Convolution, normalisation, ReLU: [N, H, W, C] -> [N, H', W', features]."""
+    features: int
+    kernel_size: int
+    strides: int = 1
+    padding: int = 0
+    conv: Callable[..., nn.Module] = Conv
+    norm: Callable[..., nn.Module] = Identity
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv(self.features, self.kernel_size, strides=self.strides, padding=self.padding, name="conv")(x)
+        return nn.relu(self.norm(name="norm")(x))
+
+
+class Inception(nn.Module):
+    """Four branches side by side (the paper's figure 2b): [N, H, W, C] -> [N, H, W, sum of the branches' channels].
+
+    Attributes:
+      features: channels of 1x1; of the reduction before 3x3, and 3x3; of the reduction before 5x5, and 5x5; of the
+        projection after 3x3 max-pooling. The outputs are concatenated in this order.
+      kernel_size: of the third branch; torchvision has 3 where the paper has 5.
+      unit: constructor of a convolution with its normalisation and ReLU.
+    """
+    features: Sequence[int]
+    kernel_size: int = 5
+    unit: Callable[..., nn.Module] = ConvUnit
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        one, reduce_three, three, reduce_five, five, projection = self.features
+        branch1 = self.unit(one, 1, name="branch1")(x)
+        branch2 = self.unit(reduce_three, 1, name="branch2_reduce")(x)
+        branch2 = self.unit(three, 3, padding=1, name="branch2")(branch2)
+        branch3 = self.unit(reduce_five, 1, name="branch3_reduce")(x)
+        branch3 = self.unit(five, self.kernel_size, padding=self.kernel_size // 2, name="branch3")(branch3)
+        branch4 = self.unit(projection, 1, name="branch4")(F.max_pool(x, 3, 1, padding=1))
+        return jnp.concatenate([branch1, branch2, branch3, branch4], axis=-1)
+
+
+class AuxiliaryHead(nn.Module):
+    """A classifier on an inner map, for training alone: pool, 1x1 convolution, dense layer, dropout, logits."""
+    features: int
+    num_classes: int
+    pool: Callable[[jax.Array], jax.Array]
+    dropout: Callable[..., nn.Module] = partial(Dropout, 0.7, train=False)
+    unit: Callable[..., nn.Module] = ConvUnit
+    dense: Callable[..., nn.Module] = Dense
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.unit(self.features, 1, name="conv1")(self.pool(x))
+        x = nn.relu(self.dense(1024, name="dense1")(x.reshape(len(x), -1)))
+        return self.dense(self.num_classes, name="dense2")(self.dropout()(x))
+
+
+class GoogLeNet(nn.Module):
+    """A stem, nine Inception blocks in three stages, global average pooling and one dense layer.
+
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 15 (`googlenet`; `googlenet_2014`
+    trains from 75 on). In training the auxiliary heads' logits are sown in 'aux_logits' as `aux1` and `aux2`; the
+    training step adds their losses.
+
+    Attributes:
+      kernel_size: of the blocks' third branch.
+      pool, last_pool: between the stages, and before the last stage.
+      response_norm: local response normalisation around the stem's last two convolutions (the paper's figure 3).
+      aux_logits: have the auxiliary heads. They are made by `init` whatever `train` is.
+      aux_pool: what they begin with.
+      width: multiplies the channels.
+      remat: keep only each Inception block's input for the backward pass and compute the rest again.
+    """
+    num_classes: int = 10
+    kernel_size: int = 5
+    pool: Callable[[jax.Array], jax.Array] = CEIL_POOL
+    last_pool: Callable[[jax.Array], jax.Array] = CEIL_POOL
+    response_norm: bool = False
+    aux_logits: bool = True
+    aux_pool: Callable[[jax.Array], jax.Array] = partial(F.adaptive_avg_pool, output_size=4)
+    dropout_rate: float = 0.0
+    aux_dropout_rate: float = 0.7
+    width: float = 1.0
+    norm: str = "none"
+    unbiased: bool = True
+    initializer: str = "keras"
+    remat: bool = False
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        conv = partial(Conv, use_bias=self.norm == "none", dtype=self.dtype, **initializers(self.initializer, "conv"))
+        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
+        norm = normalization(self.norm, train=train, epsilon=1e-3, unbiased=self.unbiased, dtype=self.dtype)
+        unit = partial(ConvUnit, conv=conv, norm=norm)
+        inception = partial(nn.remat(Inception) if self.remat else Inception, kernel_size=self.kernel_size, unit=unit)
+        aux = partial(AuxiliaryHead, num_classes=self.num_classes, pool=self.aux_pool, unit=unit, dense=dense,
+                      dropout=partial(Dropout, self.aux_dropout_rate, train))
+        respond = F.local_response_norm if self.response_norm else lambda x: x
+
+        x = unit(scaled(64, self.width), 7, strides=2, padding=3, name="conv1")(x)
+        x = respond(self.pool(x))
+        self.sow("intermediates", "stage1", x)
+        x = unit(scaled(64, self.width), 1, name="conv2")(x)
+        x = unit(scaled(192, self.width), 3, padding=1, name="conv3")(x)
+        x = self.pool(respond(x))
+        self.sow("intermediates", "stage2", x)
+        for stage, blocks in enumerate(INCEPTIONS, start=3):
+            for label, features in blocks.items():
+                x = inception([scaled(n, self.width) for n in features], name=f"inception{label}")(x)
+                if label in AUX_AFTER and self.aux_logits and (train or self.is_initializing()):
+                    name = AUX_AFTER[label]
+                    logits = aux(scaled(128, self.width), name=name)(x)
+                    if not self.is_initializing():  # or they would be among the variables
+                        self.sow("aux_logits", name, logits)
+            x = self.pool(x) if stage == 3 else self.last_pool(x) if stage == 4 else x
+            self.sow("intermediates", f"stage{stage}", x)
+        x = Dropout(self.dropout_rate, train)(F.global_avg_pool(x))
+        return dense(self.num_classes, name="dense")(x)

@@ -1,0 +1,96 @@
+"""Network in network: 1x1 convolutions as a small network at every pixel (Lin et al. 2013, "Network in network")."""
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from modern_cnn import functional as F
+from modern_cnn.layers import Conv, Dropout, Identity, initializers, normalization, scaled
+
+
+class Stage(NamedTuple):
+    """A NiN block and what follows it. Channels of None are the number of classes."""
+    features: tuple[int | None, int | None, int | None]
+    kernel_size: int
+    strides: int = 1
+    padding: int = 0
+    pool: Callable[[jax.Array], jax.Array] | None = None
+    dropout: bool = False
+
+
+MAX, CEIL_MAX, CEIL_AVG = (partial(F.max_pool, window_shape=3, strides=2),
+                           partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True),
+                           partial(F.avg_pool, window_shape=3, strides=2, ceil_mode=True))
+IMAGENET = (Stage((96,) * 3, 11, 4, 0, MAX), Stage((256,) * 3, 5, 1, 2, MAX), Stage((384,) * 3, 3, 1, 1, MAX, True))
+VARIANTS = {
+    # the textbook's (Dive into Deep Learning, section 7.3): 1,992,166 parameters at 10 classes and one channel
+    "nin_d2l": {"stages": (*IMAGENET, Stage((None,) * 3, 3, 1, 1)), "initializer": "xavier_uniform"},
+    # the authors' for CIFAR-10, as in Caffe's model zoo: 966,986
+    "nin_cifar": {"stages": (Stage((192, 160, 96), 5, 1, 2, CEIL_MAX, True),
+                             Stage((192,) * 3, 5, 1, 2, CEIL_AVG, True), Stage((192, 192, None), 3, 1, 1))},
+    # the authors' for ImageNet, as in Caffe's model zoo: 7,595,176 at 1000 classes
+    "nin_imagenet": {"stages": (*IMAGENET, Stage((1024, 1024, None), 3, 1, 1))},
+}
+
+
+class NiNBlock(nn.Module):
+    """A convolution and two 1x1 convolutions, each with ReLU: [N, H, W, C] -> [N, H', W', features[2]].
+
+    Attributes:
+      features: channels of the three.
+      kernel_size, strides, padding: of the first.
+      conv, norm: constructors, `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`.
+    """
+    features: Sequence[int]
+    kernel_size: int
+    strides: int = 1
+    padding: int = 0
+    conv: Callable[..., nn.Module] = Conv
+    norm: Callable[..., nn.Module] = Identity
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        first = partial(self.conv, kernel_size=self.kernel_size, strides=self.strides, padding=self.padding)
+        for i, features in enumerate(self.features, start=1):
+            conv = first if i == 1 else partial(self.conv, kernel_size=1)
+            x = nn.relu(self.norm(name=f"norm{i}")(conv(features, name=f"conv{i}")(x)))
+        return x
+
+
+class NiN(nn.Module):
+    """NiN blocks with pooling between them; the last has a channel for each class, whose mean is its logit.
+
+    The last block ends in ReLU as in the paper's code: no logit is below 0, and a class whose map is 0 everywhere
+    learns nothing. Normalisation, where asked for, comes before every ReLU but the last three, which make the logits.
+
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 67 (`nin_d2l`, `nin_imagenet`).
+
+    Attributes:
+      stages: blocks, and the pooling and dropout after each.
+      width: multiplies the channels, but never the number of classes.
+    """
+    stages: Sequence[Stage]
+    num_classes: int = 10
+    dropout_rate: float = 0.5
+    width: float = 1.0
+    norm: str = "none"
+    unbiased: bool = True
+    initializer: str = "densenet"
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
+        for i, stage in enumerate(self.stages, start=1):
+            features = [self.num_classes if n is None else scaled(n, self.width) for n in stage.features]
+            last = i == len(self.stages)
+            x = NiNBlock(features, stage.kernel_size, stage.strides, stage.padding, conv, Identity if last else norm,
+                         name=f"block{i}")(x)
+            x = stage.pool(x) if stage.pool else x
+            self.sow("intermediates", f"stage{i}", x)
+            x = Dropout(self.dropout_rate, train)(x) if stage.dropout else x
+        return F.global_avg_pool(x)

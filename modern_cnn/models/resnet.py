@@ -1,0 +1,230 @@
+"""ResNet: blocks that add what they compute to their input (He et al. 2015, "Deep residual learning").
+
+And its relatives: pre-activation (He et al. 2016, "Identity mappings in deep residual networks"), the thin networks
+for CIFAR, the plain networks without shortcuts, and the two texts' own.
+"""
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from modern_cnn import functional as F
+from modern_cnn.errors import UserError, did_you_mean, lookup
+from modern_cnn.functional.conv import Padding
+from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, normalization, scaled
+
+Constructor = Callable[..., nn.Module]
+EVAL_NORM = partial(BatchNorm, train=False)
+SHORTCUTS = ("projection", "conv", "pad", "none")
+STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1},
+         "notebook": {"kernel_size": 3}}
+
+# torchvision's, at 1000 classes: resnet18 has 11,689,512 parameters, resnet50 25,557,032, resnet152 60,192,808.
+IMAGENET = {"resnet18": {"stage_sizes": (2, 2, 2, 2)},
+            "resnet34": {"stage_sizes": (3, 4, 6, 3)},
+            "resnet50": {"stage_sizes": (3, 4, 6, 3), "block": "bottleneck"},
+            "resnet101": {"stage_sizes": (3, 4, 23, 3), "block": "bottleneck"},
+            "resnet152": {"stage_sizes": (3, 8, 36, 3), "block": "bottleneck"}}
+# The paper's section 4.2, with parameter-free shortcuts: 269,722 parameters at depth 20, 19,421,274 at 1202.
+CIFAR = {f"resnet{depth}": {"stage_sizes": ((depth - 2) // 6,) * 3, "stage_features": (16, 32, 64), "stem": "cifar",
+                            "shortcut": "pad"} for depth in (20, 32, 44, 56, 110, 1202)}
+# The TensorFlow text's (section 10.14): biases everywhere, Keras's padding and batch norm. 11,176,970 at depth 18.
+NOTEBOOK = {"stem": "notebook", "shortcut": "conv", "use_bias": True, "padding": "SAME", "decay": 0.99, "epsilon": 1e-3,
+            "unbiased": False, "initializer": "keras"}
+VARIANTS = {
+    **IMAGENET, **CIFAR,
+    **{f"preact_{name}": fields | {"preactivation": True} for name, fields in IMAGENET.items()},
+    "plain18": IMAGENET["resnet18"] | {"shortcut": "none"},
+    "plain34": IMAGENET["resnet34"] | {"shortcut": "none"},
+    # the textbook's (Dive into Deep Learning, section 7.6): 11,178,378 at 10 classes and one channel
+    "resnet18_d2l": {"stage_sizes": (2, 2, 2, 2), "shortcut": "conv", "use_bias": True,
+                     "initializer": "xavier_uniform"},
+    "resnet18_cifar": IMAGENET["resnet18"] | NOTEBOOK, "resnet34_cifar": IMAGENET["resnet34"] | NOTEBOOK,
+}
+
+
+def add_shortcut(y: jax.Array, x: jax.Array, *, strides: int, kind: str, conv: Constructor,
+                 norm: Constructor) -> jax.Array:
+    """y plus the block's input x, brought to y's shape where it differs: call it inside a compact method.
+
+    Args:
+      kind: 'projection', a 1x1 convolution and normalisation (the paper's option B); 'conv', the convolution alone;
+        'pad', every `strides`-th pixel and channels of zeros at the end (option A); 'none', nothing is added.
+    Raises:
+      UserError: another kind.
+    """
+    if kind not in SHORTCUTS:
+        raise UserError(f"there is no shortcut {kind!r}{did_you_mean(kind, SHORTCUTS)}")
+    if kind == "none":
+        return y
+    if strides == 1 and x.shape[-1] == y.shape[-1]:
+        return y + x
+    if kind == "pad":
+        x = x[:, ::strides, ::strides]
+        return y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
+    x = conv(y.shape[-1], 1, strides=strides, name="shortcut_conv")(x)
+    return y + (norm(name="shortcut_norm")(x) if kind == "projection" else x)
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions and a shortcut: [N, H, W, C] -> [N, H / strides, W / strides, features] (figure 2).
+
+    Attributes:
+      strides: of the first convolution and of the shortcut.
+      preactivation: normalise and rectify before each convolution instead of after (He et al. 2016, figure 4e).
+      activated: with `preactivation`, the input has been normalised and rectified: a network's first block.
+      shortcut: see `add_shortcut`.
+      padding: of the 3x3 convolutions.
+      zero_init: begin as the identity: the last normalisation's scale (pre-activation: the last kernel) is 0.
+      conv, norm: constructors, `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`.
+    """
+    features: int
+    strides: int = 1
+    preactivation: bool = False
+    activated: bool = False
+    shortcut: str = "projection"
+    padding: Padding = 1
+    zero_init: bool = False
+    conv: Constructor = Conv
+    norm: Constructor = EVAL_NORM
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        zeros = nn.initializers.zeros
+        conv1 = partial(self.conv, self.features, 3, strides=self.strides, padding=self.padding, name="conv1")
+        conv2 = partial(self.conv, self.features, 3, padding=self.padding, name="conv2")
+        add = partial(add_shortcut, strides=self.strides, kind=self.shortcut, conv=self.conv)
+        if self.preactivation:
+            y = x if self.activated else nn.relu(self.norm(name="norm1")(x))
+            if self.strides != 1 or x.shape[-1] != self.features:
+                x = y  # a projection starts from the activated input, and is not normalised
+            y = nn.relu(self.norm(name="norm2")(conv1()(y)))
+            y = conv2(**({"kernel_init": zeros} if self.zero_init else {}))(y)
+            return add(y, x, kind="conv" if self.shortcut == "projection" else self.shortcut, norm=self.norm)
+        y = nn.relu(self.norm(name="norm1")(conv1()(x)))
+        y = self.norm(name="norm2", **({"scale_init": zeros} if self.zero_init else {}))(conv2()(y))
+        return nn.relu(add(y, x, norm=self.norm))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: [N, H, W, C] -> [N, H / strides, W / strides, 4 * features].
+
+    The stride is in the 3x3 convolution, as in torchvision ("v1.5"); `stride_in_1x1` is the paper's (figure 5). The
+    other attributes are those of `Residual`.
+    """
+    features: int
+    strides: int = 1
+    preactivation: bool = False
+    activated: bool = False
+    shortcut: str = "projection"
+    padding: Padding = 1
+    zero_init: bool = False
+    stride_in_1x1: bool = False
+    conv: Constructor = Conv
+    norm: Constructor = EVAL_NORM
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        zeros = nn.initializers.zeros
+        first, second = (self.strides, 1) if self.stride_in_1x1 else (1, self.strides)
+        conv1 = partial(self.conv, self.features, 1, strides=first, name="conv1")
+        conv2 = partial(self.conv, self.features, 3, strides=second, padding=self.padding, name="conv2")
+        conv3 = partial(self.conv, 4 * self.features, 1, name="conv3")
+        add = partial(add_shortcut, strides=self.strides, kind=self.shortcut, conv=self.conv)
+        if self.preactivation:
+            y = x if self.activated else nn.relu(self.norm(name="norm1")(x))
+            if self.strides != 1 or x.shape[-1] != 4 * self.features:
+                x = y
+            y = nn.relu(self.norm(name="norm2")(conv1()(y)))
+            y = nn.relu(self.norm(name="norm3")(conv2()(y)))
+            y = conv3(**({"kernel_init": zeros} if self.zero_init else {}))(y)
+            return add(y, x, kind="conv" if self.shortcut == "projection" else self.shortcut, norm=self.norm)
+        y = nn.relu(self.norm(name="norm1")(conv1()(x)))
+        y = nn.relu(self.norm(name="norm2")(conv2()(y)))
+        y = self.norm(name="norm3", **({"scale_init": zeros} if self.zero_init else {}))(conv3()(y))
+        return nn.relu(add(y, x, norm=self.norm))
+
+
+class ResNet(nn.Module):
+    """A stem, stages of blocks of which each but the first halves the map, global average pooling, one dense layer.
+
+    Call: images [N, H, W, C] float -> logits [N, num_classes].
+
+    Attributes:
+      stage_sizes, stage_features: blocks of each stage and their channels, before `width`.
+      block: 'residual' or 'bottleneck'.
+      stem: 'imagenet', 7x7 with stride 2 and 3x3 max-pooling with stride 2; 'cifar', 3x3; 'notebook', 3x3 unpadded
+        and 2x2 max-pooling with stride 1.
+      preactivation, shortcut, padding, stride_in_1x1: of the blocks.
+      zero_init_residual: every block begins as the identity (Goyal et al. 2017, section 5.1).
+      use_bias: of the convolutions; without normalisation they always have one.
+      width: multiplies the channels.
+      remat: keep only each block's input for the backward pass and compute the rest again.
+      scan: a stage's blocks after its first are one block in a loop, its parameters stacked along a first axis:
+        compiling takes as long as for a network of two blocks a stage.
+    """
+    stage_sizes: Sequence[int]
+    num_classes: int = 10
+    stage_features: Sequence[int] = (64, 128, 256, 512)
+    block: str = "residual"
+    stem: str = "imagenet"
+    preactivation: bool = False
+    shortcut: str = "projection"
+    padding: Padding = 1
+    stride_in_1x1: bool = False
+    zero_init_residual: bool = False
+    use_bias: bool = False
+    dropout_rate: float = 0.0
+    width: float = 1.0
+    norm: str = "batch"
+    decay: float = 0.9
+    epsilon: float = 1e-5
+    unbiased: bool = True
+    initializer: str = "resnet"
+    remat: bool = False
+    scan: bool = False
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        conv = partial(Conv, use_bias=self.use_bias or self.norm == "none", dtype=self.dtype,
+                       **initializers(self.initializer, "conv"))
+        norm = normalization(self.norm, train=train, decay=self.decay, epsilon=self.epsilon, unbiased=self.unbiased,
+                             dtype=self.dtype)
+        block = self._block(conv, norm)
+
+        width = scaled(self.stage_features[0], self.width)
+        stem = lookup(STEMS, self.stem, "stem")
+        x = nn.relu(norm(name="norm1")(conv(width, **stem, name="conv1")(x)))
+        if self.stem == "imagenet":
+            x = F.max_pool(x, 3, 2, padding=1)
+        elif self.stem == "notebook":
+            x = F.max_pool(x, 2, 1, padding="SAME")
+        self.sow("intermediates", "stem", x)
+        for stage, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):
+            features = scaled(features, self.width)
+            x = block(features, 1 if stage == 1 else 2, activated=stage == 1, name=f"stage{stage}_block1")(x)
+            if self.scan and size > 1:
+                loop = nn.scan(lambda body, x, _: (body(x), None), length=size - 1, split_rngs={"params": True},
+                               variable_axes={"params": 0, "batch_stats": 0})
+                x, _ = loop(block(features, name=f"stage{stage}_blocks"), x, None)
+            else:
+                for i in range(2, size + 1):
+                    x = block(features, name=f"stage{stage}_block{i}")(x)
+            self.sow("intermediates", f"stage{stage}", x)
+        if self.preactivation:
+            x = nn.relu(norm(name="norm2")(x))
+        x = Dropout(self.dropout_rate, train)(F.global_avg_pool(x))
+        return Dense(self.num_classes, dtype=self.dtype, **initializers(self.initializer, "dense"), name="dense")(x)
+
+    def _block(self, conv: Constructor, norm: Constructor) -> Constructor:
+        """(features, strides, ...) -> a block with this network's options."""
+        if self.zero_init_residual and self.norm == "none" and not self.preactivation:
+            raise UserError("zero_init_residual sets the scale of a block's last normalisation, but norm='none'")
+        block = lookup({"residual": Residual, "bottleneck": Bottleneck}, self.block, "block")
+        extra = {"stride_in_1x1": self.stride_in_1x1} if self.block == "bottleneck" else {}
+        return partial(nn.remat(block) if self.remat else block, preactivation=self.preactivation,
+                       shortcut=self.shortcut, padding=self.padding, zero_init=self.zero_init_residual, conv=conv,
+                       norm=norm, **extra)

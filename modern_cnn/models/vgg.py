@@ -1,0 +1,101 @@
+"""VGG: blocks of 3x3 convolutions (Simonyan and Zisserman 2014, "Very deep convolutional networks").
+
+Flattening is height, width, channels; PyTorch's is channels first, which permutes the rows of `dense1`'s kernel.
+"""
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from modern_cnn import functional as F
+from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
+
+# Convolutions of each stage: the paper's table 1, configurations A, B, D and E.
+VGG11, VGG13, VGG16, VGG19 = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
+VARIANTS = {
+    # torchvision's; at 224x224x3 and 1000 classes vgg11 has 132,863,336 parameters, vgg19 143,667,240
+    "vgg11": {"stage_sizes": VGG11}, "vgg11_bn": {"stage_sizes": VGG11, "norm": "batch"},
+    "vgg13": {"stage_sizes": VGG13}, "vgg13_bn": {"stage_sizes": VGG13, "norm": "batch"},
+    "vgg16": {"stage_sizes": VGG16}, "vgg16_bn": {"stage_sizes": VGG16, "norm": "batch"},
+    "vgg19": {"stage_sizes": VGG19}, "vgg19_bn": {"stage_sizes": VGG19, "norm": "batch"},
+    # the textbook's (Dive into Deep Learning, section 7.2), which trains width=0.25: 43,093,322 at 224x224x1
+    "vgg11_d2l": {"stage_sizes": VGG11, "pooled_size": 0, "initializer": "xavier_uniform"},
+    # the TensorFlow text's (section 10.10) for 32x32x3: 9,570,506
+    "vgg13_cifar": {"stage_sizes": VGG13, "pooled_size": 0, "hidden": (256, 128), "dropout_rate": 0.0,
+                    "unbiased": False, "initializer": "keras"},
+}
+
+
+class VGGBlock(nn.Module):
+    """`convolutions` 3x3 convolutions with ReLU, then 2x2 max-pooling: [N, H, W, C] -> [N, H/2, W/2, features].
+
+    Attributes:
+      skip: add the block's input before the last ReLU; it must have `features` channels.
+      conv, norm: constructors, `conv(features, kernel_size, padding=..., name=...)` and `norm(name=...)`.
+    """
+    features: int
+    convolutions: int
+    skip: bool = False
+    conv: Callable[..., nn.Module] = Conv
+    norm: Callable[..., nn.Module] = Identity
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x
+        for i in range(1, self.convolutions + 1):
+            x = self.conv(self.features, 3, padding=1, name=f"conv{i}")(x)
+            x = self.norm(name=f"norm{i}")(x)
+            if self.skip and i == self.convolutions:
+                x = x + shortcut
+            x = nn.relu(x)
+        return F.max_pool(x, 2)
+
+
+class VGG(nn.Module):
+    """Five VGG blocks and three dense layers.
+
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 32.
+
+    Attributes:
+      stage_sizes, stage_features: convolutions of each block and their channels, before `width`.
+      skip: a shortcut over the convolutions of the last block, as the TensorFlow text's section 10.12 adds one to
+        its VGG-13.
+      pooled_size: average the last map to this many pixels, square, so that any image fits; 0 leaves it.
+      hidden: units of the dense layers.
+      width: multiplies the channels of the convolutions.
+      remat: keep only each block's input for the backward pass and compute the rest again.
+    """
+    stage_sizes: Sequence[int]
+    num_classes: int = 10
+    stage_features: Sequence[int] = (64, 128, 256, 512, 512)
+    skip: bool = False
+    pooled_size: int = 7
+    hidden: Sequence[int] = (4096, 4096)
+    dropout_rate: float = 0.5
+    width: float = 1.0
+    norm: str = "none"
+    unbiased: bool = True
+    initializer: str = "vgg"
+    remat: bool = False
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
+        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
+        block = partial(nn.remat(VGGBlock) if self.remat else VGGBlock, conv=conv, norm=norm)
+
+        for i, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):
+            skip = self.skip and i == len(self.stage_sizes)
+            x = block(scaled(features, self.width), size, skip, name=f"stage{i}")(x)
+            self.sow("intermediates", f"stage{i}", x)
+        if self.pooled_size:
+            x = F.adaptive_avg_pool(x, self.pooled_size)
+        x = x.reshape(len(x), -1)
+        for i, units in enumerate(self.hidden, start=1):
+            x = nn.relu(dense(units, name=f"dense{i}")(x))
+            x = Dropout(self.dropout_rate, train)(x)
+        return dense(self.num_classes, name=f"dense{len(self.hidden) + 1}")(x)
