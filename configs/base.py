@@ -5,6 +5,7 @@
 import difflib
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -24,12 +25,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "fashion_mnist"  # digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, or a bare name
     config.data.batch_size = 128  # over all devices; the last, smaller batch of an epoch is left out
     config.data.image_size = 0  # resize to this many pixels, square; 0: as they are
-    config.data.normalize = "unit"  # 'unit' [0, 1], 'symmetric' [-1, 1], 'standard' by the set's mean and deviation
+    # 'unit' [0, 1], 'symmetric' [-1, 1]; by mean and deviation: 'standard' the set's own, 'imagenet' ImageNet's
+    config.data.normalize = "unit"
     config.data.validation = 0.0  # fraction of train held out, stratified and fixed, to choose the best checkpoint
     config.data.num_classes = 0  # 0: as the data say
     config.data.manual_dir = ""  # for tfds: take the files from this folder instead of downloading them
 
     config.augment = ml_collections.ConfigDict()  # of training images, inside the compiled step
+    config.augment.crop = 0  # pad by so many pixels of black and cut the image's size out at random
+    config.augment.flip = False  # left and right, half of the images
     config.augment.rotate = 0.0  # degrees to either side
     config.augment.zoom = 0.0  # scale by 1 - zoom to 1 + zoom, height and width apart
     config.augment.shift = 0.0  # pixels in each direction
@@ -51,6 +55,22 @@ def get_config() -> ml_collections.ConfigDict:
     config.lock()  # a misspelt field in a family's config is an error; only the network's options are its own
     config.model.unlock()
     return config
+
+
+# The options that most networks have; an unset one is the network's own.
+OPTIONS = {
+    "width": float,  # multiplies the numbers of channels
+    "norm": str,  # batch, layer, group, instance, none
+    "unbiased": bool,  # the running variance of batch norm as PyTorch stores it
+    "initializer": str,  # xavier_uniform, keras, torch, normal, vgg, googlenet, resnet, densenet
+    "dtype": str,  # of the computation: bfloat16; parameters stay float32
+}
+
+
+def add_options(config: ml_collections.ConfigDict, **options: type) -> None:
+    """Lets the command line set these options of the network, and OPTIONS: --config.model.width=0.5."""
+    for name, kind in (OPTIONS | options).items():
+        config.model[name] = config_dict.placeholder(kind)
 
 
 def check_variant(variant: str, variants) -> str:

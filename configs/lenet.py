@@ -19,7 +19,6 @@ epoch. `lenet_relu` and `lenet_relu_bn` have the TensorFlow text's (sections 10.
 textbook plots it, and chooses nothing.
 """
 import ml_collections
-from ml_collections import config_dict
 
 from configs import base
 
@@ -29,8 +28,7 @@ VARIANTS = ("lenet", "lenet_bn", "lenet_relu", "lenet_relu_bn")
 def get_config(variant: str = "lenet") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.model.name = base.check_variant(variant, VARIANTS)
-    config.model.norm = config_dict.placeholder(str)  # batch, none; unset: the network's own
-    config.model.initializer = config_dict.placeholder(str)  # xavier_uniform, keras, torch; unset: the network's own
+    base.add_options(config)
     config.epochs = 10
     config.test_every_epoch = True
     config.data.source = "fashion_mnist"

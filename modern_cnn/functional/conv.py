@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.sparse import BCOO
 
 Pair = int | Sequence[int]
 Padding = int | str | Sequence[Sequence[int]]
@@ -206,7 +205,7 @@ def conv2d_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
 
 
 def conv2d_matrix(kernel: jax.Array, input_shape: Sequence[int], *, strides: Pair = 1, padding: Padding = "VALID",
-                  dilation: Pair = 1) -> BCOO:
+                  dilation: Pair = 1) -> "jax.experimental.sparse.BCOO":
     """A convolution as the sparse matrix it is, to be looked at and multiplied with.
 
     `matrix @ x.ravel()` is `conv2d(x)` and `matrix.T @ y.ravel()` is `conv2d_transpose(y)`, each of one image and
@@ -222,6 +221,8 @@ def conv2d_matrix(kernel: jax.Array, input_shape: Sequence[int], *, strides: Pai
     Raises:
       ValueError: shapes that do not agree, or a window larger than the padded input.
     """
+    from jax.experimental.sparse import BCOO  # a fifth of a second, which nobody else should wait for
+
     if kernel.ndim != 4 or len(input_shape) != 3 or kernel.shape[2] != input_shape[2]:
         raise ValueError("conv2d_matrix takes a kernel [kh, kw, C, O] and an input_shape (H, W, C), "
                          f"not {kernel.shape} and {tuple(input_shape)}")

@@ -72,7 +72,10 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier on an inner map, for training alone: pool, 1x1 convolution, dense layer, dropout, logits."""
+    """A classifier on an inner map, for training alone: pool, 1x1 convolution, dense layer, dropout, logits.
+
+    The logits [N, num_classes] are returned, and sown in 'aux_logits'.
+    """
     features: int
     num_classes: int
     pool: Callable[[jax.Array], jax.Array]
@@ -84,14 +87,17 @@ class AuxiliaryHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.unit(self.features, 1, name="conv1")(self.pool(x))
         x = nn.relu(self.dense(1024, name="dense1")(x.reshape(len(x), -1)))
-        return self.dense(self.num_classes, name="dense2")(self.dropout()(x))
+        x = self.dense(self.num_classes, name="dense2")(self.dropout()(x))
+        if not self.is_initializing():  # or they would be among the variables
+            self.sow("aux_logits", "logits", x)
+        return x
 
 
 class GoogLeNet(nn.Module):
     """A stem, nine Inception blocks in three stages, global average pooling and one dense layer.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 15 (`googlenet`; `googlenet_2014`
-    trains from 75 on). In training the auxiliary heads' logits are sown in 'aux_logits' as `aux1` and `aux2`; the
+    trains from 75 on). In training the auxiliary heads' logits are sown in 'aux_logits', below `aux1` and `aux2`; the
     training step adds their losses.
 
     Attributes:
@@ -141,10 +147,7 @@ class GoogLeNet(nn.Module):
             for label, features in blocks.items():
                 x = inception([scaled(n, self.width) for n in features], name=f"inception{label}")(x)
                 if label in AUX_AFTER and self.aux_logits and (train or self.is_initializing()):
-                    name = AUX_AFTER[label]
-                    logits = aux(scaled(128, self.width), name=name)(x)
-                    if not self.is_initializing():  # or they would be among the variables
-                        self.sow("aux_logits", name, logits)
+                    aux(scaled(128, self.width), name=AUX_AFTER[label])(x)
             x = self.pool(x) if stage == 3 else self.last_pool(x) if stage == 4 else x
             self.sow("intermediates", f"stage{stage}", x)
         x = Dropout(self.dropout_rate, train)(F.global_avg_pool(x))

@@ -15,7 +15,7 @@ FIELDS = {
     "model.name": None,
     "data.source": None, "data.batch_size": (1, inf), "data.image_size": (0, inf), "data.normalize": None,
     "data.validation": (0, 1), "data.num_classes": (0, inf), "data.manual_dir": None,
-    "augment.rotate": (0, 180), "augment.zoom": (0, 0.99), "augment.shift": (0, inf),
+    "augment.crop": (0, inf), "augment.flip": (0, 1), "augment.rotate": (0, 180), "augment.zoom": (0, 0.99), "augment.shift": (0, inf),
     "optimizer.name": None, "optimizer.learning_rate": (0, inf), "optimizer.base_batch_size": (0, inf),
     "optimizer.momentum": (0, 1), "optimizer.nesterov": (0, 1), "optimizer.weight_decay": (0, inf),
     "schedule.name": None, "schedule.warmup_epochs": (0, inf), "schedule.milestones": None, "schedule.factor": (0, inf),

@@ -1,0 +1,43 @@
+"""AlexNet: the textbook's on Fashion-MNIST; torchvision's and the paper's with the paper's settings.
+
+    python scripts/train.py --config=configs/alexnet.py
+    python scripts/train.py --config=configs/alexnet.py:alexnet_2012 --config.data.source=folder:DIR
+
+`alexnet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.1): images
+enlarged to 224x224, batch 128, plain SGD at 0.01, 10 epochs. `alexnet` (torchvision's) and `alexnet_2012` have the
+paper's (Krizhevsky et al. 2012, sections 4 and 5): batch 128, SGD at 0.01 with momentum 0.9 and weight decay 5e-4, 90
+epochs, the rate divided by ten three times, random crops and flips; its colour shift is left out. The paper trains on
+ImageNet; these begin on Fashion-MNIST as well, and another --config.data.source is one flag.
+
+MEASURED
+"""
+import ml_collections
+
+from configs import base
+
+VARIANTS = ("alexnet_d2l", "alexnet", "alexnet_2012")
+
+
+def get_config(variant: str = "alexnet_d2l") -> ml_collections.ConfigDict:
+    config = base.get_config()
+    config.model.name = base.check_variant(variant, VARIANTS)
+    base.add_options(config, dropout_rate=float, groups=int, response_norm=bool)
+    config.log_every_steps = 20
+    config.data.source = "fashion_mnist"
+    config.data.image_size = 227 if variant == "alexnet_2012" else 224
+    config.data.batch_size = 128
+    config.optimizer.learning_rate = 0.01
+    if variant == "alexnet_d2l":
+        config.epochs = 10
+        config.test_every_epoch = True
+        return config
+    config.epochs = 90
+    config.data.normalize = "standard"
+    config.data.validation = 0.1
+    config.augment.crop = 16
+    config.augment.flip = True
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-4
+    config.schedule.name = "step"
+    config.schedule.milestones = (30.0, 60.0, 80.0)
+    return config

@@ -1,0 +1,49 @@
+"""DenseNets: the textbook's and torchvision's on Fashion-MNIST, the paper's for CIFAR-10.
+
+    python scripts/train.py --config=configs/densenet.py
+    python scripts/train.py --config=configs/densenet.py:densenet_bc_100_12
+
+`densenet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.7): images
+enlarged to 96x96, batch 256, plain SGD at 0.1, 10 epochs. The others have the paper's (Huang et al. 2016, section
+4.2): SGD at 0.1 with Nesterov momentum 0.9 and weight decay 1e-4; `densenet_bc_100_12` batch 64, 300 epochs, the rate
+divided by ten after a half and three quarters, pad-and-crop by 4 pixels and flips, a tenth held out; torchvision's
+batch 256, 90 epochs, divided after 30 and 60. These begin on Fashion-MNIST at 64x64.
+
+MEASURED
+"""
+import ml_collections
+
+from configs import base
+
+VARIANTS = ("densenet_d2l", "densenet_bc_100_12", "densenet121", "densenet161", "densenet169", "densenet201")
+
+
+def get_config(variant: str = "densenet_d2l") -> ml_collections.ConfigDict:
+    config = base.get_config()
+    config.model.name = base.check_variant(variant, VARIANTS)
+    base.add_options(config, dropout_rate=float, growth=int, bottleneck=int, remat=bool)
+    config.log_every_steps = 20
+    config.data.source = "fashion_mnist"
+    config.data.image_size = 96
+    config.data.batch_size = 256
+    config.optimizer.learning_rate = 0.1
+    if variant == "densenet_d2l":
+        config.epochs = 10
+        config.test_every_epoch = True
+        return config
+    cifar = variant == "densenet_bc_100_12"
+    if cifar:
+        config.data.source = "cifar10"
+        config.data.batch_size = 64
+    config.data.image_size = 32 if cifar else 64
+    config.data.normalize = "standard"
+    config.data.validation = 0.1
+    config.augment.crop = 4
+    config.augment.flip = True
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = True
+    config.optimizer.weight_decay = 1e-4
+    config.schedule.name = "step"
+    config.epochs = 300 if cifar else 90
+    config.schedule.milestones = (150.0, 225.0) if cifar else (30.0, 60.0)
+    return config

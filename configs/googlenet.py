@@ -1,0 +1,45 @@
+"""GoogLeNet: the textbook's on Fashion-MNIST; torchvision's and the paper's with the paper's settings.
+
+    python scripts/train.py --config=configs/googlenet.py
+    python scripts/train.py --config=configs/googlenet.py:googlenet --config.data.source=folder:DIR
+
+`googlenet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.4): images
+enlarged to 96x96, batch 128, plain SGD at 0.1, 10 epochs. `googlenet` (torchvision's, with batch norm) and
+`googlenet_2014` have the paper's (Szegedy et al. 2014, section 6): SGD with momentum 0.9, the rate 4 % lower every 8
+epochs, auxiliary heads with weight 0.3; the paper gives neither batch nor rate: 128 and 0.01 are ours. The paper trains
+at 224x224 on ImageNet; they begin on Fashion-MNIST at 96x96.
+
+MEASURED
+"""
+import ml_collections
+
+from configs import base
+
+VARIANTS = ("googlenet_d2l", "googlenet", "googlenet_2014")
+
+
+def get_config(variant: str = "googlenet_d2l") -> ml_collections.ConfigDict:
+    config = base.get_config()
+    config.model.name = base.check_variant(variant, VARIANTS)
+    base.add_options(config, dropout_rate=float, aux_logits=bool, remat=bool)
+    config.log_every_steps = 20
+    config.data.source = "fashion_mnist"
+    config.data.image_size = 96
+    config.data.batch_size = 128
+    if variant == "googlenet_d2l":
+        config.epochs = 10
+        config.test_every_epoch = True
+        config.optimizer.learning_rate = 0.1
+        return config
+    config.epochs = 90
+    config.data.normalize = "standard"
+    config.data.validation = 0.1
+    config.augment.crop = 8
+    config.augment.flip = True
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 2e-4
+    config.schedule.name = "step"
+    config.schedule.milestones = tuple(float(epoch) for epoch in range(8, 90, 8))
+    config.schedule.factor = 0.96
+    return config

@@ -1,0 +1,77 @@
+"""ResNets: the textbook's and torchvision's on Fashion-MNIST, the paper's and the TensorFlow text's on CIFAR-10.
+
+    python scripts/train.py --config=configs/resnet.py
+    python scripts/train.py --config=configs/resnet.py:resnet20
+    python scripts/train.py --config=configs/resnet.py:resnet50 --config.data.source=folder:DIR
+
+`resnet18_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.6): images
+enlarged to 96x96, batch 256, plain SGD at 0.05, 10 epochs. `resnet20` to `resnet1202` have the paper's (He et al. 2015,
+section 4.2): batch 128, SGD at 0.1 with momentum 0.9 and weight decay 1e-4, 64,000 steps with the rate divided by ten
+after 32,000 and 48,000, pad-and-crop by 4 pixels and flips, a tenth held out, 400 steps of warm-up from depth 110 on.
+`resnet18_cifar` and `resnet34_cifar`, which the TensorFlow text (section 10.14) does not train, have that text's
+settings for VGG-13: pixels in [-1, 1], batch 128, Adam at 1e-4, 50 epochs. The others (torchvision's, pre-activation,
+and the plain networks without shortcuts) have the paper's for ImageNet (section 3.4): batch 256, SGD at 0.1 with
+momentum 0.9 and weight decay 1e-4, the rate divided by ten twice, 90 epochs, random crops and flips; they begin on
+Fashion-MNIST at 64x64.
+
+MEASURED
+"""
+import ml_collections
+
+from configs import base
+
+CIFAR = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
+NOTEBOOK = ("resnet18_cifar", "resnet34_cifar")
+IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "preact_resnet18", "preact_resnet34",
+            "preact_resnet50", "preact_resnet101", "preact_resnet152", "plain18", "plain34")
+VARIANTS = ("resnet18_d2l", *CIFAR, *NOTEBOOK, *IMAGENET)
+
+
+def get_config(variant: str = "resnet18_d2l") -> ml_collections.ConfigDict:
+    config = base.get_config()
+    config.model.name = base.check_variant(variant, VARIANTS)
+    base.add_options(config, dropout_rate=float, shortcut=str, stride_in_1x1=bool, zero_init_residual=bool, remat=bool,
+                     scan=bool)
+    config.log_every_steps = 20
+    if variant == "resnet18_d2l":
+        config.epochs = 10
+        config.test_every_epoch = True
+        config.data.source = "fashion_mnist"
+        config.data.image_size = 96
+        config.data.batch_size = 256
+        config.optimizer.learning_rate = 0.05
+    elif variant in NOTEBOOK:
+        config.epochs = 50
+        config.test_every_epoch = True
+        config.data.source = "cifar10"
+        config.data.image_size = 32
+        config.data.batch_size = 128
+        config.data.normalize = "symmetric"
+        config.optimizer.name = "adam"
+        config.optimizer.learning_rate = 1e-4
+    else:
+        _papers(config, variant)
+    return config
+
+
+def _papers(config: ml_collections.ConfigDict, variant: str) -> None:
+    """What He et al. trained with, on CIFAR-10 or on ImageNet."""
+    cifar = variant in CIFAR
+    config.data.source = "cifar10" if cifar else "fashion_mnist"
+    config.data.image_size = 32 if cifar else 64
+    config.data.batch_size = 128 if cifar else 256
+    config.data.normalize = "standard"
+    config.data.validation = 0.1
+    config.augment.crop = 4
+    config.augment.flip = True
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.schedule.name = "step"
+    config.epochs = 182 if cifar else 90  # 351 steps an epoch of 45,000 images
+    config.schedule.milestones = (91.0, 137.0) if cifar else (30.0, 60.0)
+    if variant in ("resnet110", "resnet1202"):
+        config.schedule.warmup_epochs = 1.14
+    if variant == "resnet1202":  # or it would take gigabytes, and minutes to compile
+        config.model.remat = True
+        config.model.scan = True

@@ -1,0 +1,59 @@
+"""VGG: the textbook's on Fashion-MNIST, the TensorFlow text's on CIFAR-10, torchvision's with the paper's settings.
+
+    python scripts/train.py --config=configs/vgg.py
+    python scripts/train.py --config=configs/vgg.py:vgg13_cifar
+    python scripts/train.py --config=configs/vgg.py:vgg16_bn --config.data.source=folder:DIR
+
+`vgg11_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.2): a quarter of
+the channels, images enlarged to 224x224, batch 128, plain SGD at 0.05, 10 epochs. `vgg13_cifar` has the TensorFlow
+text's (section 10.10): pixels in [-1, 1], batch 128, Adam at 1e-4, 50 epochs; --config.model.skip=true adds the
+shortcut of section 10.12. The others are torchvision's networks with the paper's settings (Simonyan and Zisserman
+2014, section 3.1): batch 256, SGD at 0.01 with momentum 0.9 and weight decay 5e-4, 74 epochs, the rate divided by ten
+three times, random crops and flips. The paper trains at 224x224 on ImageNet; they begin on Fashion-MNIST at 64x64.
+
+MEASURED
+"""
+import ml_collections
+
+from configs import base
+
+VARIANTS = ("vgg11_d2l", "vgg13_cifar", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn",
+            "vgg19_bn")
+
+
+def get_config(variant: str = "vgg11_d2l") -> ml_collections.ConfigDict:
+    config = base.get_config()
+    config.model.name = base.check_variant(variant, VARIANTS)
+    base.add_options(config, dropout_rate=float, remat=bool, skip=bool)
+    config.log_every_steps = 20
+    config.data.source = "fashion_mnist"
+    if variant == "vgg11_d2l":
+        config.model.width = 0.25
+        config.epochs = 10
+        config.test_every_epoch = True
+        config.data.image_size = 224
+        config.data.batch_size = 128
+        config.optimizer.learning_rate = 0.05
+    elif variant == "vgg13_cifar":
+        config.epochs = 50
+        config.test_every_epoch = True
+        config.data.source = "cifar10"
+        config.data.image_size = 32
+        config.data.batch_size = 128
+        config.data.normalize = "symmetric"
+        config.optimizer.name = "adam"
+        config.optimizer.learning_rate = 1e-4
+    else:
+        config.epochs = 74
+        config.data.image_size = 64
+        config.data.batch_size = 256
+        config.data.normalize = "standard"
+        config.data.validation = 0.1
+        config.augment.crop = 4
+        config.augment.flip = True
+        config.optimizer.learning_rate = 0.01
+        config.optimizer.momentum = 0.9
+        config.optimizer.weight_decay = 5e-4
+        config.schedule.name = "step"
+        config.schedule.milestones = (30.0, 50.0, 65.0)
+    return config
