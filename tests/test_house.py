@@ -13,6 +13,7 @@ import pytest
 
 import modern_cnn
 from modern_cnn import models
+from modern_cnn.training import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "modern_cnn").rglob("*.py"))
@@ -26,6 +27,8 @@ MAY_IMPORT = {
     "errors": set(),
     "cli": {"errors"},
     "training": {"training", "models", "data", "errors"},
+    "weights": {"weights", "models", "errors"},
+    "analysis": {"analysis", "errors"},
     "__init__": {"training"},
 }
 
@@ -78,8 +81,9 @@ def test_every_config_opens_with_its_command_and_builds_its_network(path):
     assert (ROOT / command[1].partition(":")[0]) == path
     for variant in getattr(module, "VARIANTS", (None,)):
         config = module.get_config(*([variant] if variant else []))
-        net = models.build(**config.model)
-        jax.eval_shape(lambda net=net: net.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), train=False))
+        net, size = models.build(**config.model), config.data.image_size or 28
+        settings.check(config)
+        jax.eval_shape(lambda net=net, size=size: net.init(jax.random.key(0), jnp.zeros((1, size, size, 1))))
     if hasattr(module, "VARIANTS"):
         with pytest.raises(ValueError, match="no variant"):
             module.get_config("nonsense")

@@ -153,6 +153,7 @@ def instance_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array 
     return _affine(_standardize(x, (1, 2), epsilon), scale, bias, x.dtype)
 
 
+@jax.named_scope("local_response_norm")
 def local_response_norm(x: jax.Array, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75,
                         k: float = 1.0) -> jax.Array:
     """Local response normalisation (Krizhevsky et al. 2012, section 3.3): channels inhibit their neighbours.

@@ -34,6 +34,7 @@ def _reduce(x, init, op, window, strides, pads, extra):
     return lax.reduce_window(x, np.array(init, x.dtype), op, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
 
 
+@jax.named_scope("max_pool")
 def max_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padding: Padding = "VALID", *,
              ceil_mode: bool = False) -> jax.Array:
     """Largest value of each window.
@@ -54,6 +55,7 @@ def max_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
     return _reduce(x, lowest, lax.max, window, strides, pads, extra)
 
 
+@jax.named_scope("avg_pool")
 def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padding: Padding = "VALID", *,
              ceil_mode: bool = False, count_include_pad: bool = True) -> jax.Array:
     """Mean of each window.
@@ -78,6 +80,7 @@ def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
     return total / jnp.asarray(np.outer(*counts)[:, :, None], total.dtype)
 
 
+@jax.named_scope("global_avg_pool")
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """Mean over height and width: [N, H, W, C] -> [N, C] (Lin et al. 2013, section 3.2). Summed in at least float32."""
     if x.ndim != 4:
@@ -85,6 +88,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
 
 
+@jax.named_scope("adaptive_avg_pool")
 def adaptive_avg_pool(x: jax.Array, output_size: Pair) -> jax.Array:
     """Mean over windows chosen so that the output has a given size, whatever the input's.
 
