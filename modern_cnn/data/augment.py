@@ -3,6 +3,32 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from modern_cnn.data import formats
+
+PILLOW_BITS = 22  # after the point, in the weights of Pillow's fixed-point arithmetic
+
+
+def enlarge(images: jax.Array, size: int) -> jax.Array:
+    """uint8 [N, H, W, C] to [N, size, size, C], H and W at most `size`: `formats.resize`, to the bit.
+
+    Of Pillow's bilinear filter (Resample.c) at most two pixels a side have a part in a larger image. It works in
+    integers, along the width first and then the height, rounded after each.
+    """
+    sides = images.shape[1:3]
+    for axis in (2, 1):
+        length, start = formats.centred(images.shape[axis], min(sides), size)
+        centre = (start + np.arange(size) + 0.5) * (images.shape[axis] / length)
+        total = 1 << (PILLOW_BITS - 1)  # a half, to round
+        before = np.floor(centre - 0.5).astype(np.int32)
+        for pixel in (before, before + 1):
+            weight = np.floor((1 - abs(pixel - centre + 0.5)) * (1 << PILLOW_BITS) + 0.5).astype(np.int32)
+            neighbour = jnp.take(images, pixel, axis=axis, mode="clip")  # outside, the edge goes on
+            total += neighbour * np.expand_dims(weight, (0, 3, 3 - axis))
+        images = total >> PILLOW_BITS
+    return images.astype(jnp.uint8)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -51,8 +77,27 @@ def _bilinear(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
             + down * ((1 - right) * pixel(top + 1, left) + right * pixel(top + 1, left + 1)))
 
 
+def random_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
+    """Pads [N, H, W, C] by `pad` pixels of black and cuts [H, W] out of each image at its own random place."""
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    corners = jax.random.randint(key, (len(images), 2), 0, 2 * pad + 1)
+    return jax.vmap(lambda image, corner: lax.dynamic_slice(image, (*corner, 0), images.shape[1:]))(padded, corners)
+
+
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors each image of [N, H, W, C] left to right with probability 1/2."""
+    return jnp.where(jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1)), images[:, :, ::-1], images)
+
+
 def augment(key: jax.Array, images: jax.Array, config) -> jax.Array:
-    """A config's `augment` section over uint8 [N, H, W, C]: pixels 0..255, in float32 if any distortion is on."""
+    """A config's `augment` section over uint8 [N, H, W, C]: pixels 0..255, in float32 if any distortion is on.
+
+    In this order: crop, flip, then rotation, scale and shift at once.
+    """
+    if config.crop:
+        images = random_crop(jax.random.fold_in(key, 1), images, config.crop)
+    if config.flip:
+        images = random_flip(jax.random.fold_in(key, 2), images)
     if config.rotate or config.zoom or config.shift:
         images = random_affine(key, images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
                                shift=config.shift)

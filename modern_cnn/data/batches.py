@@ -3,6 +3,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from modern_cnn.data import augment
+
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     """The order of `size` examples in an epoch: int32, a permutation that depends on seed and epoch alone.
@@ -23,6 +25,9 @@ def evaluation_batches(size: int, batch_size: int) -> list[tuple[np.ndarray, np.
     return batches
 
 
-def gather(data: tuple[jax.Array, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:
-    """{'image': uint8 [B, H, W, C], 'label': int32 [B]} of a split on the device."""
-    return {"image": jnp.take(data[0], indices, axis=0), "label": jnp.take(data[1], indices, axis=0)}
+def gather(data: tuple[jax.Array, jax.Array], indices: jax.Array, shape: tuple[int, int, int]) -> dict[str, jax.Array]:
+    """{'image': uint8 [B, *shape], 'label': int32 [B]} of a split on the device; smaller images are enlarged."""
+    images = jnp.take(data[0], indices, axis=0)
+    if images.shape[1:] != shape:
+        images = augment.enlarge(images, shape[0])
+    return {"image": images, "label": jnp.take(data[1], indices, axis=0)}

@@ -50,6 +50,17 @@ def files_under(directory: str | Path, parents: frozenset = frozenset()) -> Iter
             yield entry
 
 
+def kept(size: int, *shapes: tuple[int, ...]) -> bool:
+    """Whether images of these shapes [..., H, W, C] are held as they are: as wanted, or for the device to enlarge."""
+    return not size or all(max(shape[-3:-1]) <= size for shape in shapes)
+
+
+def centred(side: int, shorter: int, size: int) -> tuple[int, int]:
+    """(its new length, first pixel kept) of an image's side where the `shorter` one becomes `size` pixels."""
+    length = max(size, round(side * size / shorter))
+    return length, (length - size) // 2
+
+
 def resize(image: Image.Image, size: int) -> Image.Image:
     """Bilinear with antialiasing on the 8-bit image: the shorter side to `size`, then the centre `size` x `size`.
 
@@ -57,11 +68,8 @@ def resize(image: Image.Image, size: int) -> Image.Image:
     """
     if not size or image.size == (size, size):
         return image
-    width, height = image.size
-    shorter = min(width, height)
-    image = image.resize((max(size, round(width * size / shorter)), max(size, round(height * size / shorter))),
-                         Image.Resampling.BILINEAR)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    (width, left), (height, top) = (centred(side, min(image.size), size) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     return image.crop((left, top, left + size, top + size))
 
 

@@ -21,10 +21,12 @@ from modern_cnn.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
-CACHE_VERSION = 1  # raise it when decoding changes, so that old caches are not read
+CACHE_VERSION = 2  # raise it when decoding changes, so that old caches are not read
 NO_NETWORK = ("sources that need no network: digits (bundled), idx:DIR, cifar:DIR, folder:DIR, "
               "or files fetched by hand with --config.data.manual_dir=DIR")
 DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
+# Mean and deviation of red, green and blue on ImageNet, as torchvision's networks expect them.
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HOLDOUT = 0.2  # test fraction of a source that comes without a test split
 
 
@@ -35,11 +37,11 @@ class Spec:
     Attributes:
       source: the string that was asked for.
       origin: where the images were found.
-      image_shape: (H, W, C) in pixels.
+      image_shape: (H, W, C) in pixels, as the network sees them.
       num_classes, class_names: names are the numbers where the source has none.
       sizes: examples in each split.
       mean, std: per channel, what normalises pixels in [0, 1].
-      digest: of all images and labels, so that a resumed run can tell that the data changed.
+      digest: of all images and labels as they are held, so that a resumed run can tell that the data changed.
     """
     source: str
     origin: str
@@ -54,7 +56,10 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """`splits[name]` is (images uint8 [N, H, W, C], labels int32 [N]) for 'train', 'test', perhaps 'validation'."""
+    """`splits[name]` is (images uint8 [N, H, W, C], labels int32 [N]) for 'train', 'test', perhaps 'validation'.
+
+    Images smaller than `spec.image_shape` are for `batches.gather` to enlarge.
+    """
     spec: Spec
     splits: dict[str, formats.Split]
 
@@ -142,25 +147,32 @@ def _fingerprint(kind: str, place: str) -> str:
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
-def _decode(kind: str, place: str, image_size: int, manual_dir: str) -> tuple[dict[str, formats.Split], list[str]]:
+def _kept(splits: dict[str, formats.Split], image_size: int) -> bool:
+    return formats.kept(image_size, *(images.shape for images, _ in splits.values()))
+
+
+def _decode(kind: str, place: str, image_size: int,
+            manual_dir: str) -> tuple[dict[str, formats.Split], list[str], bool]:
+    """(splits, class_names, own): `own` where the images are all of one size and `formats.kept` at it."""
     if kind == "tfds":
         from modern_cnn.data import tfds  # TensorFlow is imported only here, and only to prepare a set
 
-        splits, names = tfds.read(place, image_size, manual_dir)
-    elif kind == "digits":
-        splits, names = formats.read_digits()
+        splits, names, own = tfds.read(place, image_size, manual_dir)
     elif kind == "folder":
         splits, names = formats.read_folder(Path(place), image_size)
+        own = False  # whether they are of one size is known only after decoding them all
     else:
-        splits, names = formats.READERS[kind](Path(place))
+        splits, names = formats.read_digits() if kind == "digits" else formats.READERS[kind](Path(place))
+        own = _kept(splits, image_size)
     for split, (images, labels) in splits.items():
         if not images.size:
             raise UserError(f"{kind}:{place} has no images in its {split} split")
-        splits[split] = formats.resize_array(images, image_size, f"{kind}:{place}"), labels
+        if not own:
+            splits[split] = formats.resize_array(images, image_size, f"{kind}:{place}"), labels
     if "test" not in splits:
         count = 360 if kind == "digits" else max(1, round(HOLDOUT * len(splits["train"][1])))
         splits["train"], splits["test"] = _split_off(splits["train"], count, f"{kind}:{place} has no test split")
-    return splits, names
+    return splits, names, own
 
 
 def _count_classes(splits: dict[str, formats.Split], names: list[str], declared: int, source: str) -> int:
@@ -221,14 +233,20 @@ def _digest(splits: dict[str, formats.Split]) -> str:
 
 
 def _decoded(source: str, image_size: int, manual_dir: str) -> tuple[dict, dict[str, formats.Split]]:
-    """(meta, splits) from the cache, or decoded and then cached."""
+    """(meta, splits) from the cache, or decoded and then cached: once for all sizes at which images are kept."""
     bare = ":" not in source and source != "digits"
     kind, place = resolve(source)
-    key = json.dumps([CACHE_VERSION, source if bare else [kind, place], image_size])
     slug = "".join(c if c.isalnum() else "-" for c in (source if bare else f"{kind}-{Path(place).name}"))[:40]
-    entry = runtime.cache_dir() / "datasets" / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    cached = _cache_load(entry)
-    if cached:
+
+    def entry_of(own: bool) -> Path:
+        key = json.dumps([CACHE_VERSION, source if bare else [kind, place], "own" if own else image_size])
+        return runtime.cache_dir() / "datasets" / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+    for own in (True, False):
+        entry = entry_of(own)
+        cached = _cache_load(entry)
+        if not cached or (own and not _kept(cached[1], image_size)):
+            continue
         meta, splits = cached
         found = meta["kind"], meta["place"]
         # A bare name that was once decoded from a folder stays known when nothing points there now, or it is gone.
@@ -240,7 +258,7 @@ def _decoded(source: str, image_size: int, manual_dir: str) -> tuple[dict, dict[
     log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
     fingerprint = _fingerprint(kind, place)  # before reading: what changes meanwhile is read again next time
     try:
-        splits, names = _decode(kind, place, image_size, manual_dir)
+        splits, names, own = _decode(kind, place, image_size, manual_dir)
     except UserError as e:
         if bare and kind == "tfds":
             raise UserError(f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: "
@@ -248,11 +266,11 @@ def _decoded(source: str, image_size: int, manual_dir: str) -> tuple[dict, dict[
         raise
     meta = {"kind": kind, "place": place, "fingerprint": fingerprint, "class_names": names,
             "splits": list(splits), "digest": _digest(splits)}
-    _cache_save(entry, meta, splits)
+    _cache_save(entry_of(own), meta, splits)
     return meta, splits
 
 
-def _normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel (mean, std) that `augment.normalize` subtracts and divides by, for pixels in [0, 1]."""
     channels = images.shape[-1]
     if normalize == "unit":
@@ -265,8 +283,12 @@ def _normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...
         mean = [float(levels @ n / n.sum()) for n in counts]
         std = [float(np.sqrt((levels - m) ** 2 @ n / n.sum())) for m, n in zip(mean, counts, strict=True)]
         return tuple(mean), tuple(max(s, 1e-6) for s in std)
+    if normalize == "imagenet":
+        if channels != 3:
+            raise UserError(f"config.data.normalize='imagenet' is for RGB images; these have channels: {channels}")
+        return IMAGENET
     raise UserError(f"config.data.normalize={normalize!r} is unknown"
-                    f"{did_you_mean(normalize, ['unit', 'symmetric', 'standard'])}")
+                    f"{did_you_mean(normalize, ['unit', 'symmetric', 'standard', 'imagenet'])}")
 
 
 def load(config) -> Dataset:
@@ -296,10 +318,16 @@ def load(config) -> Dataset:
                             f"is {count}: no split")
         train, validation = _split_off(splits["train"], count, f"config.data.validation={config.validation}")
         splits = splits | {"train": train, "validation": validation}
-    mean, std = _normalization(config.normalize, splits["train"][0])
+    images = splits["train"][0]
+    for split, (others, _) in splits.items():
+        if not config.image_size and others.shape[1:] != images.shape[1:]:
+            raise UserError(f"{config.source}: images of {split} are {others.shape[1:]}, of train {images.shape[1:]}; "
+                            "set --config.data.image_size=N to resize them all to NxN")
+    mean, std = normalization(config.normalize, images)
+    height, width = (config.image_size,) * 2 if config.image_size else images.shape[1:3]
     names = meta["class_names"] or [str(i) for i in range(classes)]
     spec = Spec(
-        source=config.source, origin=f"{meta['kind']}:{meta['place']}", image_shape=tuple(splits["train"][0].shape[1:]),
+        source=config.source, origin=f"{meta['kind']}:{meta['place']}", image_shape=(height, width, images.shape[3]),
         num_classes=classes, class_names=tuple(names) + tuple(str(i) for i in range(len(names), classes)),
         sizes={name: len(splits[name][1]) for name in ("train", "validation", "test") if name in splits},
         mean=mean, std=std, digest=meta["digest"])

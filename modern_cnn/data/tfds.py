@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from modern_cnn.data.formats import Split, check_memory, resize
+from modern_cnn.data.formats import Split, check_memory, kept, resize
 from modern_cnn.data.sources import NO_NETWORK
 from modern_cnn.errors import UserError
 
@@ -87,12 +87,14 @@ def _builder(name: str):
         raise UserError(f"TensorFlow Datasets cannot open {name!r}: {e or type(e).__name__}") from e
 
 
-def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Split], list[str]]:
+def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Split], list[str], bool]:
     """The splits of a TFDS classification set as arrays, prepared first if this machine has not got it.
+
+    Returns (splits, class_names, own): `own` where TFDS declares one size for all images, and they are `kept` at it.
 
     Args:
       name: of the set, perhaps with a config and a version: 'cifar10', 'emnist/letters'.
-      image_size: every image is resized to this; 0 leaves images alone, which must then be of one size.
+      image_size: images that are not kept are resized to this; 0 leaves all alone, which must then be of one size.
       manual_dir: a folder with the set's files, used instead of downloading and whatever their checksums; or ''.
     Raises:
       UserError: no such set, not one of images and labels, or its files are out of reach.
@@ -118,14 +120,17 @@ def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Split],
                 manual_dir=Path(manual_dir).expanduser() if manual_dir else None))
         except Exception as e:  # whatever stops TFDS, the user reads what it was
             raise UserError(f"tfds:{name} could not be prepared: {type(e).__name__}: {' '.join(str(e).split())}") from e
+    declared = features["image"].shape
+    own = None not in declared[:2] and kept(image_size, declared)
     names = builder.info.splits
     wanted = {"train": "train", "test": "test" if "test" in names else "validation"}
     if "test" in names and "validation" in names:
         wanted["validation"] = "validation"
-    splits = {ours: _arrays(builder, theirs, image_size, name) for ours, theirs in wanted.items() if theirs in names}
+    splits = {ours: _arrays(builder, theirs, 0 if own else image_size, name) for ours, theirs in wanted.items()
+              if theirs in names}
     if "train" not in splits:
         raise UserError(f"tfds:{name} has no split 'train', only {', '.join(names)}")
-    return splits, list(features["label"].names or [])
+    return splits, list(features["label"].names or []), own
 
 
 def _arrays(builder, split: str, image_size: int, name: str) -> Split:

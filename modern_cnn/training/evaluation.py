@@ -25,7 +25,7 @@ def compile_eval(spec: sources.Spec) -> Callable:
     """(state, metrics, data, indices, mask) -> metrics, with the batch's examples added."""
     @jax.jit
     def step(state, metrics, data, indices, mask):
-        batch = batches.gather(data, indices) | {"mask": mask}
+        batch = batches.gather(data, indices, spec.image_shape) | {"mask": mask}
         batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
         return metrics.merge(steps.eval_step(state, batch))
 
@@ -51,7 +51,8 @@ def load_run(directory: str | Path) -> tuple[Any, dict[str, Any], dict[str, Any]
     config, run = workdir.read_run(directory)
     module = models.build(**config["model"], num_classes=run["data"]["num_classes"])
     images = jnp.zeros((1, *run["data"]["image_shape"]))
-    template = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    template = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     checkpoints = Checkpoints(directory, read_only=True)
     try:
         chosen, variables = checkpoints.result(template)
@@ -71,6 +72,8 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     """
     config, _ = workdir.read_run(Path(directory))
     section = ml_collections.ConfigDict(config["data"] | (data or {}))
+    if not section.source:
+        raise UserError(f"the weights in {directory} were imported without data: say which, --source=folder:DIR")
     dataset = sources.load(section)
     module, variables, run, step = load_run(directory)
     trained = run["data"]
@@ -83,7 +86,7 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     if names != theirs and unnamed not in (names, theirs):
         raise UserError(f"{section.source} has the classes {', '.join(names)}, but the network was trained on "
                         f"{', '.join(theirs)}")
-    if not data and dataset.spec.digest != trained["digest"]:
+    if not data and trained["digest"] and dataset.spec.digest != trained["digest"]:  # imported weights have none
         if split != "test":
             raise UserError(f"the images of {section.source} have changed since the run: what is {split} now may have "
                             "been something else in training")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from modern_cnn import models
-from modern_cnn.data import augment, batches, sources
+from modern_cnn.data import augment, batches, formats, sources
 from modern_cnn.errors import UserError
 from modern_cnn.training import logs, optim, settings, steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints, saved_steps
@@ -35,11 +35,12 @@ class Plan:
 
 
 def make_plan(config, spec: sources.Spec) -> Plan:
-    """Raises UserError for a batch larger than the training set, or no steps at all."""
+    """Raises UserError for a batch larger than the training set or than memory, or no steps at all."""
     batch_size, train_size = config.data.batch_size, spec.sizes["train"]
     if batch_size > train_size:
         raise UserError(f"config.data.batch_size={batch_size} is more than the {train_size} training images of "
                         f"{spec.source}")
+    formats.check_memory(f"a batch of {spec.source}", batch_size, *spec.image_shape[:2])
     steps_per_epoch = train_size // batch_size
     total = config.epochs * steps_per_epoch
     peak = optim.peak_learning_rate(config.optimizer, batch_size)
@@ -83,7 +84,7 @@ def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array) -> Cal
 
     def step(state, metrics, data, order):
         first = state.step % plan.steps_per_epoch * plan.batch_size
-        batch = batches.gather(data, lax.dynamic_slice(order, (first,), (plan.batch_size,)))
+        batch = batches.gather(data, lax.dynamic_slice(order, (first,), (plan.batch_size,)), spec.image_shape)
         images = augment.augment(jax.random.fold_in(augment_key, state.step), batch["image"], config.augment)
         batch["image"] = augment.normalize(images, spec.mean, spec.std)
         state, new = steps.train_step(state, batch, dropout_key)

@@ -1,13 +1,14 @@
-"""Pixels prepared inside the compiled step, against numpy and scipy."""
+"""Pixels prepared inside the compiled step, against Pillow, numpy and scipy."""
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
-from modern_cnn.data import augment
+from modern_cnn.data import augment, formats
 from tests.data import files
 
 IMAGES = files.pixels(6, 9, 12, 3).astype(np.float32)
@@ -16,6 +17,33 @@ KEY = jax.random.key(3)
 
 def distort(images=IMAGES, key=KEY, rotate=0.0, zoom=0.0, shift=0.0):
     return augment.random_affine(key, jnp.asarray(images), rotate=rotate, zoom=zoom, shift=shift)
+
+
+def pixels_and_edges(*shape):
+    """Random images, the last of them black and white."""
+    images = files.pixels(*shape)
+    images[-1] = np.where(images[-1] > 127, 255, 0)
+    return images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("side", "size"), [(28, 224), (28, 96), (32, 64), (32, 224), (8, 32), (28, 227), (7, 10),
+                                            (28, 28), (1, 5)])
+def test_enlarge_is_pillows_resize_to_the_bit(side, size, channels):
+    images = pixels_and_edges(4, side, side, channels)
+    out = jax.jit(augment.enlarge, static_argnums=1)(images, size)
+    assert (out.shape, out.dtype) == ((4, size, size, channels), jnp.uint8)
+    for image, ours in zip(images, np.asarray(out), strict=True):
+        theirs = Image.fromarray(image.squeeze(-1) if channels == 1 else image)
+        np.testing.assert_array_equal(ours.squeeze(), theirs.resize((size, size), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(6, 5, 9), (5, 6, 6), (20, 32, 64), (32, 20, 33), (1, 9, 9),
+                                                       (28, 2, 214)])  # the last: a pixel's centre, nearly
+def test_enlarge_makes_square_as_at_loading(height, width, size):
+    images = pixels_and_edges(3, height, width, 1)
+    out = jax.jit(augment.enlarge, static_argnums=1)(images, size)
+    np.testing.assert_array_equal(out, formats.resize_array(images, size, "these"))
 
 
 def test_normalize():
@@ -80,11 +108,42 @@ def test_compiled_equals_eager():
     np.testing.assert_allclose(compiled, distort(**amounts), atol=0.01)
 
 
+def test_random_crop_cuts_every_place_of_the_padded_image():
+    """Each result is a window of the numpy-padded image, and with many images each of the 5 x 5 places occurs."""
+    image = files.pixels(1, 6, 7, 3)[0]
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    windows = {padded[i:i + 6, j:j + 7].tobytes(): (i, j) for i in range(5) for j in range(5)}
+    cropped = augment.random_crop(KEY, jnp.broadcast_to(image, (400, *image.shape)), 2)
+    assert cropped.dtype == jnp.uint8
+    places = [windows[np.asarray(crop).tobytes()] for crop in cropped]
+    assert set(places) == set(windows.values())
+    np.testing.assert_allclose(np.mean(places, axis=0), 2, atol=0.25)
+
+
+def test_random_flip_mirrors_half_of_the_images():
+    images = jnp.asarray(files.pixels(400, 4, 5, 2))
+    flipped = augment.random_flip(KEY, images)
+    mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
+    np.testing.assert_array_equal(flipped[~mirrored], images[~mirrored])
+    assert 0.42 < mirrored.mean() < 0.58
+
+
+def test_crop_and_flip_keep_bytes_and_draw_apart():
+    images = jnp.asarray(files.pixels(64, 8, 8, 1))
+    off = {"crop": 0, "flip": False, "rotate": 0.0, "zoom": 0.0, "shift": 0.0}
+    both = augment.augment(KEY, images, SimpleNamespace(**off | {"crop": 2, "flip": True}))
+    crop = augment.augment(KEY, images, SimpleNamespace(**off | {"crop": 2}))
+    mirrored = (both == crop[:, :, ::-1]).all((1, 2, 3))
+    assert both.dtype == jnp.uint8
+    assert ((both == crop).all((1, 2, 3)) | mirrored).all()
+    assert 16 < mirrored.sum() < 48
+
+
 def test_augment_is_on_where_a_field_is():
     images = jnp.asarray(files.pixels(2, 8, 8, 1))
-    off = {"rotate": 0.0, "zoom": 0.0, "shift": 0.0}
+    off = {"crop": 0, "flip": False, "rotate": 0.0, "zoom": 0.0, "shift": 0.0}
     assert augment.augment(KEY, images, SimpleNamespace(**off)) is images
-    for field in off:
+    for field in ("rotate", "zoom", "shift"):
         out = augment.augment(KEY, images, SimpleNamespace(**off | {field: 0.5}))
         assert out.dtype == jnp.float32
         assert (out != images).any()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modern_cnn.data import batches
+from modern_cnn.data import augment, batches
 
 
 @given(st.integers(0, 2 ** 32 - 1), st.integers(0, 1000), st.integers(1, 300))
@@ -37,7 +37,15 @@ def test_evaluation_visits_each_example_once(size, batch_size):
 
 def test_gather():
     images, labels = jnp.arange(24, dtype=jnp.uint8).reshape(6, 2, 2, 1), jnp.arange(6, dtype=jnp.int32)
-    batch = batches.gather((images, labels), jnp.array([4, 0, 4]))
+    batch = batches.gather((images, labels), jnp.array([4, 0, 4]), (2, 2, 1))
     np.testing.assert_array_equal(batch["image"], images[np.array([4, 0, 4])])
     np.testing.assert_array_equal(batch["label"], [4, 0, 4])
     assert (batch["image"].dtype, batch["label"].dtype) == (jnp.uint8, jnp.int32)
+
+
+def test_gather_enlarges_what_is_smaller():
+    images = jnp.arange(36, dtype=jnp.uint8).reshape(6, 2, 3, 1)
+    batch = batches.gather((images, jnp.arange(6)), jnp.array([4, 0]), (5, 5, 1))
+    np.testing.assert_array_equal(batch["image"], augment.enlarge(images, 5)[np.array([4, 0])])
+    batch = batches.gather((images, jnp.arange(6)), jnp.array([4, 0]), (2, 3, 1))  # an oblong set as it is
+    np.testing.assert_array_equal(batch["image"], images[np.array([4, 0])])

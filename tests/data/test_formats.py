@@ -376,7 +376,8 @@ def test_folder_test_class_unknown_to_train(tmp_path):
 def test_more_than_memory_is_refused_at_once(tmp_path):
     files.write_images(tmp_path)
     refused(f"folder:{tmp_path}", "GiB", "image_size", image_size=10 ** 6)
-    refused("digits", "GiB", "image_size", image_size=10 ** 6)
+    files.write_idx(tmp_path / "set", train_images=files.pixels(20, 1, 100_000))
+    refused(f"idx:{tmp_path / 'set'}", "GiB", "image_size", image_size=99_999)
 
 
 def test_reader_of_gzip_ignores_the_ending(tmp_path):

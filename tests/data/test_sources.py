@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modern_cnn.data import sources, tfds
+from modern_cnn.data import formats, sources, tfds
 from modern_cnn.errors import UserError
 from tests.data import files
 
@@ -29,13 +29,15 @@ def rows(images, labels) -> list[bytes]:
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The sets that TFDS was asked for, which has them all."""
+    """The sets that TFDS was asked for, which has them all: as 6x5, of no declared size where 'any' is in the name."""
     names = []
 
     def read(name, image_size, manual_dir):
         names.append(name)
-        split = files.pixels(20, 6, 5, 1), files.labels(20).astype(np.int32)
-        return {"train": split, "test": split}, []
+        images = files.pixels(20, 6, 5, 1)
+        own = "any" not in name and formats.kept(image_size, images.shape)
+        split = images if own else formats.resize_array(images, image_size, name), files.labels(20).astype(np.int32)
+        return {"train": split, "test": split}, [], own
 
     monkeypatch.setattr(tfds, "read", read)
     return names
@@ -99,11 +101,53 @@ def test_a_new_file_in_a_folder_is_seen(tmp_path):
     assert files.load(f"folder:{tmp_path / 'set'}").spec.sizes["train"] == 16
 
 
-def test_each_image_size_has_an_entry(tmp_path):
-    files.write_idx(tmp_path / "set")
-    for size in (0, 4, 9, 4):
-        assert files.load(f"idx:{tmp_path / 'set'}", image_size=size).spec.image_shape[:2] == ((size, size) if size
-                                                                                             else (6, 5))
+def test_larger_images_share_one_entry_of_their_own_size(tmp_path, cache):
+    arrays = files.write_idx(tmp_path / "set")
+    digests = set()
+    for size in (224, 0, 6, 96):
+        dataset = files.load(f"idx:{tmp_path / 'set'}", image_size=size)
+        assert dataset.spec.image_shape == ((size, size, 1) if size else (6, 5, 1))
+        np.testing.assert_array_equal(dataset.splits["train"][0][..., 0], arrays["train_images"])
+        digests.add(dataset.spec.digest)
+    assert len(digests) == len(list((cache / "datasets").iterdir())) == 1
+
+
+def test_smaller_images_are_made_at_loading_and_have_entries_of_their_own(tmp_path, cache):
+    arrays = files.write_idx(tmp_path / "set")
+    for size in (0, 4, 5, 9, 4):  # 5 is less than the height
+        dataset = files.load(f"idx:{tmp_path / 'set'}", image_size=size)
+        expected = formats.resize_array(arrays["test_images"][..., None], 0 if size == 9 else size, "these")
+        np.testing.assert_array_equal(dataset.splits["test"][0], expected)
+        assert dataset.spec.image_shape[:2] == ((size, size) if size else (6, 5))
+    assert len(list((cache / "datasets").iterdir())) == 3
+
+
+def test_a_split_of_other_images_is_weighed_too(tmp_path):
+    """Test images that are larger than wanted: none are kept; and no size at all is not the same size."""
+    files.write_idx(tmp_path, test_images=files.pixels(10, 12, 12))
+    dataset = files.load(f"idx:{tmp_path}", image_size=8)
+    assert {images.shape[1:] for images, _ in dataset.splits.values()} == {(8, 8, 1)}
+    dataset = files.load(f"idx:{tmp_path}", image_size=12)
+    assert {images.shape[1:] for images, _ in dataset.splits.values()} == {(6, 5, 1), (12, 12, 1)}
+    with pytest.raises(UserError, match=r"images of test are \(12, 12, 1\), of train \(6, 5, 1\).*image_size"):
+        files.load(f"idx:{tmp_path}")
+
+
+@pytest.mark.parametrize("source", ["folder:{}", "tfds:any_size"])
+@pytest.mark.usefixtures("asked")
+def test_images_of_no_one_size_are_resized_at_loading(source, tmp_path):
+    files.write_images(tmp_path / "set", size=(5, 6))
+    source = source.format(tmp_path / "set")
+    digests = {files.load(source, image_size=size).spec.digest for size in (0, 9, 12)}
+    assert len(digests) == 3
+    assert files.load(source, image_size=9).splits["train"][0].shape[1:3] == (9, 9)
+
+
+def test_tfds_with_one_size_is_enlarged_later(asked):
+    for size in (9, 0, 224, 4, 4):
+        dataset = files.load("tfds:cifar10", image_size=size)
+        assert dataset.splits["train"][0].shape[1:3] == ((4, 4) if size == 4 else (6, 5))
+    assert asked == ["cifar10"] * 2
 
 
 @pytest.mark.parametrize("damage", [

@@ -100,17 +100,17 @@ import warnings
 warnings.simplefilter("ignore")
 import numpy as np
 from tests.data import files
-source, manual_dir, out = sys.argv[1:]
-dataset = files.load(source, manual_dir=manual_dir)
+source, manual_dir, out, image_size = sys.argv[1:]
+dataset = files.load(source, manual_dir=manual_dir, image_size=int(image_size))
 np.savez(out, **{f"{split}_{i}": dataset.splits[split][i] for split in ("train", "test") for i in (0, 1)})
 print(dataset.spec.class_names[9], "tensorflow" in sys.modules)
 """
 
 
-def prepare(source, manual_dir, out) -> tuple[str, dict[str, list[bytes]]]:
+def prepare(source, manual_dir, out, image_size=0) -> tuple[str, dict[str, list[bytes]]]:
     """Loads a set in a process of its own: (last line, {split: what its images and labels are, sorted})."""
-    result = subprocess.run([sys.executable, "-c", PREPARE, source, manual_dir, out], capture_output=True, text=True,
-                            check=False)
+    result = subprocess.run([sys.executable, "-c", PREPARE, source, manual_dir, out, str(image_size)],
+                            capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     arrays = np.load(out)
     return result.stdout.splitlines()[-1], {split: rows(arrays[f"{split}_0"], arrays[f"{split}_1"])
@@ -130,7 +130,7 @@ def test_offline_preparation_from_a_file_with_another_checksum(tmp_path):
     expected = {split: rows(*(np.concatenate([arrays[name][i] for name in names]) for i in (0, 1)))
                 for split, names in {"train": files.TEN[:5], "test": files.TEN[5:]}.items()}
     arguments = "tfds:cifar10", tmp_path / "manual", tmp_path / "out.npz"
-    assert prepare(*arguments) == ("class9 True", expected)
+    assert prepare(*arguments, image_size=64) == ("class9 True", expected)  # enlarged only on the device
     assert prepare(*arguments) == ("class9 False", expected)  # from the cache: no TensorFlow
 
 

@@ -148,11 +148,12 @@ def test_resuming_another_run_is_refused_with_the_difference(field, value, named
         loop.train_and_evaluate(config, workdir)
 
 
-def test_resuming_on_changed_images_is_refused(config, tmp_path):
+@pytest.mark.parametrize("image_size", [0, 12, 5])
+def test_resuming_on_changed_images_is_refused(image_size, config, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "data").mkdir()
     write_idx(tmp_path / "data", rng.integers(0, 256, (300, 8, 8)))
-    config.data.source, config.epochs = f"idx:{tmp_path / 'data'}", 1
+    config.data.source, config.epochs, config.data.image_size = f"idx:{tmp_path / 'data'}", 1, image_size
     loop.train_and_evaluate(config, tmp_path / "run")
     write_idx(tmp_path / "data", rng.integers(0, 256, (300, 8, 8)))
     with pytest.raises(UserError, match=r"holds a different run: the data set's digest was"):

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 import modern_cnn
-from modern_cnn.data import augment, batches, sources
+from modern_cnn.data import augment, batches, formats, sources
 from modern_cnn.errors import UserError
 from modern_cnn.training import evaluation, logs, loop, optim, workdir
 from modern_cnn.training.checkpoint import saved_steps
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
+from tests.data import files
 
 
 def records(path, split=None):
@@ -52,6 +53,26 @@ def test_load_and_evaluate_agree_with_the_run(config, tmp_path):
     images, labels = data.splits["test"]
     logits = module.apply(variables, augment.normalize(jnp.asarray(images), data.spec.mean, data.spec.std), train=False)
     assert (np.argmax(np.asarray(logits), 1) == labels).mean() == result["test"]["accuracy"]
+
+
+def test_images_enlarged_on_the_device_train_and_score_as_those_enlarged_in_files(config, tmp_path):
+    """Before the distortions, in training, scoring and evaluation: a run on files that hold the larger images."""
+    config.epochs, config.data.image_size = 1, 32
+    config.augment.rotate, config.augment.shift = 10.0, 3.0
+    on_device = loop.train_and_evaluate(config, tmp_path / "device")
+    evaluated = evaluation.evaluate_workdir(tmp_path / "device")
+    assert {name: evaluated[name] for name in on_device["test"]} == on_device["test"]
+    arrays = {}
+    for split, (images, labels) in sources.load(config.data).splits.items():
+        assert images.shape[1:] == (8, 8, 1)
+        arrays |= {f"{split}_images": formats.resize_array(images, 32, split)[..., 0], f"{split}_labels": labels}
+    files.write_idx(tmp_path / "large", **arrays)
+    config.data.source = f"idx:{tmp_path / 'large'}"
+    loop.train_and_evaluate(config, tmp_path / "files")
+    for ours, theirs in zip(records(tmp_path / "device"), records(tmp_path / "files"), strict=True):
+        assert ours["split"] == theirs["split"]
+        assert np.isclose(ours["loss"], theirs["loss"], rtol=1e-4)
+        assert np.isclose(ours["accuracy"], theirs["accuracy"], atol=0.003)
 
 
 def test_evaluation_counts_every_example_once_at_any_batch_size(config):
@@ -205,6 +226,7 @@ def test_checkpoints_by_steps_count_epoch_ends_too(config, tmp_path):
     ("epochs", 0, "config.epochs=0 must be a number of at least 1"),
     ("model.name", "lenet", "has no option 'dropout_rate'"),
     ("data.normalize", "standart", "did you mean 'standard'"),
+    ("data.image_size", 10 ** 6, r"a batch of digits: 128 images of 1000000x1000000 decode to .* GiB, .*image_size"),
 ])
 def test_bad_settings_are_refused_before_anything_is_written(field, value, message, config, tmp_path):
     config.update_from_flattened_dict({field: value})
