@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.name = "mlp"
     config.model.hidden_sizes = (256, 256, 256)
     config.model.dropout_rate = 0.0
-    config.model.initializer = config_dict.placeholder(str)  # xavier_uniform, keras, torch; unset: the network's own
+    config.model.initializer = config_dict.placeholder(str)  # one of layers.INITIALIZERS; unset: the network's own
     config.epochs = 10
     config.test_every_epoch = True
     config.data.batch_size = 256

@@ -1,9 +1,11 @@
 """What every script shares: flags parsed, errors told in one line, log lines that do not tear the progress bar."""
+import ast
 import logging
 import re
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -109,3 +111,21 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             _fail("interrupted", 130)
     app.run(guarded, flags_parser=_parse)
+
+
+def network_options(flags_given: Sequence[str]) -> dict[str, Any]:
+    """{'width': 0.25} of --option=width=0.25: Python literals, true or false, and text where they are neither.
+
+    Raises:
+      UserError: a flag without a name or a value, or one that names the network or its number of classes.
+    """
+    options = {}
+    for given in flags_given:
+        name, _, value = given.partition("=")
+        if not name or not value or name in ("name", "num_classes"):
+            raise UserError(f"--option={given} is not of the form --option=width=0.25, with an option of the network")
+        try:
+            options[name] = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options

@@ -11,11 +11,16 @@ class UserError(ValueError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """`'; did you mean 'x'? known: x, y'` for an error about `name`; '' if there is nothing to choose from."""
+    """`'; did you mean 'x'? known: x, y'` for an error about `name`; '' if there is nothing to choose from.
+
+    Of more than 20 choices only the closest is told, where there is one.
+    """
     choices = sorted(choices)
     if not choices:
         return ""
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    if close and len(choices) > 20:
+        return f"; did you mean {close[0]!r}?"
     return (f"; did you mean {close[0]!r}?" if close else ";") + f" known: {', '.join(choices)}"
 
 

@@ -4,7 +4,6 @@
     python scripts/summarize.py --model=vgg11_d2l --option=width=0.25 --image_size=96 --json
     python scripts/summarize.py --list
 """
-import ast
 import dataclasses
 import inspect
 import json
@@ -27,20 +26,6 @@ NUM_CLASSES = flags.DEFINE_integer("num_classes", 0, "Classes; 0 is the default.
 OPTION = flags.DEFINE_multi_string("option", [], "An option of the network: --option=width=0.25. May be repeated.")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object (with --list one list of them) instead of a table.")
 LIST = flags.DEFINE_bool("list", False, "Print every network, with its totals at the input it was published for.")
-
-
-def options() -> dict:
-    """The --option flags as a dict. Values are Python literals, true or false, and text where they are neither."""
-    found = {}
-    for flag in OPTION.value:
-        name, _, value = flag.partition("=")
-        if not value or name in ("name", "num_classes"):
-            raise UserError(f"--option={flag} is not OPTION=VALUE (--model and --num_classes are flags)")
-        try:
-            found[name] = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
-        except (ValueError, SyntaxError):
-            found[name] = value
-    return found
 
 
 def overview():
@@ -76,7 +61,7 @@ def main():
     (height, width, channels), num_classes = lookup(models.INPUTS, MODEL.value, "network")
     image_shape = (IMAGE_SIZE.value or height, IMAGE_SIZE.value or width, CHANNELS.value or channels)
     num_classes = NUM_CLASSES.value or num_classes
-    found = summary.summarize(models.build(MODEL.value, num_classes, **options()), image_shape)
+    found = summary.summarize(models.build(MODEL.value, num_classes, **cli.network_options(OPTION.value)), image_shape)
     if JSON.value:
         print(json.dumps({"model": MODEL.value, "num_classes": num_classes, **dataclasses.asdict(found)}))
     else:

@@ -170,7 +170,9 @@ def test_evaluate_of_what_a_run_has_not_got(script, tmp_path):
 
 @pytest.mark.parametrize(("name", "flags"), [
     ("train.py", ["--config", "--workdir", "--profile", "--debug_nans"]),
-    ("evaluate.py", ["--workdir", "--split", "--source"])])
+    ("evaluate.py", ["--workdir", "--split", "--source"]),
+    ("summarize.py", ["--model", "--image_size", "--option", "--json", "--list"]),
+    ("import_weights.py", ["--model", "--weights", "--workdir", "--export", "--classes"])])
 def test_help(script, name, flags):
     result = script(name, "--help")
     text = result.out + result.err

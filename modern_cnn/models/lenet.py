@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn import functional as F
-from modern_cnn.layers import Conv, Dense, initializers, normalization, scaled
+from modern_cnn.layers import Conv, Dense, Dropout, initializers, normalization, scaled
 
 
 class LeNet(nn.Module):
@@ -22,6 +22,7 @@ class LeNet(nn.Module):
     """
     num_classes: int = 10
     padding: int = 2
+    dropout_rate: float = 0.0
     width: float = 1.0
     norm: str = "none"
     unbiased: bool = True
@@ -43,8 +44,10 @@ class LeNet(nn.Module):
         x = x.reshape(len(x), -1)
         x = nn.sigmoid(norm(name="norm3")(dense(120, name="dense1")(x)))
         self.sow("intermediates", "stage3", x)
+        x = Dropout(self.dropout_rate, train)(x)
         x = nn.sigmoid(norm(name="norm4")(dense(84, name="dense2")(x)))
         self.sow("intermediates", "stage4", x)
+        x = Dropout(self.dropout_rate, train)(x)
         return dense(self.num_classes, name="dense3")(x)
 
 
@@ -58,6 +61,7 @@ class LeNetReLU(nn.Module):
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 10.
     """
     num_classes: int = 10
+    dropout_rate: float = 0.0
     width: float = 1.0
     norm: str = "none"
     unbiased: bool = False
@@ -77,6 +81,8 @@ class LeNetReLU(nn.Module):
         x = x.reshape(len(x), -1)
         x = nn.relu(dense(120, name="dense1")(x))
         self.sow("intermediates", "stage3", x)
+        x = Dropout(self.dropout_rate, train)(x)
         x = nn.relu(dense(84, name="dense2")(x))
         self.sow("intermediates", "stage4", x)
+        x = Dropout(self.dropout_rate, train)(x)
         return dense(self.num_classes, name="dense3")(x)

@@ -17,14 +17,14 @@ Pairs = Iterator[tuple[str, tuple[str, ...]]]
 
 
 def alexnet(net: AlexNet, textbook: bool) -> Pairs:
+    step = 0 if net.norm == "none" else 1  # a normalisation after every convolution
     features, classifier = ("", (14, 17, 20)) if textbook else ("features.", (1, 4, 6))
-    step = 0 if net.norm == "none" else 1
     convolutions = (0, 3 + step, 6 + 2 * step, 8 + 3 * step, 10 + 4 * step)
     for i, index in enumerate(convolutions, start=1):
         yield f"{features}{index}", (f"conv{i}",)
         yield f"{features}{index + 1}", (f"norm{i}",)
     for i, index in enumerate(classifier, start=1):
-        yield f"{index}" if textbook else f"classifier.{index}", (f"dense{i}",)
+        yield f"{index + 5 * step}" if textbook else f"classifier.{index}", (f"dense{i}",)
 
 
 def vgg(net: VGG, textbook: bool) -> Pairs:
@@ -70,8 +70,8 @@ def googlenet(net: GoogLeNet, textbook: bool) -> Pairs:
     for theirs, ours in units.items():
         yield f"{theirs}.conv", (*ours, "conv")
         yield f"{theirs}.bn", (*ours, "norm")
-    for i in (1, 2):
-        yield from ((f"aux{i}.fc{j}", (f"aux{i}", f"dense{j}")) for j in (1, 2))
+        if ours[0] in ("aux1", "aux2"):
+            yield from ((f"{ours[0]}.fc{j}", (ours[0], f"dense{j}")) for j in (1, 2))
     yield "fc", ("dense",)
 
 

@@ -314,7 +314,7 @@ BAD_FLAGS = {
     "no network": ([], 1, ["--model is missing", "--list"]),
     "unknown network": (["--model=resnet511"], 1, ["no network 'resnet511'", "did you mean 'resnet"]),
     "unknown option": (["--model=lenet", "--option=nrom=batch"], 1, ["no option 'nrom'", "did you mean 'norm'"]),
-    "misshapen option": (["--model=lenet", "--option=norm"], 1, ["--option=norm is not OPTION=VALUE"]),
+    "misshapen option": (["--model=lenet", "--option=norm"], 1, ["--option=norm is not of the form"]),
     "no option": (["--model=lenet", "--option=num_classes=3"], 1, ["--num_classes"]),
     "image too small": (["--model=lenet", "--image_size=11"], 1, ["11x11x1", "too small"]),
     "size of no pixels": (["--model=lenet", "--image_size=0"], 2, ["--image_size=0"]),

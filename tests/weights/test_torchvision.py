@@ -1,0 +1,275 @@
+"""Names and layout of PyTorch's weights, against networks written in PyTorch whose names are torchvision's."""
+import re
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from flax import traverse_util
+from torch import nn
+
+from modern_cnn import weights
+from modern_cnn.errors import UserError
+from modern_cnn.models import INPUTS, MODELS, build
+from tests.models.torch_nets import torch_net
+
+NARROW = {"width": 0.125, "hidden": (16, 16)}  # of the networks that have 60 to 144 million parameters
+LARGE = [name for name in weights.TORCHVISION if name.startswith(("alexnet", "vgg"))]
+TEXTBOOK = {"lenet": {}, "lenet_bn": {"padding": 0, "features": 256, "norm": True}, "alexnet_d2l": NARROW,
+            "vgg11_d2l": NARROW, "nin_d2l": {}, "googlenet_d2l": {}, "resnet18_d2l": {}, "densenet_d2l": {}}
+
+
+def counted(shapes):
+    """Arrays of which no two values are equal: consecutive floats, from the smallest normal one."""
+    start, arrays = 0x00800000, {}
+    for name, shape in shapes.items():
+        values = np.arange(start, start + prod(shape), dtype=np.uint32).view(np.float32)
+        arrays[name], start = values.reshape(shape), start + prod(shape)
+    return arrays
+
+
+def shapes_of(name, classes=None, channels=None, **options):
+    """{name: shape} of PyTorch's state dict, the published one by default."""
+    (_, _, published_channels), published_classes = INPUTS[name]
+    with torch.device("meta"):
+        net = torch_net(name, classes or published_classes, channels or published_channels, **options)
+    return {key: tuple(value.shape) for key, value in net.state_dict().items()}
+
+
+def ours(name, size, channels=3, classes=10, **options):
+    """Variables as our network's `init` would shape them, of values that are all different."""
+    module = build(name, classes, **options)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, size, size, channels))))
+    flat = counted({path: leaf.shape for path, leaf in traverse_util.flatten_dict(dict(shapes)).items()})
+    return traverse_util.unflatten_dict(flat)
+
+
+def same(a, b):
+    """Bit for bit, with the same names."""
+    assert set(a) == set(b)
+    for name, value in a.items():
+        assert value.dtype == b[name].dtype == np.float32
+        assert value.shape == b[name].shape
+        assert value.tobytes() == b[name].tobytes(), name
+
+
+def same_trees(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def there_and_back(name, shapes, **options):
+    state = counted(shapes)
+    variables = weights.from_torchvision(name, state, **options)
+    back = weights.to_torchvision(name, variables, **options)
+    same(back, {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")})
+    return state, variables
+
+
+def test_torchvisions_networks_are_all_here():
+    assert len(set(weights.TORCHVISION)) == 19
+    assert set(weights.TORCHVISION) <= set(MODELS)
+
+
+@pytest.mark.parametrize("name", weights.TORCHVISION)
+def test_torchvisions_weights_there_and_back(name):
+    options = NARROW if name in LARGE else {}
+    there_and_back(name, shapes_of(name, **options), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_the_large_ones_at_full_width(name):
+    there_and_back(name, shapes_of(name))
+
+
+@pytest.mark.parametrize("name", TEXTBOOK)
+def test_the_textbooks_weights_there_and_back(name):
+    options = {key: value for key, value in TEXTBOOK[name].items() if key in ("width", "hidden")}
+    there_and_back(name, shapes_of(name, **TEXTBOOK[name]), **options)
+
+
+@pytest.mark.parametrize(("name", "norm"), [
+    ("alexnet", "batch"), ("alexnet_d2l", "batch"), ("alexnet_2012", "none"), ("vgg11", "batch"),
+    ("vgg11_d2l", "batch"), ("vgg13_cifar", "none"), ("nin_cifar", "none"), ("nin_d2l", "batch"),
+    ("googlenet", "none"), ("googlenet_2014", "batch"), ("resnet50", "none"), ("preact_resnet18", "batch"),
+    ("plain18", "none"), ("resnet20", "batch"), ("resnet18_cifar", "none"), ("resnet18_d2l", "none"),
+    ("densenet_bc_100_12", "batch"), ("densenet_d2l", "none"), ("lenet", "batch"), ("lenet_bn", "none")])
+def test_our_weights_there_and_back_also_of_networks_that_pytorch_has_not(name, norm):
+    options = {"width": 0.0625, "norm": norm} | ({"block_sizes": (2, 3, 4)} if name == "densenet_bc_100_12" else {})
+    size = INPUTS[name][0][0]
+    variables = ours(name, size, channels=2, classes=5, **options)
+    back = weights.from_torchvision(name, weights.to_torchvision(name, variables, **options), **options)
+    same_trees(back, variables)
+
+
+def test_rows_after_flattening():
+    """By hand: at width 1/8 LeNet's second map has two channels, and of images of 20x20 pixels it is 2x2."""
+    shapes = {"0.weight": (1, 1, 5, 5), "0.bias": (1,), "3.weight": (2, 1, 5, 5), "3.bias": (2,),
+              "7.weight": (120, 8), "7.bias": (120,), "9.weight": (84, 120), "9.bias": (84,), "11.weight": (5, 84),
+              "11.bias": (5,)}
+    state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    state["7.weight"][3] = [11, 12, 13, 14, 21, 22, 23, 24]  # channel by channel: left and right, above and below
+    options = {"width": 0.125, "padding": 0, "image_size": 20}
+    variables = weights.from_torchvision("lenet", state, **options)
+    kernel = variables["params"]["dense1"]["kernel"]
+    np.testing.assert_array_equal(kernel[:, 3], [11, 21, 12, 22, 13, 23, 14, 24])  # pixel by pixel
+    assert kernel.sum() == sum([11, 12, 13, 14, 21, 22, 23, 24])
+    same(weights.to_torchvision("lenet", variables, **options), state)
+
+
+def test_a_kernel_by_hand():
+    state = counted(shapes_of("resnet18", width=0.125))
+    variables = weights.from_torchvision("resnet18", state, width=0.125)
+    ours, theirs = variables["params"]["stage2_block1"]["conv2"]["kernel"], state["layer2.0.conv2.weight"]
+    assert ours[1, 2, 3, 4] == theirs[4, 3, 1, 2]
+    assert variables["params"]["dense"]["kernel"][5, 6] == state["fc.weight"][6, 5]
+    assert variables["batch_stats"]["stage2_block1"]["shortcut_norm"]["var"][3] == (
+        state["layer2.0.downsample.1.running_var"][3])
+
+
+def test_auxiliary_heads_may_be_there_or_not():
+    state, variables = there_and_back("googlenet", shapes_of("googlenet"))
+    assert weights.network_of("googlenet", state)[0].aux_logits
+    without = {name: value for name, value in state.items() if not name.startswith("aux")}
+    assert set(without) == set(shapes_of("googlenet", aux_logits=False))
+    module, _ = weights.network_of("googlenet", without)
+    assert not module.aux_logits
+    headless = weights.from_torchvision("googlenet", without)
+    assert set(variables["params"]) - set(headless["params"]) == {"aux1", "aux2"}
+    # and where they are there, an option leaves them out
+    same_trees(weights.from_torchvision("googlenet", state, aux_logits=False), headless)
+    same(weights.to_torchvision("googlenet", variables, aux_logits=False),
+         {name: value for name, value in without.items() if "num_batches" not in name})
+    with pytest.raises(UserError, match=r"18 missing: aux1\.conv\.conv\.weight, .*aux2\.fc2\.bias$"):
+        weights.from_torchvision("googlenet", without, aux_logits=True)
+
+
+def test_classes_channels_and_sizes_are_those_of_the_weights():
+    state = counted(shapes_of("resnet18", classes=3, channels=4))
+    module, image_shape = weights.network_of("resnet18", state, image_size=48, scan=True)
+    assert module == build("resnet18", num_classes=3, scan=True)
+    assert image_shape == (48, 48, 4)
+    state = counted(shapes_of("lenet_bn", classes=7, channels=2, padding=0, features=256, norm=True))
+    module, image_shape = weights.network_of("lenet_bn", state)
+    assert (module.num_classes, image_shape) == (7, (28, 28, 2))
+    with pytest.raises(UserError, match=r"1 of another shape: 9\.weight \[120, 256\] instead of \[120, 400\]$"):
+        weights.from_torchvision("lenet_bn", state, image_size=32)
+
+
+def test_what_pixels_the_weights_expect():
+    assert [weights.normalize_of(*which) for which in (
+        ("vgg16_bn", 3), ("vgg16_bn", 1), ("googlenet", 3), ("resnet18_d2l", 3), ("preact_resnet18", 3))] == [
+        "imagenet", "unit", "symmetric", "unit", "unit"]
+
+
+def test_stacked_blocks():
+    state = counted(shapes_of("resnet34", width=0.125))
+    plain = weights.from_torchvision("resnet34", state, width=0.125)
+    stacked = weights.from_torchvision("resnet34", state, width=0.125, scan=True)
+    expected = ours("resnet34", 64, classes=1000, width=0.125, scan=True)
+    assert jax.tree.map(np.shape, stacked) == jax.tree.map(np.shape, expected)
+    blocks = stacked["params"]["stage3_blocks"]["conv1"]["kernel"]
+    assert len(blocks) == 5
+    np.testing.assert_array_equal(blocks[2], plain["params"]["stage3_block4"]["conv1"]["kernel"])
+    same_trees(weights.unstack_blocks(stacked), plain)
+    same_trees(weights.unstack_blocks(plain), plain)
+    same_trees(weights.stack_blocks(plain), stacked)
+    same(weights.to_torchvision("resnet34", stacked, width=0.125, scan=True),
+         weights.to_torchvision("resnet34", plain, width=0.125))
+
+
+def test_the_densenet_files_of_2017():
+    state = counted(shapes_of("densenet121", width=0.125))
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): value for name, value in state.items()}
+    assert "features.denseblock1.denselayer1.norm.1.running_var" in old
+    assert "features.denseblock4.denselayer16.conv.2.weight" in old
+    same_trees(weights.from_torchvision("densenet121", old, width=0.125),
+               weights.from_torchvision("densenet121", state, width=0.125))
+
+
+@pytest.mark.parametrize("convert", [
+    lambda value: nn.Parameter(torch.from_numpy(value)), lambda value: torch.from_numpy(value).half(),
+    lambda value: torch.from_numpy(value).bfloat16(), lambda value: torch.from_numpy(value).double(),
+    lambda value: value.astype(np.float16), lambda value: value.astype(ml_dtypes.bfloat16),
+    lambda value: value.astype(np.float64), jnp.asarray, lambda value: np.asfortranarray(value)],
+    ids=["parameter", "half", "bfloat16", "double", "numpy half", "numpy bfloat16", "numpy double", "jax", "fortran"])
+def test_whatever_holds_the_numbers(convert):
+    """Small whole numbers, which every precision has exactly."""
+    random = np.random.RandomState(0)
+    state = {name: random.randint(-8, 9, shape).astype(np.float32)
+             for name, shape in shapes_of("resnet18", width=0.125).items()}
+    converted = {name: convert(value) for name, value in state.items()}
+    variables = weights.from_torchvision("resnet18", converted, width=0.125)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    same_trees(variables, weights.from_torchvision("resnet18", state, width=0.125))
+
+
+def test_the_arrays_are_copies_of_ones_own():
+    twin = torch_net("lenet", 10, 1)
+    variables = weights.from_torchvision("lenet", twin.state_dict())
+    back = weights.to_torchvision("lenet", jax.tree.map(jnp.asarray, variables))
+    for array in (*jax.tree.leaves(variables), *back.values()):
+        array += 1  # read-only ones would raise; PyTorch warns of them
+    assert variables["params"]["conv1"]["bias"][0] == twin[0].bias[0] + 1
+
+
+@pytest.mark.parametrize(("name", "theirs", "options"), [
+    ("lenet_bn", {"padding": 0, "features": 256, "norm": True}, {}), ("resnet18", {"width": 0.125}, {"width": 0.125})])
+def test_torch_loads_our_weights_and_computes_the_same(name, theirs, options):
+    random = np.random.RandomState(0)
+    variables = jax.tree.map(lambda leaf: random.uniform(0.1, 0.5, leaf.shape).astype(np.float32),
+                             ours(name, 28, channels=1, classes=5, **options))
+    images = random.standard_normal((2, 28, 28, 1)).astype(np.float32)
+    twin = torch_net(name, 5, 1, **theirs)
+    state = weights.to_torchvision(name, variables, **options)
+    twin.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
+    with torch.no_grad():
+        wanted = twin.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    got = jax.jit(build(name, 5, **options).apply)(variables, images)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4)
+
+
+def test_everything_wrong_is_named_at_once():
+    state = counted(shapes_of("resnet18", width=0.125))
+    del state["layer1.0.conv1.weight"], state["bn1.running_mean"]
+    state["layer9.weight"], state["extra"] = np.zeros(3), torch.zeros(2)
+    state["layer4.1.conv2.weight"] = state["layer4.1.conv2.weight"][:, :5]
+    state["layer1.0.bn1.weight"] = np.zeros((8, 1))
+    with pytest.raises(UserError) as told:
+        weights.from_torchvision("resnet18", state, width=0.125)
+    assert str(told.value) == (
+        "this is no state dict of 'resnet18'; 2 missing: bn1.running_mean, layer1.0.conv1.weight; 2 unexpected: "
+        "layer9.weight, extra; 2 of another shape: layer1.0.bn1.weight [8, 1] instead of [8], layer4.1.conv2.weight "
+        "[64, 5, 3, 3] instead of [64, 64, 3, 3]")
+
+
+def test_everything_wrong_with_our_variables_is_named_at_once():
+    variables = ours("lenet", 28, channels=1)
+    variables["params"]["dense4"] = variables["params"].pop("dense3")
+    variables["params"]["conv1"]["bias"] = jnp.zeros((6, 1))
+    with pytest.raises(UserError) as told:
+        weights.to_torchvision("lenet", variables)
+    assert str(told.value) == (
+        "these are no variables of 'lenet'; 2 missing: params/dense3/kernel, params/dense3/bias; 2 unexpected: "
+        "params/dense4/bias, params/dense4/kernel; 1 of another shape: params/conv1/bias [6, 1] instead of [6]")
+
+
+@pytest.mark.parametrize(("name", "options", "words"), [
+    ("resnet81", {}, "no network 'resnet81'; did you mean 'resnet18'"),
+    ("mlp", {}, "the network 'mlp' has no counterpart in PyTorch's names"),
+    ("lenet_relu", {}, "the network 'lenet_relu' has no counterpart"),
+    ("resnet18", {"widht": 1}, "'resnet18' has no option 'widht'; did you mean 'width'"),
+    ("vgg11", {"scan": True}, "'vgg11' has no option 'scan'"),
+    ("resnet18", {"norm": "bach"}, "did you mean 'batch'"),
+    ("alexnet", {"image_size": 20}, "'alexnet' cannot be built for 20x20x3 images: .*too small"),
+    ("densenet_d2l", {"bottleneck": 4}, "options has layers without a name .*: .*block1/layer1/conv2/kernel"),
+    ("googlenet_d2l", {"norm": "batch"}, "options has layers without a name .*: .*conv1/norm/scale"),
+])
+def test_what_cannot_be_converted(name, options, words):
+    with pytest.raises(UserError, match=words):
+        weights.from_torchvision(name, {}, **options)
+    with pytest.raises(UserError, match=words):
+        weights.to_torchvision(name, {"params": {}}, **options)
