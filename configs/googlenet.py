@@ -6,8 +6,8 @@
 `googlenet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.4): images
 enlarged to 96x96, batch 128, plain SGD at 0.1, 10 epochs. `googlenet` (torchvision's, with batch norm) and
 `googlenet_2014` have the paper's (Szegedy et al. 2014, section 6): SGD with momentum 0.9, the rate 4 % lower every 8
-epochs, auxiliary heads with weight 0.3; the paper gives neither batch nor rate: 128 and 0.01 are ours. The paper trains
-at 224x224 on ImageNet; they begin on Fashion-MNIST at 96x96.
+epochs, auxiliary heads with weight 0.3. The paper does not give the rest: batch 128, a rate of 0.01, weight decay 2e-4
+and 90 epochs are ours. It trains at 224x224 on ImageNet; they begin on Fashion-MNIST at 96x96.
 
 MEASURED
 """

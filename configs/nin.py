@@ -4,10 +4,10 @@
     python scripts/train.py --config=configs/nin.py:nin_cifar
 
 `nin_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.3): images enlarged to
-224x224, batch 128, plain SGD at 0.1, 10 epochs. `nin_cifar` and `nin_imagenet` have those of the authors' Caffe models
-(Lin et al. 2013 gives none): batch 128, SGD with momentum 0.9 and weight decay 1e-4 (ImageNet: batch 64, 5e-4), the
-rate divided by ten once (twice). Their rate of 0.1 belongs to Caffe's narrower initialisation; it is 0.01 here.
-`nin_imagenet` begins on Fashion-MNIST at 224x224.
+224x224, batch 128, plain SGD at 0.1, 10 epochs. `nin_cifar` and `nin_imagenet` follow the authors' Caffe models: SGD
+with momentum 0.9; for CIFAR-10 batch 128, weight decay 1e-4, the rate divided by ten once, late; for ImageNet batch 64,
+weight decay 5e-4, a rate of 0.01. For CIFAR-10 theirs is 0.1, which belongs to Caffe's narrower initialisation: 0.01
+here. The numbers of epochs and ImageNet's two divisions are ours. `nin_imagenet` begins on Fashion-MNIST at 224x224.
 
 MEASURED
 """

@@ -7,12 +7,16 @@
 `resnet18_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.6): images
 enlarged to 96x96, batch 256, plain SGD at 0.05, 10 epochs. `resnet20` to `resnet1202` have the paper's (He et al. 2015,
 section 4.2): batch 128, SGD at 0.1 with momentum 0.9 and weight decay 1e-4, 64,000 steps with the rate divided by ten
-after 32,000 and 48,000, pad-and-crop by 4 pixels and flips, a tenth held out, 400 steps of warm-up from depth 110 on.
+after 32,000 and 48,000, pad-and-crop by 4 pixels and flips, a tenth held out; from depth 110 on 400 steps of warm-up
+(linear here, a constant 0.01 in the paper).
 `resnet18_cifar` and `resnet34_cifar`, which the TensorFlow text (section 10.14) does not train, have that text's
 settings for VGG-13: pixels in [-1, 1], batch 128, Adam at 1e-4, 50 epochs. The others (torchvision's, pre-activation,
 and the plain networks without shortcuts) have the paper's for ImageNet (section 3.4): batch 256, SGD at 0.1 with
-momentum 0.9 and weight decay 1e-4, the rate divided by ten twice, 90 epochs, random crops and flips; they begin on
-Fashion-MNIST at 64x64.
+momentum 0.9 and weight decay 1e-4, random crops and flips; 90 epochs with the rate divided by ten after 30 and 60 are
+what became usual since (the paper divides at plateaus). They begin on Fashion-MNIST at 64x64.
+
+`resnet1202` is for accelerators: its scanned blocks compile fast but run slowly on a CPU, about half an hour a step at
+batch 128 on two cores. To see it move there: --config.data.source=digits --config.data.batch_size=2.
 
 MEASURED
 """

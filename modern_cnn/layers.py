@@ -57,10 +57,12 @@ def scaled(features: int, width: float) -> int:
     """A number of channels times a network's `width`, rounded, and at least one.
 
     Raises:
-      UserError: a width that is not above 0.
+      UserError: a width that is not above 0, or no channels to begin with.
     """
-    if width <= 0:
-        raise UserError(f"width={width} must be above 0: it multiplies the numbers of channels")
+    if not 0 < width < math.inf:
+        raise UserError(f"width={width} must be above 0 and finite: it multiplies the numbers of channels")
+    if features < 1:
+        raise UserError(f"a layer of {features} channels cannot be: there must be at least one")
     return max(1, round(width * features))
 
 

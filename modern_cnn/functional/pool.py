@@ -19,12 +19,15 @@ def _geometry(x, window_shape, strides, padding, ceil_mode):
     pads = explicit_padding(padding, size, window, strides)
     if any(max(p) >= k for p, k in zip(pads, window, strict=True)):
         raise ValueError(f"padding {pads} is not smaller than the window {window}: some windows would hold no pixel")
-    output_size(size, window, strides, pads)
+    if not ceil_mode:
+        output_size(size, window, strides, pads)
     extra = [0, 0]
     for axis, (n, k, s, p) in enumerate(zip(size, window, strides, pads, strict=True)):
         windows = -(-(n + sum(p) - k) // s) + 1
         if (windows - 1) * s >= n + p[0]:  # PyTorch's rule: no window starts beyond the input and its left padding
             windows -= 1
+        if windows < 1:
+            output_size(size, window, strides, pads)  # says what does not fit
         extra[axis] = max(0, (windows - 1) * s + k - n - sum(p)) if ceil_mode else 0
     return window, strides, pads, tuple(extra)
 
@@ -58,7 +61,7 @@ def max_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
 @jax.named_scope("avg_pool")
 def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padding: Padding = "VALID", *,
              ceil_mode: bool = False, count_include_pad: bool = True) -> jax.Array:
-    """Mean of each window.
+    """Mean of each window, summed in at least float32.
 
     Args:
       x: images [N, H, W, C]; padded with zeros.
@@ -71,13 +74,14 @@ def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
       ValueError: a window that does not fit.
     """
     window, strides, pads, extra = _geometry(x, window_shape, strides, padding, ceil_mode)
-    total = _reduce(x, 0.0, lax.add, window, strides, pads, extra)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    total = _reduce(wide, 0.0, lax.add, window, strides, pads, extra)
     counts = []  # pixels in each window, an axis at a time: shapes are static, so this is numpy
     for n, k, s, (lo, hi), windows in zip(x.shape[1:3], window, strides, pads, total.shape[1:3], strict=True):
         first, last = (-lo, n + hi) if count_include_pad else (0, n)
         start = np.arange(windows) * s - lo
         counts.append(np.minimum(start + k, last) - np.maximum(start, first))
-    return total / jnp.asarray(np.outer(*counts)[:, :, None], total.dtype)
+    return (total / jnp.asarray(np.outer(*counts)[:, :, None], total.dtype)).astype(x.dtype)
 
 
 @jax.named_scope("global_avg_pool")
@@ -90,7 +94,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 
 @jax.named_scope("adaptive_avg_pool")
 def adaptive_avg_pool(x: jax.Array, output_size: Pair) -> jax.Array:
-    """Mean over windows chosen so that the output has a given size, whatever the input's.
+    """Mean over windows chosen so that the output has a given size, whatever the input's. Summed in at least float32.
 
     Window i along an axis of n pixels and o outputs is [floor(i n / o), ceil((i + 1) n / o)), as in PyTorch: windows
     overlap where o does not divide n, and repeat pixels where o > n.
@@ -103,7 +107,8 @@ def adaptive_avg_pool(x: jax.Array, output_size: Pair) -> jax.Array:
     """
     if x.ndim != 4:
         raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
-    wanted = pair(output_size, "output_size")
+    wanted, dtype = pair(output_size, "output_size"), x.dtype
+    x = x.astype(jnp.promote_types(dtype, jnp.float32))
     for axis, (n, o) in enumerate(zip(x.shape[1:3], wanted, strict=True), start=1):
         if n == o:
             continue
@@ -116,4 +121,4 @@ def adaptive_avg_pool(x: jax.Array, output_size: Pair) -> jax.Array:
             weights = jnp.asarray(weights / weights.sum(axis=1, keepdims=True), x.dtype)
             # 'highest': on a GPU or TPU the default would round the images to TF32 or bfloat16
             x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis), precision="highest"), 0, axis)
-    return x
+    return x.astype(dtype)

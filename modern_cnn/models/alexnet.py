@@ -72,7 +72,7 @@ class AlexNet(nn.Module):
 
         stage = 0
         for i, (convolution, features) in enumerate(zip(convolutions, self.features, strict=True), start=1):
-            x = convolution(scaled(features, self.width), name=f"conv{i}")(x)
+            x = convolution(self.groups * scaled(features // self.groups, self.width), name=f"conv{i}")(x)
             x = nn.relu(norm(name=f"norm{i}")(x))
             if self.response_norm and i in (1, 2):
                 x = F.local_response_norm(x, 5, alpha=1e-4, beta=0.75, k=2.0)

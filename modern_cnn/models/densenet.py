@@ -11,7 +11,7 @@ from modern_cnn.errors import lookup
 from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, normalization, scaled
 
 Constructor = Callable[..., nn.Module]
-EVAL_NORM = partial(BatchNorm, train=False)
+EVAL_NORM = partial(BatchNorm, train=False)  # of a block used alone; to train it: norm=partial(BatchNorm, train=True)
 STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
 VARIANTS = {
     # torchvision's (the paper's table 1): 7,978,856 parameters at depth 121 and 1000 classes
@@ -131,6 +131,6 @@ class DenseNet(nn.Module):
             self.sow("intermediates", f"stage{i}", x)
             if i < len(self.block_sizes):
                 x = maybe_remat(Transition)(x.shape[-1] // 2, conv, norm, name=f"transition{i}")(x)
-                self.sow("intermediates", f"transition{i}", x)
+                self.sow("intermediates", f"stage{i}_halved", x)
         x = F.global_avg_pool(nn.relu(norm(name="norm2")(x)))
         return Dense(self.num_classes, dtype=self.dtype, **initializers(self.initializer, "dense"), name="dense")(x)

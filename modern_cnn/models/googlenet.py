@@ -21,7 +21,7 @@ POOL, CEIL_POOL = (partial(F.max_pool, window_shape=3, strides=2, padding=1),
                    partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True))
 VARIANTS = {
     # torchvision's: batch norm, 3x3 for 5x5: 13,004,888 parameters at 1000 classes, of them 6,379,984 auxiliary
-    "googlenet": {"kernel_size": 3, "norm": "batch", "last_pool": partial(F.max_pool, window_shape=2),
+    "googlenet": {"kernel_size": 3, "norm": "batch", "last_pool": partial(F.max_pool, window_shape=2, ceil_mode=True),
                   "dropout_rate": 0.2, "initializer": "googlenet"},
     # the textbook's (Dive into Deep Learning, section 7.4): 5,977,530 at 10 classes and one channel
     "googlenet_d2l": {"pool": POOL, "last_pool": POOL, "aux_logits": False, "initializer": "xavier_uniform"},
@@ -97,8 +97,8 @@ class GoogLeNet(nn.Module):
     """A stem, nine Inception blocks in three stages, global average pooling and one dense layer.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 15 (`googlenet`; `googlenet_2014`
-    trains from 75 on). In training the auxiliary heads' logits are sown in 'aux_logits', below `aux1` and `aux2`; the
-    training step adds their losses.
+    with its auxiliary heads 79). In training the auxiliary heads' logits are sown in 'aux_logits', below `aux1` and
+    `aux2`; the training step adds their losses.
 
     Attributes:
       kernel_size: of the blocks' third branch.

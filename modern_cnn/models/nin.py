@@ -78,7 +78,7 @@ class NiN(nn.Module):
     width: float = 1.0
     norm: str = "none"
     unbiased: bool = True
-    initializer: str = "densenet"
+    initializer: str = "densenet"  # He's normal; the authors' fixed deviations belong to other preprocessing
     dtype: jnp.dtype | None = None
 
     @nn.compact

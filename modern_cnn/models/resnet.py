@@ -16,7 +16,7 @@ from modern_cnn.functional.conv import Padding
 from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, normalization, scaled
 
 Constructor = Callable[..., nn.Module]
-EVAL_NORM = partial(BatchNorm, train=False)
+EVAL_NORM = partial(BatchNorm, train=False)  # of a block used alone; to train it: norm=partial(BatchNorm, train=True)
 SHORTCUTS = ("projection", "conv", "pad", "none")
 STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1},
          "notebook": {"kernel_size": 3}}
@@ -101,7 +101,7 @@ class Residual(nn.Module):
             if self.strides != 1 or x.shape[-1] != self.features:
                 x = y  # a projection starts from the activated input, and is not normalised
             y = nn.relu(self.norm(name="norm2")(conv1()(y)))
-            y = conv2(**({"kernel_init": zeros} if self.zero_init else {}))(y)
+            y = conv2(**({"kernel_init": zeros, "bias_init": zeros} if self.zero_init else {}))(y)
             return add(y, x, kind="conv" if self.shortcut == "projection" else self.shortcut, norm=self.norm)
         y = nn.relu(self.norm(name="norm1")(conv1()(x)))
         y = self.norm(name="norm2", **({"scale_init": zeros} if self.zero_init else {}))(conv2()(y))
@@ -139,7 +139,7 @@ class Bottleneck(nn.Module):
                 x = y
             y = nn.relu(self.norm(name="norm2")(conv1()(y)))
             y = nn.relu(self.norm(name="norm3")(conv2()(y)))
-            y = conv3(**({"kernel_init": zeros} if self.zero_init else {}))(y)
+            y = conv3(**({"kernel_init": zeros, "bias_init": zeros} if self.zero_init else {}))(y)
             return add(y, x, kind="conv" if self.shortcut == "projection" else self.shortcut, norm=self.norm)
         y = nn.relu(self.norm(name="norm1")(conv1()(x)))
         y = nn.relu(self.norm(name="norm2")(conv2()(y)))
@@ -221,8 +221,12 @@ class ResNet(nn.Module):
 
     def _block(self, conv: Constructor, norm: Constructor) -> Constructor:
         """(features, strides, ...) -> a block with this network's options."""
+        if self.zero_init_residual and self.shortcut == "none":
+            raise UserError("zero_init_residual makes every block the identity, but with shortcut='none' it would be 0")
         if self.zero_init_residual and self.norm == "none" and not self.preactivation:
             raise UserError("zero_init_residual sets the scale of a block's last normalisation, but norm='none'")
+        if self.stride_in_1x1 and self.block != "bottleneck":
+            raise UserError(f"stride_in_1x1 is about bottleneck blocks, and this network's are {self.block!r}")
         block = lookup({"residual": Residual, "bottleneck": Bottleneck}, self.block, "block")
         extra = {"stride_in_1x1": self.stride_in_1x1} if self.block == "bottleneck" else {}
         return partial(nn.remat(block) if self.remat else block, preactivation=self.preactivation,

@@ -22,7 +22,7 @@ VARIANTS = {
     "vgg19": {"stage_sizes": VGG19}, "vgg19_bn": {"stage_sizes": VGG19, "norm": "batch"},
     # the textbook's (Dive into Deep Learning, section 7.2), which trains width=0.25: 43,093,322 at 224x224x1
     "vgg11_d2l": {"stage_sizes": VGG11, "pooled_size": 0, "initializer": "xavier_uniform"},
-    # the TensorFlow text's (section 10.10) for 32x32x3: 9,570,506
+    # the TensorFlow text's (section 10.10) for 32x32x3: 9,570,506; its pooling pads maps of odd size, ours does not
     "vgg13_cifar": {"stage_sizes": VGG13, "pooled_size": 0, "hidden": (256, 128), "dropout_rate": 0.0,
                     "unbiased": False, "initializer": "keras"},
 }
@@ -90,7 +90,7 @@ class VGG(nn.Module):
 
         for i, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):
             skip = self.skip and i == len(self.stage_sizes)
-            x = block(scaled(features, self.width), size, skip, name=f"stage{i}")(x)
+            x = block(scaled(features, self.width), size, skip, name=f"block{i}")(x)
             self.sow("intermediates", f"stage{i}", x)
         if self.pooled_size:
             x = F.adaptive_avg_pool(x, self.pooled_size)

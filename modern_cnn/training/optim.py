@@ -52,7 +52,7 @@ def make_schedule(schedule, peak: float, steps_per_epoch: int, total_steps: int)
 
 def decays(params) -> dict:
     """True for the leaves that weight decay touches: kernels, never biases nor normalisation's scales."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
 def make_optimizer(optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:

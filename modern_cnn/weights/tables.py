@@ -32,8 +32,8 @@ def vgg(net: VGG, textbook: bool) -> Pairs:
     for stage, size in enumerate(net.stage_sizes, start=1):
         for i in range(1, size + 1):
             prefix = f"{stage - 1}." if textbook else "features."
-            yield f"{prefix}{index}", (f"stage{stage}", f"conv{i}")
-            yield f"{prefix}{index + 1}", (f"stage{stage}", f"norm{i}")
+            yield f"{prefix}{index}", (f"block{stage}", f"conv{i}")
+            yield f"{prefix}{index + 1}", (f"block{stage}", f"norm{i}")
             index += step
         index = 0 if textbook else index + 1  # the pooling
     for i in range(len(net.hidden) + 1):

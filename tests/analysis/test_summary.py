@@ -288,7 +288,7 @@ def test_the_script_prints_json(script):
     assert (found["params"], found["bn_running_scalars"], found["macs"]) == totals(expected)
     assert found["receptive_field"] == [150, 150]
     assert found["layers"][0] == {
-        "name": "stage1/conv1", "kind": "conv", "output_shape": [96, 96, 16], "params": 448, "bn_running_scalars": 0,
+        "name": "block1/conv1", "kind": "conv", "output_shape": [96, 96, 16], "params": 448, "bn_running_scalars": 0,
         "macs": 96 * 96 * 27 * 16, "activation_bytes": 4 * 96 * 96 * 16, "receptive_field": [3, 3], "stride": [1, 1],
         "calls": 1}
     assert found["layers"][-1]["receptive_field"] == ["all", "all"]
@@ -315,7 +315,7 @@ BAD_FLAGS = {
     "unknown network": (["--model=resnet511"], 1, ["no network 'resnet511'", "did you mean 'resnet"]),
     "unknown option": (["--model=lenet", "--option=nrom=batch"], 1, ["no option 'nrom'", "did you mean 'norm'"]),
     "misshapen option": (["--model=lenet", "--option=norm"], 1, ["--option=norm is not of the form"]),
-    "no option": (["--model=lenet", "--option=num_classes=3"], 1, ["--num_classes"]),
+    "no option": (["--model=lenet", "--option=num_classes=3"], 1, ["is not of the form"]),
     "image too small": (["--model=lenet", "--image_size=11"], 1, ["11x11x1", "too small"]),
     "size of no pixels": (["--model=lenet", "--image_size=0"], 2, ["--image_size=0"]),
     "channels": (["--model=lenet", "--channels=-3"], 2, ["--channels=-3"]),

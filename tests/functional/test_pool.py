@@ -102,6 +102,30 @@ def test_avg_pool_with_asymmetric_padding(geometry, count_include_pad):
           normal(2, *size, 2))
 
 
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("window", [2, 3])
+def test_ceil_mode_takes_what_torch_takes(size, window):
+    """Maps smaller than the window among them: one window that hangs over."""
+    x = normal(1, size, size, 2)
+    for strides in (1, 2, 3):
+        for kind in ("max", "avg"):
+            ours, theirs = getattr(F, f"{kind}_pool"), getattr(torch.nn.functional, f"{kind}_pool2d")
+            try:
+                want = nhwc(theirs(nchw(torch.tensor(x)), window, strides, ceil_mode=True))
+            except RuntimeError:
+                with pytest.raises(ValueError, match="does not fit"):
+                    ours(x, window, strides, ceil_mode=True)
+                continue
+            with jax.enable_x64(True):
+                close(ours(jnp.asarray(x), window, strides, ceil_mode=True), want)
+
+
+@pytest.mark.parametrize("pool", [lambda x: F.avg_pool(x, 8), lambda x: F.adaptive_avg_pool(x, 3)], ids=str)
+def test_means_of_bfloat16_are_summed_in_float32(pool):
+    x = jnp.asarray(1 + normal(4, 8, 8, 16), jnp.bfloat16)
+    np.testing.assert_allclose(pool(x), pool(x.astype(jnp.float32)), rtol=2 ** -8)
+
+
 @pytest.mark.parametrize("pool", [F.max_pool, F.avg_pool])
 @pytest.mark.parametrize(("size", "window", "strides", "padding", "floor", "ceil"), [
     (112, 3, 2, 0, 55, 56),  # GoogLeNet's pools

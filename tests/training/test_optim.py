@@ -67,8 +67,9 @@ def test_same_parameters_as_torch(fields):
 
 
 def test_decay_spares_biases_and_scales():
-    params = {"conv": {"kernel": 1, "bias": 1}, "norm": {"scale": 1, "bias": 1}}
-    assert optim.decays(params) == {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False, "bias": False}}
+    params = {"conv": {"kernel": 1, "bias": 1}, "norm": {"scale": 1, "bias": 1}, "separable": {"depthwise_kernel": 1}}
+    assert optim.decays(params) == {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False, "bias": False},
+                                    "separable": {"depthwise_kernel": True}}
 
 
 def test_cosine_equals_torch():
