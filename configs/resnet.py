@@ -18,7 +18,9 @@ what became usual since (the paper divides at plateaus). They begin on Fashion-M
 `resnet1202` is for accelerators: its scanned blocks compile fast but run slowly on a CPU, about half an hour a step at
 batch 128 on two cores. To see it move there: --config.data.source=digits --config.data.batch_size=2.
 
-MEASURED
+Trained once at a size for two CPU cores (seed 0, jax 0.10.2; the machine had other work, so the times are long):
+`:resnet20 --config.epochs=2 --config.schedule.milestones='(1.0,)'` on CIFAR-10, 702 steps in 29 minutes: test accuracy
+59.7 %.
 """
 import ml_collections
 

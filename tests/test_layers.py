@@ -1,3 +1,5 @@
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,11 +15,16 @@ from modern_cnn.layers import (
     Conv,
     Dense,
     Dropout,
+    GroupNorm,
     Identity,
+    InstanceNorm,
+    LayerNorm,
     LocallyConnected,
     initializers,
     normalization,
+    scaled,
 )
+from tests.draws import is_normal, is_uniform
 
 KEY = jax.random.key(0)
 
@@ -28,16 +35,6 @@ def normal(*shape, seed=0):
 
 def close(got, want, tolerance=1e-5):
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1, np.abs(np.asarray(want)).max()))
-
-
-def is_uniform(values, bound):
-    """Within the bound, reaching it, and with the mean and variance of U(-bound, bound)."""
-    values = np.asarray(values).ravel()
-    assert np.abs(values).max() <= bound
-    assert np.abs(values).max() > bound * (1 - 10 / values.size)
-    assert abs(values.mean()) < 5 * bound / np.sqrt(3 * values.size)
-    # the variance of a uniform variable's square is 4/45 bound^4
-    assert abs((values ** 2).mean() - bound ** 2 / 3) < 5 * bound ** 2 * np.sqrt(4 / 45 / values.size)
 
 
 # layer, input, fan_in, fan_out as torch counts them: the window's pixels times channels (of one group, going in)
@@ -52,13 +49,22 @@ FANS = {
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_initial_kernels_and_biases_are_drawn_as_named(name, kind):
     layer, options, shape, fan_in, fan_out = FANS[kind]
-    parameters = layer(**options, **initializers(name)).init(KEY, jnp.ones(shape))["params"]
-    xavier, torchs = np.sqrt(6 / (fan_in + fan_out)), 1 / np.sqrt(fan_in)
-    is_uniform(parameters["kernel"], {"xavier_uniform": xavier, "keras": xavier, "torch": torchs}[name])
-    if name == "keras":
+    of_layer = "dense" if kind == "dense" else "conv"
+    parameters = layer(**options, **initializers(name, of_layer)).init(KEY, jnp.ones(shape))["params"]
+    uniform, normal_ = (is_uniform, 1 / np.sqrt(fan_in)), (is_normal, 0.01)
+    xavier = is_uniform, np.sqrt(6 / (fan_in + fan_out))
+    he_in, he_out = (is_normal, np.sqrt(2 / fan_in)), (is_normal, np.sqrt(2 / fan_out))
+    conv, dense, zero_biases = {
+        "xavier_uniform": (xavier, xavier, ()), "keras": (xavier, xavier, ("conv", "dense")),
+        "torch": (uniform, uniform, ()), "normal": (normal_, normal_, ("conv", "dense")),
+        "vgg": (he_out, normal_, ("conv", "dense")), "googlenet": (normal_, normal_, ()),
+        "resnet": (he_out, uniform, ()), "densenet": (he_in, uniform, ("dense",))}[name]
+    drawn_from, deviation = dense if kind == "dense" else conv
+    drawn_from(parameters["kernel"], deviation)
+    if of_layer in zero_biases:
         assert not parameters["bias"].any()
     else:
-        is_uniform(parameters["bias"], torchs)
+        is_uniform(parameters["bias"], 1 / np.sqrt(fan_in))
 
 
 @pytest.mark.parametrize("kind", FANS)
@@ -74,6 +80,9 @@ def test_torchs_own_layers_obey_those_formulas(kind):
     is_uniform(layer.bias.detach(), 1 / np.sqrt(fan_in))
     torch.nn.init.xavier_uniform_(layer.weight)
     is_uniform(layer.weight.detach(), np.sqrt(6 / (fan_in + fan_out)))
+    for mode, fan in ("fan_in", fan_in), ("fan_out", fan_out):
+        torch.nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
+        is_normal(layer.weight.detach(), np.sqrt(2 / fan))
 
 
 def test_the_defaults_are_torchs():
@@ -85,11 +94,21 @@ def test_the_defaults_are_torchs():
 
 def test_an_unknown_initializer_or_norm_names_the_closest():
     with pytest.raises(UserError, match="no initializer 'xavier'; did you mean 'xavier_uniform'"):
-        initializers("xavier")
+        initializers("xavier", "conv")
     with pytest.raises(UserError, match="no normalisation 'bach'; did you mean 'batch'"):
         normalization("bach")
-    with pytest.raises(UserError, match="no normalisation 'zzz'; known: batch, none"):
+    with pytest.raises(UserError, match="no normalisation 'zzz'; known: batch, group, instance, layer, none"):
         normalization("zzz")
+
+
+def test_a_width_scales_channels_to_at_least_one():
+    assert [scaled(n, 0.25) for n in (64, 6, 2, 1)] == [16, 2, 1, 1]
+    assert [scaled(64, width) for width in (1, 1.5, 1e-9)] == [64, 96, 1]
+    for width in (0, -1, math.inf, math.nan):
+        with pytest.raises(UserError, match=f"width={width} must be above 0"):
+            scaled(64, width)
+    with pytest.raises(UserError, match="a layer of 0 channels cannot be"):
+        scaled(0, 2)
 
 
 def test_dense_is_torchs():
@@ -176,6 +195,33 @@ def test_unbiased_batch_norm_is_torchs_over_several_steps():
         close(new["batch_stats"]["var"], theirs.running_var)
 
 
+@pytest.mark.parametrize("shape", [(3, 12), (3, 5, 4, 12)])
+@pytest.mark.parametrize(("layer", "groups"), [
+    (LayerNorm(epsilon=1e-3), 1), (GroupNorm(groups=4, epsilon=1e-3), 4), (GroupNorm(groups=8, epsilon=1e-3), 4),
+    (InstanceNorm(epsilon=1e-3), 12)], ids=str)
+def test_the_normalisations_of_single_images_are_torchs_group_norm(layer, groups, shape):
+    """A layer norm is one group, an instance norm a group for each channel; 8 groups of 12 channels become 4."""
+    x = 3 + 2 * normal(*shape)
+    parameters = {"scale": normal(12, seed=1), "bias": normal(12, seed=2)}
+    assert jax.tree.map(jnp.shape, layer.init(KEY, x)) == {"params": {"scale": (12,), "bias": (12,)}}
+    y = layer.apply({"params": parameters}, x)
+    if x.ndim == 2 and groups == 12:  # there is no deviation of one number: it is only scaled
+        close(y, x * parameters["scale"] + parameters["bias"])
+        return
+    theirs = torch.nn.functional.group_norm(
+        torch.tensor(np.moveaxis(x, -1, 1)), groups, *map(torch.tensor, parameters.values()), eps=1e-3)
+    close(y, np.moveaxis(theirs.numpy(), 1, -1))
+
+
+@pytest.mark.parametrize("layer", [BatchNorm, LayerNorm, GroupNorm, InstanceNorm])
+def test_normalisations_begin_with_scales_of_one_or_as_asked(layer):
+    options = {"train": False} if layer is BatchNorm else {}
+    for wanted, asked in (1, {}), (0, {"scale_init": nn.initializers.zeros}):
+        parameters = layer(**options, **asked).init(KEY, normal(2, 3, 3, 8))["params"]
+        np.testing.assert_array_equal(parameters["scale"], np.full(8, wanted))
+        np.testing.assert_array_equal(parameters["bias"], np.zeros(8))
+
+
 @pytest.mark.parametrize("shape", [(1, 5), (4, 3, 3, 5)])
 def test_init_leaves_the_running_statistics_alone(shape):
     """Also in training mode, and for a batch of one whose variance is 0 or not defined."""
@@ -197,10 +243,10 @@ def test_batch_norm_passes_its_axis_name_on():
     jax.tree.map(lambda each, whole: close(each, np.broadcast_to(whole, (3, 5))), new, wanted)
 
 
-@pytest.mark.parametrize("layer", [Dense(3, dtype=jnp.bfloat16), Conv(3, 2, dtype=jnp.bfloat16),
-                                   LocallyConnected(3, 2, dtype=jnp.bfloat16),
-                                   BatchNorm(train=True, dtype=jnp.bfloat16)], ids=lambda layer: type(layer).__name__)
+@pytest.mark.parametrize("layer", [Dense(3), Conv(3, 2), LocallyConnected(3, 2), BatchNorm(train=True), LayerNorm(),
+                                   GroupNorm(), InstanceNorm()], ids=lambda layer: type(layer).__name__)
 def test_bfloat16_computes_but_does_not_store(layer):
+    layer = layer.clone(dtype=jnp.bfloat16)
     y, variables = layer.init_with_output(KEY, normal(2, 4, 4, 2))
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
@@ -222,6 +268,10 @@ def test_normalization_builds_what_it_names():
     norm = normalization("batch", train=True, decay=0.5, dtype=jnp.bfloat16)(epsilon=0.25)
     assert isinstance(norm, BatchNorm)
     assert (norm.train, norm.decay, norm.epsilon, norm.dtype) == (True, 0.5, 0.25, jnp.bfloat16)
-    none = normalization("none", train=True, decay=0.5)()
+    for name, layer in ("layer", LayerNorm), ("group", GroupNorm), ("instance", InstanceNorm):  # as far as they have it
+        norm = normalization(name, train=True, decay=0.5, dtype=jnp.bfloat16, unbiased=True)(epsilon=0.25, name="n")
+        assert isinstance(norm, layer)
+        assert (norm.epsilon, norm.dtype, norm.name) == (0.25, jnp.bfloat16, "n")
+    none = normalization("none", train=True, decay=0.5)(scale_init=nn.initializers.zeros)
     assert isinstance(none, Identity)
     np.testing.assert_array_equal(none.apply({}, normal(2, 3)), normal(2, 3))

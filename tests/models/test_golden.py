@@ -1,181 +1,144 @@
-"""Every network against PyTorch: arrays that were stored once, and the same network written in torch here."""
-import json
+"""Arrays that PyTorch computed once, with weights that follow from their names, against our networks and the twins."""
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from modern_cnn.models import MODELS, build
+from modern_cnn.models import build
+from tests.functional.oracle import FAST_COMPILE
 from tests.golden.weights import golden_images, golden_labels, golden_state
-from tests.models.torch_layout import our_names, our_variables
+from tests.models.compare import close, our_step, published_name, to_ours, to_torch, torch_step
+from tests.models.torch_nets import torch_net
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SHAPES = json.loads((GOLDEN / "lenet_shapes.json").read_text())
-STORED = {"d2l_lenet": "lenet", "d2l_bn_lenet": "lenet_bn", "seed_lenet": "lenet_relu"}
-# values per channel behind each running variance of d2l_bn_lenet, for its batch of 4
-COUNTS = {"norm1": 4 * 24 * 24, "norm2": 4 * 8 * 8, "norm3": 4, "norm4": 4}
 
 
-def close(got, want, tolerance):
-    """Equal to `tolerance` of the largest number."""
-    assert np.shape(got) == np.shape(want)
-    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(np.asarray(want)).max())
+@dataclass(frozen=True)
+class Stored:
+    """A file of golden arrays: its network, and PyTorch's names of the layers whose outputs our stages are."""
+    network: str
+    stages: dict[str, str]
 
 
-def training(module, variables, images, labels):
-    """(loss, logits, new batch_stats, gradients) of mean cross-entropy in training mode."""
-    others = {name: value for name, value in variables.items() if name != "params"}
-
-    def loss(params):
-        logits, new = module.apply({"params": params, **others}, images, train=True, mutable=["batch_stats"])
-        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
-        return losses.mean(), (logits, new.get("batch_stats", {}))
-
-    (value, (logits, stats)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
-    return value, logits, stats, gradients
+def numbered(*layers):
+    return {f"stage{i}": layer for i, layer in enumerate(layers, start=1)}
 
 
-@pytest.fixture(params=STORED)
-def stored(request):
-    """(golden arrays, our module, our variables, images NHWC, {PyTorch name: our name})."""
-    golden = np.load(GOLDEN / f"{request.param}.npz")
-    shapes = SHAPES[request.param]
-    variables = our_variables(golden_state(shapes, int(golden["seed"])))
-    return golden, build(STORED[request.param]), variables, golden["x"].transpose(0, 2, 3, 1), our_names(shapes)
-
-
-def test_the_rule_makes_the_stored_images_and_labels(stored):
-    golden, *_ = stored
-    np.testing.assert_array_equal(golden_images(golden["x"].shape, int(golden["seed"])), golden["x"])
-    np.testing.assert_array_equal(golden_labels(*golden["eval_logits"].shape, int(golden["seed"])), golden["labels"])
-
-
-def test_evaluation_gives_the_stored_logits(stored):
-    golden, module, variables, images, _ = stored
-    close(module.apply(variables, images), golden["eval_logits"], 1e-5)
-
-
-def test_evaluation_in_float64_gives_the_stored_logits_to_the_last_digits(stored):
-    golden, module, variables, images, _ = stored
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
-        close(module.apply(wide, images.astype(np.float64)), golden["eval_logits_f64"], 1e-12)
-
-
-def test_training_gives_the_stored_loss_gradients_and_statistics(stored):
-    golden, module, variables, images, names = stored
-    loss, logits, stats, gradients = training(module, variables, images, golden["labels"])
-    close(logits, golden["train_logits"], 1e-4)
-    np.testing.assert_allclose(loss, golden["train_loss"], rtol=1e-5)
-
-    # a bias that a batch norm takes out again has a gradient of 0 but for rounding: hence the absolute part
-    largest = golden["grad_norms"].max()
-    for name, norm in zip(golden["grad_names"], golden["grad_norms"], strict=True):
-        _, layer, leaf = names[name]
-        np.testing.assert_allclose(np.linalg.norm(gradients[layer][leaf].ravel()), norm, rtol=1e-3, atol=1e-6 * largest)
-    close(gradients["conv1"]["kernel"].transpose(3, 2, 0, 1), golden["grad_first"], 1e-4)
-    close(gradients["dense3"]["bias"], golden["grad_last"], 1e-4)
-
-    updated = [name for name in golden.files if name.startswith("after:")]
-    assert len(updated) == len(jax.tree.leaves(stats))
-    for name in updated:
-        _, layer, leaf = names[name.removeprefix("after:")]
-        want = golden[name].astype(np.float64)
-        if leaf == "var":  # PyTorch stores the unbiased variance, the textbook and we the biased one
-            kept = 0.9 * variables["batch_stats"][layer]["var"].astype(np.float64)
-            want = kept + (want - kept) * (COUNTS[layer] - 1) / COUNTS[layer]
-        close(stats[layer][leaf], want, 1e-5)
-
-
-def textbook(padding, features, norm=False):
-    """The textbook's chain: 5x5 convolutions, sigmoid, average pooling."""
-    def block(layer, size, normalise, *after):
-        return [layer, *([normalise(size)] if norm else []), nn.Sigmoid(), *after]
-    return nn.Sequential(
-        *block(nn.Conv2d(1, 6, 5, padding=padding), 6, nn.BatchNorm2d, nn.AvgPool2d(2)),
-        *block(nn.Conv2d(6, 16, 5), 16, nn.BatchNorm2d, nn.AvgPool2d(2)), nn.Flatten(),
-        *block(nn.Linear(features, 120), 120, nn.BatchNorm1d), *block(nn.Linear(120, 84), 84, nn.BatchNorm1d),
-        nn.Linear(84, 10))
-
-
-def notebook(norm=False):
-    """The TensorFlow text's chain: 3x3 convolutions, max-pooling, ReLU; Keras's epsilon and decay."""
-    def normalise(size):
-        return [nn.BatchNorm2d(size, eps=1e-3, momentum=0.01)] if norm else []
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 3), *normalise(6), nn.MaxPool2d(2), nn.ReLU(),
-        nn.Conv2d(6, 16, 3), *normalise(16), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10))
-
-
-def perceptron():
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(),
-                         nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
-
-
-TORCH = {
-    "mlp": perceptron,
-    "lenet": lambda: textbook(2, 400),
-    "lenet_bn": lambda: textbook(0, 256, norm=True),
-    "lenet_relu": notebook,
-    "lenet_relu_bn": lambda: notebook(norm=True),
+STORED = {
+    "d2l_lenet": Stored("lenet", numbered("2", "5", "8", "10")),
+    "d2l_bn_lenet": Stored("lenet_bn", numbered("3", "7", "11", "14")),
+    "seed_lenet": Stored("lenet_relu", numbered("2", "5", "8", "10")),
+    "alexnet_s96": Stored("alexnet", numbered("features.2", "features.5", "features.12")),
+    "seed_vgg13": Stored("vgg13_cifar", numbered("4", "9", "14", "19", "24")),
+    "resnet18": Stored("resnet18", {"stem": "maxpool", **numbered("layer1", "layer2", "layer3", "layer4")}),
+    "d2l_resnet18": Stored("resnet18_d2l", {"stem": "0", **numbered("1", "2", "3", "4")}),
+    "seed_resnet18": Stored("resnet18_cifar", {"stem": "0", **numbered("1", "2", "3", "4")}),
 }
 
 
-def test_every_network_has_a_torch_twin():
-    assert set(TORCH) == set(MODELS)
+def test_every_stored_file_is_compared():
+    assert {path.stem for path in GOLDEN.glob("*.npz")} == set(STORED)
 
 
-@pytest.mark.parametrize("name", STORED)
-def test_the_stored_networks_are_these_twins(name):
-    shapes = {key: list(value.shape) for key, value in TORCH[STORED[name]]().state_dict().items()}
-    assert shapes == SHAPES[name]
+@pytest.fixture(scope="module", params=STORED)
+def stored(request):
+    """The golden arrays; the network's twin in PyTorch, ours and its variables; images NCHW and labels.
+
+    Without dropout, and with PyTorch's unbiased running variance, as the arrays were computed.
+    """
+    golden, entry = dict(np.load(GOLDEN / f"{request.param}.npz")), STORED[request.param]
+    shape, seed, classes = tuple(golden["x_shape"]), int(golden["seed"]), golden["eval_logits"].shape[1]
+    name = entry.network
+    with torch.device("meta"):
+        twin = torch_net(name, classes, shape[1])
+    for layer in twin.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    names = {published_name(name, key): key for key in twin.state_dict()}
+    state = golden_state({published: twin.state_dict()[key].shape for published, key in names.items()}, seed)
+    state = {names[published]: value for published, value in state.items()}
+    twin.load_state_dict({key: torch.tensor(value) for key, value in state.items()}, assign=True)
+    twin.requires_grad_()
+    module = build(name, classes)
+    wanted = {"dropout_rate": 0.0, "unbiased": True}
+    module = module.clone(**{field: value for field, value in wanted.items() if hasattr(module, field)})
+    return SimpleNamespace(entry=entry, name=name, golden=golden, names=names, twin=twin, module=module,
+                           variables=to_ours(name, state), images=golden_images(shape, seed),
+                           labels=golden_labels(shape[0], classes, seed))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("name", TORCH)
-def test_a_network_is_its_torch_twin(name, seed):
-    """Random weights and images, in float64: logits in both modes, every gradient, the running means."""
-    torch.manual_seed(seed)
-    twin, labels = TORCH[name]().double(), torch.randint(10, (5,))
-    images = torch.randn(5, 1, 28, 28, dtype=torch.float64)
-    for layer in twin:
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            for tensor in layer.weight, layer.bias, layer.running_mean, layer.running_var:
-                nn.init.uniform_(tensor, 0.5, 1.5)
-    variables = our_variables({key: value.clone() for key, value in twin.state_dict().items()})
-    ours = images.numpy().transpose(0, 2, 3, 1)
+def ours(images):
+    return images.transpose(0, 2, 3, 1)
 
+
+def test_the_rule_makes_the_stored_images_and_labels(stored):
+    assert zlib.crc32(stored.images.tobytes()) == stored.golden["x_crc32"]
+    np.testing.assert_array_equal(stored.labels, stored.golden["labels"])
+
+
+def test_evaluation_gives_the_stored_logits_and_stages(stored):
+    """Of every stage the shape, and mean and deviation of its values."""
+    apply = jax.jit(lambda variables, images: stored.module.apply(variables, images, mutable=["intermediates"]))
+    logits, sown = apply(stored.variables, ours(stored.images))
+    close(logits, stored.golden["eval_logits"], 1e-5)
+
+    assert set(stored.entry.stages) == set(sown["intermediates"])
+    layers = list(stored.golden["stage_names"])
+    for stage, layer in stored.entry.stages.items():
+        (values,), i = sown["intermediates"][stage], layers.index(layer)
+        batch, channels, *pixels = (int(n) for n in stored.golden["stage_shape"][i] if n)
+        assert values.shape == (batch, *pixels, channels), stage
+        values = np.asarray(values, np.float64)
+        close((values.mean(), values.std(ddof=1)), stored.golden["stage_mean_std"][i], 1e-5, stage)
+
+
+def test_evaluation_in_float64_gives_the_stored_logits_to_the_last_digits(stored):
     with jax.enable_x64(True):
-        evaluated = build(name).apply(variables, ours)
-        _, trained, stats, gradients = training(build(name), variables, ours, labels.numpy())
-    close(evaluated, twin.eval()(images).detach(), 1e-10)
-    logits = twin.train()(images)
-    close(trained, logits.detach(), 1e-10)
-
-    nn.functional.cross_entropy(logits, labels).backward()
-    wanted = our_variables({key: parameter.grad for key, parameter in twin.named_parameters()})["params"]
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
-    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-12 * largest),
-                 gradients, wanted)
-    after = our_variables(twin.state_dict()).get("batch_stats", {})
-    assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, stats)
-    for layer in stats:
-        close(stats[layer]["mean"], after[layer]["mean"], 1e-10)
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), stored.variables)
+        apply = jax.jit(stored.module.apply, compiler_options=FAST_COMPILE)
+        close(apply(wide, ours(stored.images).astype(np.float64)), stored.golden["eval_logits_f64"], 1e-12)
 
 
-def test_the_running_variance_is_the_biased_one():
-    """The one thing in which lenet_bn differs from its twin, and by exactly n / (n - 1)."""
-    torch.manual_seed(0)
-    twin, images = TORCH["lenet_bn"](), torch.randn(4, 1, 28, 28)
-    variables = our_variables({key: value.clone().numpy() for key, value in twin.state_dict().items()})
-    twin(images)
-    _, new = build("lenet_bn").apply(variables, images.numpy().transpose(0, 2, 3, 1), train=True,
-                                     mutable=["batch_stats"])
-    theirs = our_variables({key: value.numpy() for key, value in twin.state_dict().items()})["batch_stats"]
-    for layer, n in COUNTS.items():
-        close((new["batch_stats"][layer]["var"] - 0.9) * n / (n - 1), theirs[layer]["var"] - 0.9, 1e-4)
+def test_training_gives_the_stored_loss_gradients_and_statistics(stored):
+    golden, names = stored.golden, stored.names
+    step = our_step(stored.module, stored.variables, ours(stored.images), stored.labels)
+    (logits,) = step.logits
+    close(logits, golden["train_logits"], 1e-4)
+    np.testing.assert_allclose(step.loss, golden["train_loss"], rtol=1e-5)
+
+    # a bias that a batch norm takes out again has a gradient of 0 but for rounding: hence the absolute part
+    gradients = to_torch(stored.name, stored.variables | {"params": step.gradients})
+    largest = golden["grad_norms"].max()
+    for published, norm in zip(golden["grad_names"], golden["grad_norms"], strict=True):
+        np.testing.assert_allclose(np.linalg.norm(gradients[names[published]].ravel()), norm, rtol=1e-3,
+                                   atol=1e-6 * largest, err_msg=published)
+    first, last = golden["grad_names"][0], golden["grad_names"][-1]
+    close(gradients[names[first]], golden["grad_first"], 1e-3)
+    close(gradients[names[last]], golden["grad_last"], 1e-3)
+
+    updated = to_torch(stored.name, stored.variables | ({"batch_stats": step.stats} if step.stats else {}))
+    after = {key.removeprefix("after:"): value for key, value in golden.items() if key.startswith("after:")}
+    assert len(after) == len(jax.tree.leaves(step.stats))
+    for published, value in after.items():
+        close(updated[names[published]], value, 1e-5, published)
+
+
+def test_the_torch_twin_gives_the_stored_arrays(stored):
+    """The twins of all networks are built like these: what they compute is what was published."""
+    golden, twin = stored.golden, stored.twin
+    images, labels = torch.tensor(stored.images), torch.tensor(stored.labels)
+    with torch.no_grad():
+        close(twin.eval()(images), golden["eval_logits"], 1e-5)
+    step = torch_step(twin, images, labels)
+    close(step.logits[0], golden["train_logits"], 1e-4)
+    for published, norm in zip(golden["grad_names"], golden["grad_norms"], strict=True):
+        np.testing.assert_allclose(np.linalg.norm(step.gradients[stored.names[published]]), norm, rtol=1e-3,
+                                   atol=1e-6 * golden["grad_norms"].max(), err_msg=published)
+    for published in (key for key in golden if key.startswith("after:")):
+        close(step.stats[stored.names[published.removeprefix("after:")]], golden[published], 1e-5, published)

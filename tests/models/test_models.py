@@ -1,260 +1,235 @@
+"""Every network as it was published: counts and shapes, which are traced without computing; and what build refuses."""
 import functools
 import json
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from modern_cnn.errors import UserError
-from modern_cnn.models import MODELS, build
+from modern_cnn.models import INPUTS, MODELS, build
+from tests.models.cases import CLASSES, DEEP, SMALL
 
 KEY = jax.random.key(0)
-
-
-@dataclass(frozen=True)
-class Golden:
-    """What a network must have; counts from the texts and from PyTorch."""
-    parameters: int
-    layers: dict[str, int]  # parameters of each layer, in order
-    stages: list[tuple[int, ...]]  # shapes sown as stage1, stage2, ..., without the batch
-    batch_stats: int = 0
-    image: tuple[int, int, int] = (28, 28, 1)
-    smallest: int | None = None  # the smallest square image; None where any will do
-    silenced: list[str] = field(default_factory=list)  # layers whose bias the next batch norm takes out again
-
-
-GOLDEN = {
-    "mlp": Golden(
-        parameters=335_114, layers={"dense1": 200_960, "dense2": 65_792, "dense3": 65_792, "dense4": 2_570},
-        stages=[(256,), (256,), (256,)]),
-    "lenet": Golden(
-        parameters=61_706, layers={"conv1": 156, "conv2": 2_416, "dense1": 48_120, "dense2": 10_164, "dense3": 850},
-        stages=[(14, 14, 6), (5, 5, 16), (120,), (84,)], smallest=12),
-    "lenet_bn": Golden(
-        parameters=44_878, batch_stats=452,
-        layers={"conv1": 156, "norm1": 12, "conv2": 2_416, "norm2": 32, "dense1": 30_840, "norm3": 240,
-                "dense2": 10_164, "norm4": 168, "dense3": 850},
-        stages=[(12, 12, 6), (4, 4, 16), (120,), (84,)], smallest=16, silenced=["conv1", "conv2", "dense1", "dense2"]),
-    "lenet_relu": Golden(
-        parameters=60_074, layers={"conv1": 60, "conv2": 880, "dense1": 48_120, "dense2": 10_164, "dense3": 850},
-        stages=[(13, 13, 6), (5, 5, 16), (120,), (84,)], smallest=10),
-    "lenet_relu_bn": Golden(
-        parameters=60_118, batch_stats=44,
-        layers={"conv1": 60, "norm1": 12, "conv2": 880, "norm2": 32, "dense1": 48_120, "dense2": 10_164, "dense3": 850},
-        stages=[(13, 13, 6), (5, 5, 16), (120,), (84,)], smallest=10, silenced=["conv1", "conv2"]),
-}
-
-
-def test_every_network_has_golden_numbers():
-    assert set(GOLDEN) == set(MODELS)
-
-
+NETWORKS = json.loads((Path(__file__).parents[1] / "golden" / "networks.json").read_text())
 every_network = pytest.mark.parametrize("name", MODELS)
-with_batch_stats = pytest.mark.parametrize("name", [name for name in MODELS if GOLDEN[name].batch_stats])
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
-
-
-def images_for(name, count=3):
-    return normal(count, *GOLDEN[name].image)
-
-
-@functools.cache
-def trained_like(name):
-    """The network and variables whose biases, scales and running statistics have left their initial 0 and 1."""
-    module = build(name)
-    leaves, tree = jax.tree.flatten(module.init(KEY, images_for(name)))
-    moved = [leaf + 0.1 * np.abs(normal(*leaf.shape, seed=i)) if leaf.ndim == 1 else leaf
-             for i, leaf in enumerate(leaves)]
-    return module, jax.tree.unflatten(tree, moved)
-
-
-def loss(module, variables, images, train):
-    logits, _ = module.apply(variables, images, train=train, mutable=["batch_stats"])
-    return -jax.nn.log_softmax(logits)[np.arange(len(images)), np.arange(len(images))].mean()
+every_kind = pytest.mark.parametrize("case", SMALL, ids=str)
 
 
 def size(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+def initialised(module, shape):
+    """(logits, variables and what is sown) of `init` on images of `shape`, as shapes and dtypes."""
+    images = jnp.zeros(shape)
+    return jax.eval_shape(lambda: module.init_with_output(KEY, images, mutable=True))
+
+
+@functools.cache
+def as_published(name):
+    image, classes = INPUTS[name]
+    return initialised(build(name, classes, **({"scan": True} if name == "resnet1202" else {})), (2, *image))
+
+
+def test_every_network_has_golden_numbers():
+    assert list(NETWORKS) == list(MODELS) == list(INPUTS)
+
+
 @every_network
 def test_the_golden_counts(name):
-    golden = GOLDEN[name]
-    variables = jax.eval_shape(build(name).init, KEY, jnp.zeros((1, *golden.image)))
-    assert {layer: size(leaves) for layer, leaves in variables["params"].items()} == golden.layers
-    assert size(variables["params"]) == golden.parameters
-    assert size(variables.get("batch_stats", {})) == golden.batch_stats
+    _, variables = as_published(name)
+    assert size(variables["params"]) == NETWORKS[name]["parameters"]
+    assert size(variables.get("batch_stats", {})) == NETWORKS[name]["batch_stats"]
+
+
+@pytest.mark.parametrize(("name", "options", "parameters"), [
+    ("vgg11_d2l", {"width": 0.25}, 43_093_322), ("googlenet", {"aux_logits": False}, 6_624_904),
+    ("googlenet_2014", {"aux_logits": False}, 6_998_552), ("alexnet_2012", {"groups": 1}, 62_378_344),
+    ("googlenet", {"aux_logits": False, "kernel_size": 5}, 6_624_904 + 380_928),
+    ("resnet50", {"stride_in_1x1": True}, 25_557_032), ("resnet101", {"stride_in_1x1": True}, 44_549_160),
+    ("vgg13_cifar", {"hidden": (256, 64)}, 9_404_992 + 148_426), ("vgg13_cifar", {"skip": True}, 9_570_506),
+], ids=str)
+def test_the_golden_counts_of_variants(name, options, parameters):
+    image, classes = INPUTS[name]
+    _, variables = initialised(build(name, classes, **options), (1, *image))
+    assert size(variables["params"]) == parameters
 
 
 @every_network
-def test_the_stages_have_the_texts_shapes(name):
-    module, images = build(name), jnp.zeros((2, *GOLDEN[name].image))
-    logits, sown = jax.eval_shape(lambda: module.apply(module.init(KEY, images), images, mutable=["intermediates"]))
-    assert logits.shape == (2, 10)
-    expected = {f"stage{i}": ((2, *shape),) for i, shape in enumerate(GOLDEN[name].stages, start=1)}
-    assert jax.tree.map(jnp.shape, sown["intermediates"]) == expected
+def test_the_stages_have_the_published_shapes(name):
+    logits, variables = as_published(name)
+    assert logits.shape == (2, INPUTS[name][1])
+    sown = {stage: value.shape for stage, (value,) in variables["intermediates"].items()}
+    assert sown == {stage: (2, *shape) for stage, shape in NETWORKS[name]["stages"].items()}
 
 
-@pytest.mark.parametrize("train", [False, True])
-@every_network
-def test_every_parameter_gets_a_gradient_and_the_right_one(name, train):
-    """In float64: not 0, and along one random direction for each parameter what central differences say."""
-    module, variables = trained_like(name)
-    with jax.enable_x64(True):
-        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
-        stats = {key: value for key, value in variables.items() if key != "params"}
-        images = images_for(name).astype(np.float64)
-
-        def at(params):
-            return loss(module, {"params": params, **stats}, images, train)
-
-        at = jax.jit(jax.value_and_grad(at), compiler_options={"xla_backend_optimization_level": 0})
-        paths, tree = jax.tree_util.tree_flatten_with_path(variables["params"])
-        leaves = [leaf for _, leaf in paths]
-        gradients = jax.tree.leaves(at(variables["params"])[1])
-        largest = max(jnp.abs(gradient).max() for gradient in gradients)
-        for i, (path, leaf) in enumerate(paths):
-            direction = normal(*leaf.shape, seed=100 + i).astype(np.float64)
-            direction *= 1e-7 / np.linalg.norm(direction)
-            above, below = (at(jax.tree.unflatten(tree, [*leaves[:i], leaf + step, *leaves[i + 1:]]))[0]
-                            for step in (direction, -direction))
-            np.testing.assert_allclose((above - below) / 2, (gradients[i] * direction).sum(), rtol=1e-5, atol=1e-14)
-
-            layer, kind = (key.key for key in path)
-            magnitude = jnp.abs(gradients[i]).max() / largest
-            if train and kind == "bias" and layer in GOLDEN[name].silenced:
-                assert magnitude < 1e-12
-            else:
-                assert magnitude > 1e-4, f"{layer} {kind}"
+@every_kind
+def test_init_makes_the_same_variables_in_both_modes(case):
+    """GoogLeNet's auxiliary heads too, which run in training alone; what they sow is no variable."""
+    evaluating, training = (jax.eval_shape(functools.partial(case.ours().init, train=train), KEY, case.images())
+                            for train in (False, True))
+    assert evaluating == training
+    assert set(evaluating) == {"params"} | ({"batch_stats"} if NETWORKS[case.name]["batch_stats"] else set())
 
 
-@every_network
-def test_evaluation_is_deterministic_and_sees_each_image_alone(name):
-    module, variables = trained_like(name)
-    images = images_for(name)
-    logits, unchanged = module.apply(variables, images, mutable=["batch_stats"])
-    np.testing.assert_array_equal(module.apply(variables, images), logits)
-    for i in range(len(images)):
-        np.testing.assert_allclose(module.apply(variables, images[i:i + 1])[0], logits[i], rtol=1e-4, atol=1e-5)
-    jax.tree.map(np.testing.assert_array_equal, unchanged.get("batch_stats", {}), variables.get("batch_stats", {}))
+@pytest.mark.parametrize("name", ["googlenet", "googlenet_2014"])
+def test_the_auxiliary_heads_speak_in_training_alone(name):
+    module, images = build(name, 7, width=0.125), jnp.zeros((2, 96, 96, 3))
+    variables = jax.eval_shape(module.init, KEY, images)
+
+    def sown(module, train):
+        apply = functools.partial(module.apply, train=train, mutable=["aux_logits", "batch_stats"],
+                                  rngs={"dropout": KEY})
+        _, collections = jax.eval_shape(apply, variables, images)
+        return [leaf.shape for leaf in jax.tree.leaves(collections.get("aux_logits", {}))]
+
+    assert sown(module, train=True) == [(2, 7), (2, 7)]
+    assert sown(module, train=False) == []
+    variables["params"] = {name: layer for name, layer in variables["params"].items() if not name.startswith("aux")}
+    assert sown(module.clone(aux_logits=False), train=True) == []
 
 
-@with_batch_stats
-def test_training_normalises_by_the_batch_and_moves_the_statistics(name):
-    module, variables = trained_like(name)
-    logits, new = module.apply(variables, images_for(name), train=True, mutable=["batch_stats"])
-    assert jnp.abs(logits - module.apply(variables, images_for(name))).max() > 1e-3
-    for old, moved in zip(jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(new), strict=True):
-        assert (old != moved).all()
+@pytest.mark.parametrize("channels", [1, 3])
+@every_kind
+def test_channels_and_classes_are_free(case, channels):
+    logits, _ = initialised(case.ours(), (2, *case.image[:2], channels))
+    assert logits.shape == (2, CLASSES)
 
 
-@pytest.mark.parametrize(("name", "decay", "epsilon"), [("lenet_bn", 0.9, 1e-5), ("lenet_relu_bn", 0.99, 1e-3)])
-def test_batch_norms_follow_their_text(name, decay, epsilon):
-    """The textbook's are PyTorch's, the TensorFlow text's Keras's: read off images of nothing but zeros."""
-    module = build(name)
-    zeros = jnp.zeros((4, *GOLDEN[name].image))
-    variables = module.init(KEY, zeros)
-    variables["params"]["conv1"]["bias"] = jnp.full(6, 2.0)
-    _, new = module.apply(variables, zeros, train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(new["batch_stats"]["norm1"]["mean"], 2 * (1 - decay), rtol=1e-5)
-    np.testing.assert_allclose(new["batch_stats"]["norm1"]["var"], decay, rtol=1e-5)
-    variables["batch_stats"]["norm1"]["var"] = jnp.zeros(6)
-    _, state = module.apply(variables, zeros, capture_intermediates=True, mutable=["intermediates"])
-    (y,) = state["intermediates"]["norm1"]["__call__"]
-    np.testing.assert_allclose(y, 2 / math.sqrt(epsilon), rtol=1e-5)
+@every_kind
+def test_bfloat16_stores_float32(case):
+    """The dtype by its name, as a config has it: of parameters, gradients and statistics."""
+    module, images = case.ours(dtype="bfloat16"), jnp.zeros((2, *case.image))
 
+    def step():
+        variables = module.init(KEY, images)
+        others = {key: value for key, value in variables.items() if key != "params"}
 
-@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in MODELS), ("mlp", {"dropout_rate": 0.5})],
-                         ids=str)
-def test_init_is_the_same_in_both_modes_and_for_any_batch(name, options):
-    module = build(name, **options)
-    first = module.init(KEY, images_for(name), train=False)
-    for other in (module.init(KEY, images_for(name), train=True), module.init(KEY, images_for(name, 1), train=True)):
-        jax.tree.map(np.testing.assert_array_equal, first, other)
+        def loss(params):
+            logits, new = module.apply({"params": params, **others}, images, train=True, mutable=["batch_stats"],
+                                       rngs={"dropout": KEY})
+            return logits.sum().astype(jnp.float32), (logits, new)
 
+        (_, (logits, new)), gradients = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return logits, (variables, new, gradients)
 
-def test_the_sigmoid_has_the_texts_slopes():
-    """At most a quarter: each of LeNet's four shrinks the gradient, which is what ReLU and batch norm mend."""
-    slopes = json.loads((Path(__file__).parents[1] / "golden" / "worked_examples.json").read_text())["notebook"]
-    slope = jax.vmap(jax.grad(nn.sigmoid))(jnp.linspace(-2, 2, 101))
-    np.testing.assert_allclose(slope.max(), slopes["sigmoid_slope"]["at_0"], rtol=1e-6)
-    np.testing.assert_allclose(slope[jnp.array([0, -1])], slopes["sigmoid_slope"]["at_2"], atol=1e-5)
-
-
-@every_network
-def test_channels_and_classes_are_free(name):
-    module, images = build(name, num_classes=7), normal(2, 32, 32, 3)
-    logits = module.apply(module.init(KEY, images), images)
-    assert logits.shape == (2, 7)
-    assert jnp.isfinite(logits).all()
-
-
-@pytest.mark.parametrize("name", [name for name in MODELS if GOLDEN[name].smallest])
-def test_a_too_small_image_is_refused_with_a_reason(name):
-    smallest, module = GOLDEN[name].smallest, build(name)
-    assert jax.eval_shape(module.init, KEY, jnp.zeros((1, smallest, smallest, 1)))
-    with pytest.raises(ValueError, match=r"does not fit into an input .* too small for this network"):
-        module.init(KEY, jnp.zeros((1, smallest - 1, smallest, 1)))
-
-
-@every_network
-def test_bfloat16_computes_with_float32_parameters(name):
-    """The dtype by its name, as a config has it."""
-    module, variables = trained_like(name)
-    half = build(name, dtype="bfloat16")
-    initial = half.init(KEY, images_for(name))
-    assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {np.dtype("float32")}
-    logits, new = half.apply(variables, images_for(name), train=True, mutable=["batch_stats"])
+    logits, stored = jax.eval_shape(step)
     assert logits.dtype == jnp.bfloat16
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(new))
-    exact = module.apply(variables, images_for(name))
-    np.testing.assert_allclose(half.apply(variables, images_for(name)).astype(jnp.float32), exact, rtol=0,
-                               atol=0.03 * jnp.abs(exact).max())
+    assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {np.dtype("float32")}
 
 
-def test_dropout_acts_in_training_alone():
-    module = build("mlp", dropout_rate=0.5)
-    images = images_for("mlp")
-    variables = module.init(KEY, images)
-    one, same, other = (module.apply(variables, images, train=True, rngs={"dropout": jax.random.key(seed)})
-                        for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).any()
-    np.testing.assert_array_equal(module.apply(variables, images), build("mlp").apply(variables, images))
+# The smallest square images: PyTorch takes these, and no smaller ones.
+SMALLEST = {"lenet": 12, "lenet_bn": 16, "lenet_relu": 10, "lenet_relu_bn": 10, "alexnet": 63, "alexnet_d2l": 65,
+            "alexnet_2012": 67, "vgg11": 32, "vgg19_bn": 32, "vgg11_d2l": 32, "vgg13_cifar": 32, "nin_d2l": 67,
+            "nin_imagenet": 67, "googlenet_2014": 79, "resnet18_cifar": 3, "densenet121": 29, "densenet_d2l": 29,
+            "densenet_bc_100_12": 4}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_too_small_image_is_refused_with_a_reason(name):
+    module, smallest = build(name), SMALLEST[name]
+    initialised(module, (1, smallest, smallest, 1))
+    with pytest.raises(ValueError, match=r"does not fit into an input .* too small for this network"):
+        initialised(module, (1, smallest - 1, smallest, 1))
+
+
+@pytest.mark.parametrize(("name", "smallest"), [
+    ("googlenet", 15), ("googlenet_d2l", 1), ("nin_cifar", 4), ("resnet50", 1), ("resnet18_d2l", 1),
+    ("preact_resnet18", 1), ("resnet20", 1)])
+def test_images_as_small_as_pytorchs_are_taken(name, smallest):
+    initialised(build(name), (1, smallest, smallest, 3))
+
+
+@every_network
+def test_the_running_variance_is_as_in_the_original(name):
+    """PyTorch stores the unbiased one, Keras, in the TensorFlow text, the biased one."""
+    module = build(name)
+    biased = {"lenet_relu", "lenet_relu_bn", "vgg13_cifar", "resnet18_cifar", "resnet34_cifar"}
+    assert getattr(module, "unbiased", None) is (None if name == "mlp" else name not in biased)
+
+
+@pytest.mark.parametrize(("name", "options", "layer", "shape"), [
+    ("alexnet", {"width": 0.5}, ("conv2",), (5, 5, 32, 96)),
+    ("nin_d2l", {"width": 2}, ("block1", "conv2"), (1, 1, 192, 192)),
+    ("nin_d2l", {"width": 2}, ("block4", "conv1"), (3, 3, 768, 10)),
+    ("googlenet", {"width": 0.25}, ("inception3a", "branch3", "conv"), (3, 3, 4, 8)),
+    ("resnet50", {"width": 2}, ("stage1_block1", "conv3"), (1, 1, 128, 512)),
+    ("densenet121", {"width": 0.5}, ("block1", "layer1", "conv2"), (3, 3, 64, 16)),
+    ("lenet", {"width": 1.5}, ("conv2",), (5, 5, 9, 24)),
+    ("resnet20", {"width": 10}, ("stage3_block3", "conv2"), (3, 3, 640, 640)),
+], ids=str)
+def test_width_multiplies_the_channels(name, options, layer, shape):
+    image, classes = INPUTS[name]
+    _, variables = initialised(build(name, classes, **options), (1, *image))
+    kernel = functools.reduce(lambda tree, key: tree[key], (*layer, "kernel"), variables["params"])
+    assert kernel.shape == shape
+
+
+def test_no_width_leaves_a_layer_without_channels():
+    _, variables = initialised(build("resnet20", width=0.001), (1, 8, 8, 3))
+    assert variables["params"]["conv1"]["kernel"].shape == (3, 3, 3, 1)
+    for width in (0, -1.0, float("inf")):
+        with pytest.raises(UserError, match=f"width={width} must be above 0 and finite"):
+            initialised(build("resnet20", width=width), (1, 8, 8, 3))
+    with pytest.raises(UserError, match="a layer of 0 channels cannot be"):
+        initialised(build("resnet20", stage_features=(0, 8, 8)), (1, 8, 8, 3))
+
+
+def test_width_keeps_channels_that_groups_divide():
+    """The two halves of the 2012 AlexNet stay equal: 96 channels times 0.01 are 2, not 1."""
+    _, variables = initialised(build("alexnet_2012", width=0.01), (1, 99, 99, 3))
+    assert variables["params"]["conv2"]["kernel"].shape == (5, 5, 1, 2)
 
 
 def test_the_hidden_sizes_of_the_mlp_are_free():
-    variables = jax.eval_shape(build("mlp", hidden_sizes=[5]).init, KEY, jnp.zeros((1, 4, 4, 1)))
+    _, variables = initialised(build("mlp", hidden_sizes=[5]), (1, 4, 4, 1))
     assert jax.tree.map(jnp.shape, variables["params"]["dense2"]) == {"kernel": (5, 10), "bias": (10,)}
 
 
 def test_options_override_what_the_name_chose():
     assert build("lenet_bn", norm="none") == build("lenet", padding=0)
+    assert build("vgg16_bn", norm="none") == build("vgg16")
+    assert build("resnet34", shortcut="none") == build("plain34")
+    assert build("preact_resnet50", preactivation=False) == build("resnet50")
     assert build("lenet_bn", norm=None) == build("lenet_bn")
 
 
 @pytest.mark.parametrize(("name", "options", "words"), [
-    ("lenett", {}, "no network 'lenett'; did you mean 'lenet'.* known: lenet, "),
-    ("zzz", {}, "no network 'zzz'; known: lenet, "),
+    ("lenett", {}, r"no network 'lenett'; did you mean 'lenet'\?$"),
+    ("resnet19", {}, "no network 'resnet19'; did you mean 'resnet1"),
+    ("zzz", {}, "no network 'zzz'; known: alexnet, "),
     ("lenet", {"nrom": "batch"}, "'lenet' has no option 'nrom'; did you mean 'norm'"),
     ("lenet_bn", {"parent": "x"}, "'lenet_bn' has no option 'parent'"),
     ("mlp", {"padding": 1}, "'mlp' has no option 'padding'.* known: dropout_rate, dtype, hidden_sizes"),
+    ("densenet121", {"shortcut": "pad"}, "'densenet121' has no option 'shortcut'"),
+    ("vgg16", {"scan": True}, "'vgg16' has no option 'scan'"),
 ], ids=str)
 def test_build_says_what_is_wrong(name, options, words):
     with pytest.raises(UserError, match=words):
         build(name, **options)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"norm": "bach"}, "did you mean 'batch'"),
-                                                ({"initializer": "xavier"}, "did you mean 'xavier_uniform'")], ids=str)
-def test_a_wrong_value_of_an_option_names_the_closest(options, words):
+NORMALISED = ("lenet", "lenet_relu", "alexnet", "vgg11", "nin_d2l", "googlenet", "resnet18", "densenet121")
+
+
+@pytest.mark.parametrize(("name", "options", "words"), [
+    *((name, {"norm": "bach"}, "no normalisation 'bach'; did you mean 'batch'") for name in NORMALISED),
+    *((name, {"initializer": "xavier"}, "no initializer 'xavier'; did you mean 'xavier_uniform'")
+      for name in ("mlp", *NORMALISED)),
+    ("resnet18", {"stem": "cifer"}, "no stem 'cifer'; did you mean 'cifar'.* known: cifar, imagenet, notebook"),
+    ("densenet121", {"stem": "cifer"}, "no stem 'cifer'; did you mean 'cifar'"),
+    ("resnet18", {"block": "bottle"}, "no block 'bottle'; did you mean 'bottleneck'"),
+    ("resnet18", {"shortcut": "padd"}, "no shortcut 'padd'; did you mean 'pad'"),
+    ("preact_resnet18", {"shortcut": "padd"}, "no shortcut 'padd'; did you mean 'pad'"),
+    ("resnet18", {"zero_init_residual": True, "norm": "none"}, "zero_init_residual .* norm='none'"),
+    ("plain18", {"zero_init_residual": True}, "zero_init_residual .* shortcut='none'"),
+    ("resnet18", {"stride_in_1x1": True}, "stride_in_1x1 .* 'residual'"),
+], ids=str)
+def test_a_wrong_value_of_an_option_names_the_closest(name, options, words):
+    height, width, channels = DEEP[name].image
     with pytest.raises(UserError, match=words):
-        build("lenet", **options).init(KEY, images_for("lenet"))
+        initialised(build(name, **options), (1, height, width, channels))

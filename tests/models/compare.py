@@ -1,0 +1,125 @@
+"""Our networks and PyTorch's side by side: variables from one to the other, one training step of each."""
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from modern_cnn import weights
+from tests.functional.oracle import FAST_COMPILE
+from tests.models.torch_nets import torch_net
+
+# The TensorFlow text's chains have no table in `weights`: their n-th convolution in PyTorch's order is conv<n>, ...
+CHAINS = ("mlp", "lenet_relu", "lenet_relu_bn")
+LEAVES = {"weight": "kernel", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+AUX_WEIGHT = 0.3  # Szegedy et al. 2014, section 5
+
+
+# The golden arrays of two networks of the TensorFlow text were made under other names than torchvision's.
+RENAMED = {
+    "resnet18_cifar": {r"^conv1\.": "0.0.", r"^bn1\.": "0.1.", r"^layer(.*\.conv\d)\.": r"\1.m.", r"^layer": "",
+                       r"downsample\.0": "down", r"^fc": "7"},
+    "vgg13_cifar": {r"^features\.": "", r"^classifier\.0": "26", r"^classifier\.3": "28", r"^classifier\.6": "30"},
+}
+
+
+def published_name(network, key):
+    """A parameter's name in the state dict that the published numbers are of."""
+    for pattern, name in RENAMED.get(network, {}).items():
+        key = re.sub(pattern, name, key)
+    return key
+
+
+def close(got, want, tolerance, name=""):
+    """Equal to `tolerance` of the largest number."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape, name
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max(initial=0), err_msg=name)
+
+
+def chain_paths(name):
+    """{PyTorch's name: (our path, channels of the map whose flattening the rows are, or 0)} of a chain."""
+    numbers, paths, channels = {"conv": 0, "dense": 0, "norm": 0}, {}, 0
+    for key, tensor in torch_net(name, in_channels=1).state_dict().items():
+        leaf = key.rpartition(".")[2]
+        if leaf == "weight":
+            kind = {4: "conv", 2: "dense", 1: "norm"}[tensor.ndim]
+            numbers[kind] += 1
+        layer, flattened = f"{kind}{numbers[kind]}", 0
+        if leaf == "weight" and kind == "conv":
+            channels = len(tensor)
+        elif leaf == "weight" and layer == "dense1":
+            flattened = channels
+        ours = "scale" if (kind, leaf) == ("norm", "weight") else LEAVES.get(leaf)
+        if ours:
+            paths[key] = ("batch_stats" if ours in ("mean", "var") else "params", layer, ours), flattened
+    return paths
+
+
+def to_ours(name, state, **options):
+    """Our variables from PyTorch's names and layout."""
+    if name not in CHAINS:
+        return weights.from_torchvision(name, state, **options)
+    variables = {}
+    for key, ((collection, layer, leaf), channels) in chain_paths(name).items():
+        value = np.asarray(state[key])
+        if channels:  # PyTorch flattens channels, height, width; we flatten height, width, channels
+            value = value.reshape(len(value), channels, -1).swapaxes(1, 2).reshape(len(value), -1)
+        value = value.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[value.ndim])
+        variables.setdefault(collection, {}).setdefault(layer, {})[leaf] = value
+    return variables
+
+
+def to_torch(name, variables, **options):
+    """`to_ours` backwards, with the values' own dtype."""
+    if name not in CHAINS:
+        return weights.to_torchvision(name, variables, **options)
+    state = {}
+    for key, ((collection, layer, leaf), channels) in chain_paths(name).items():
+        value = np.asarray(variables[collection][layer][leaf])
+        value = value.transpose({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim])
+        if channels:
+            value = value.reshape(len(value), -1, channels).swapaxes(1, 2).reshape(len(value), -1)
+        state[key] = value
+    return state
+
+
+@dataclass
+class Step:
+    """One pass in training mode; `gradients` and `stats` (the running statistics after it) as the maker has them."""
+    loss: Any
+    logits: list[Any]  # the network's, then those of the auxiliary heads
+    stats: Any
+    gradients: Any
+
+
+def our_step(module, variables, images, labels):
+    """Mean cross-entropy, the auxiliary heads' added, and its gradients, by JAX."""
+    others = {name: value for name, value in variables.items() if name != "params"}
+
+    def loss(params):
+        logits, new = module.apply({"params": params, **others}, images, train=True,
+                                   mutable=["batch_stats", "aux_logits"], rngs={"dropout": jax.random.key(0)})
+        outputs = [logits, *jax.tree.leaves(new.get("aux_logits", {}))]
+        first, *rest = (-jnp.take_along_axis(jax.nn.log_softmax(each), labels[:, None], 1).mean() for each in outputs)
+        return first + AUX_WEIGHT * sum(rest), (outputs, new.get("batch_stats", {}))
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=FAST_COMPILE)
+    (value, (outputs, stats)), gradients = step(variables["params"])
+    return Step(value, outputs, stats, gradients)
+
+
+def torch_step(net, images, labels):
+    """The same by PyTorch: gradients and running statistics by its names. The network is left in training mode."""
+    net.train().zero_grad()
+    outputs = net(images)
+    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    first, *rest = (torch.nn.functional.cross_entropy(each, labels) for each in outputs)
+    loss = first + AUX_WEIGHT * sum(rest)
+    loss.backward()
+    stats = {key: value.numpy().copy() for key, value in net.state_dict().items() if "running" in key}
+    gradients = {key: parameter.grad.numpy() for key, parameter in net.named_parameters()}
+    return Step(loss.item(), [each.detach().numpy() for each in outputs], stats, gradients)

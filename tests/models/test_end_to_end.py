@@ -1,0 +1,51 @@
+"""Two training steps of every network, by the function that training compiles."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from modern_cnn.models import MODELS
+from modern_cnn.training.state import TrainState
+from modern_cnn.training.steps import train_step
+from tests.functional.oracle import FAST_COMPILE
+from tests.models.cases import SHALLOW, case
+
+KEY = jax.random.key(0)
+QUICK = [*map(case, ("mlp", "lenet_bn", "lenet_relu", "alexnet_2012", "vgg11_bn", "vgg13_cifar", "nin_cifar")),
+         case("resnet1202", scan=True, remat=True),
+         *(case(name, **SHALLOW) for name in ("resnet50", "preact_resnet18", "resnet18_cifar", "plain18")),
+         case("densenet121", block_sizes=(2, 2), dropout_rate=0.2)]
+# Blocks in a loop compile in a time that does not grow with their number; unrolled ones are test_twins'.
+ALL = [case(name, **({"scan": True} if "resnet" in name or "plain" in name else {})) for name in MODELS]
+
+
+def train(case):
+    images, labels = jnp.asarray(case.images(), jnp.float32), jnp.asarray(case.labels())
+    create = jax.jit(lambda: TrainState.create(KEY, case.ours(), optax.adam(1e-3), case.image),
+                     compiler_options=FAST_COMPILE)
+    first = state = create()
+    step = jax.jit(train_step, compiler_options=FAST_COMPILE)
+    for _ in range(2):
+        state, metrics = step(state, {"image": images, "label": labels}, KEY)
+        assert np.isfinite(metrics.loss)
+    assert int(state.step) == 2
+    assert set(state.collections) == set(first.collections)
+    for (path, old), new in zip(jax.tree_util.tree_flatten_with_path(first.variables)[0],
+                                jax.tree.leaves(state.variables), strict=True):
+        name = jax.tree_util.keystr(path)
+        assert jnp.isfinite(new).all(), name
+        # the bias of a layer that a batch norm follows has no gradient but rounding
+        silent = path[-1].key == "bias" and "norm" not in path[-2].key and "batch_stats" in state.collections
+        assert silent or (old != new).any(), f"{name} does not move"
+
+
+@pytest.mark.parametrize("case", QUICK, ids=str)
+def test_two_steps_move_every_parameter(case):
+    train(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_two_steps_of_every_network_move_every_parameter(case):
+    train(case)

@@ -1,0 +1,105 @@
+"""The first weights are drawn as each network's source draws them."""
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from modern_cnn.models import MODELS, build, googlenet
+from tests.draws import is_normal, is_uniform
+from tests.functional.oracle import FAST_COMPILE
+from tests.models.cases import SHALLOW, case
+
+KEY = jax.random.key(3)
+
+
+class Rule(NamedTuple):
+    """How kernels of convolutions and of dense layers are drawn, and the biases of each.
+
+    'torch' is U(+-1/sqrt(fan_in)), 'xavier' U(+-sqrt(6/(fan_in + fan_out))), 'he_in' and 'he_out' N(0, 2/fan), and a
+    number the deviation of a normal distribution; a bias that is a number begins as that.
+    """
+    conv: str | float
+    dense: str | float
+    conv_bias: str | float
+    dense_bias: str | float
+
+
+KERAS, TEXTBOOK = Rule("xavier", "xavier", 0, 0), Rule("xavier", "xavier", "torch", "torch")
+VGG, RESNET = Rule("he_out", 0.01, 0, 0), Rule("he_out", "torch", "torch", "torch")
+DENSENET = Rule("he_in", "torch", "torch", 0)
+RULES = {
+    "mlp": KERAS, "lenet": TEXTBOOK, "lenet_bn": TEXTBOOK, "lenet_relu": KERAS, "lenet_relu_bn": KERAS,
+    "alexnet": Rule("torch", "torch", "torch", "torch"), "alexnet_d2l": TEXTBOOK,
+    "alexnet_2012": Rule(0.01, 0.01, 0, 0),
+    **{f"vgg{depth}{norm}": VGG for depth in (11, 13, 16, 19) for norm in ("", "_bn")},
+    "vgg11_d2l": TEXTBOOK, "vgg13_cifar": KERAS,
+    "nin_d2l": TEXTBOOK, "nin_cifar": DENSENET, "nin_imagenet": DENSENET,
+    "googlenet": Rule(0.01, 0.01, "torch", "torch"), "googlenet_d2l": TEXTBOOK, "googlenet_2014": KERAS,
+    **{f"{kind}resnet{depth}": RESNET for kind in ("", "preact_") for depth in (18, 34, 50, 101, 152)},
+    **{f"resnet{depth}": RESNET for depth in (20, 32, 44, 56, 110, 1202)}, "plain18": RESNET, "plain34": RESNET,
+    "resnet18_d2l": TEXTBOOK, "resnet18_cifar": KERAS, "resnet34_cifar": KERAS,
+    **{f"densenet{depth}": DENSENET for depth in (121, 161, 169, 201)},
+    "densenet_bc_100_12": DENSENET, "densenet_d2l": TEXTBOOK,
+}
+RAISED = {"alexnet_2012": ("conv2", "conv4", "conv5", "dense1", "dense2")}  # biases of 1: the paper's section 5
+# one of every class with every rule
+DRAWN = [*map(case, ("mlp", "lenet", "lenet_relu_bn", "alexnet", "alexnet_2012", "alexnet_d2l", "vgg11_bn", "vgg11_d2l",
+                     "vgg13_cifar", "nin_d2l", "nin_cifar", "googlenet", "googlenet_2014", "googlenet_d2l")),
+         *(case(name, **SHALLOW) for name in ("preact_resnet50", "resnet18_cifar")), case("resnet18_d2l"),
+         case("densenet121", block_sizes=(2, 2)), case("densenet_d2l", block_sizes=(2, 2))]
+
+
+def test_every_network_has_a_rule_and_every_rule_is_tested():
+    assert set(RULES) == set(MODELS)
+    chosen = {name: (type(build(name)), build(name).initializer) for name in MODELS}
+    drawn = {chosen[each.name]: RULES[each.name] for each in DRAWN}
+    assert {name: drawn.get(choice) for name, choice in chosen.items()} == RULES
+
+
+def fits(values, how, kernel_shape):
+    """(values over their deviation or bound, whether they must be normal): by the rule `how` for such a kernel."""
+    *window, inside, outside = kernel_shape
+    fan_in, fan_out = np.prod(window) * inside, np.prod(window) * outside
+    deviation, normal = {"torch": (fan_in ** -0.5, False), "xavier": ((6 / (fan_in + fan_out)) ** 0.5, False),
+                         "he_in": ((2 / fan_in) ** 0.5, True), "he_out": ((2 / fan_out) ** 0.5, True),
+                         }.get(how, (how, True))
+    return np.ravel(values) / deviation, normal
+
+
+@pytest.fixture(autouse=True)
+def _short_googlenet(monkeypatch):
+    few = tuple({label: blocks[label]} for label, blocks in zip(("3a", "4a", "5b"), googlenet.INCEPTIONS, strict=True))
+    monkeypatch.setattr(googlenet, "INCEPTIONS", few)
+
+
+@pytest.mark.parametrize("case", DRAWN, ids=str)
+def test_the_first_weights_are_drawn_as_in_the_source(case):
+    """Layer by layer where a layer has a thousand weights, and all of a kind together."""
+    variables = jax.jit(case.ours().init, compiler_options=FAST_COMPILE)(KEY, case.images().astype(np.float32))
+    rule, pooled, layers = RULES[case.name], {}, {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables["params"])[0]:
+        *layer, kind = (key.key for key in path)
+        layers.setdefault(tuple(layer), {})[kind] = np.asarray(leaf, np.float64)
+    for layer, leaves in layers.items():
+        if "scale" in leaves:
+            assert (leaves["scale"] == 1).all()
+            assert (leaves["bias"] == 0).all()
+            continue
+        shape = leaves["kernel"].shape
+        kernel_rule, bias_rule = (rule.conv, rule.conv_bias) if len(shape) == 4 else (rule.dense, rule.dense_bias)
+        if layer[-1] in RAISED.get(case.name, ()):
+            bias_rule = 1
+        for kind, how in ("kernel", kernel_rule), ("bias", bias_rule):
+            if kind == "bias" and not isinstance(how, str):
+                assert (leaves.get("bias", how) == how).all()
+            elif kind in leaves:
+                values, normal = fits(leaves[kind], how, shape)
+                pooled.setdefault((kind, how), []).append(values)
+                if values.size >= 1000:
+                    (is_normal if normal else is_uniform)(values, 1)
+    for (kind, how), values in pooled.items():
+        values = np.concatenate(values)
+        (is_uniform if how in ("torch", "xavier") else is_normal)(values, 1)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables.get("batch_stats", {}))[0]:
+        np.testing.assert_array_equal(leaf, np.full(leaf.shape, float(path[-1].key == "var")))

@@ -1,0 +1,222 @@
+"""The options that many networks take: normalisation, dropout, computing type, rematerialisation, loops over blocks."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from modern_cnn import weights
+from modern_cnn.layers import NORMS, BatchNorm, Conv
+from modern_cnn.models import build, googlenet
+from modern_cnn.models.resnet import Bottleneck, Residual
+from tests.functional.oracle import FAST_COMPILE
+from tests.models.cases import NARROW, SHALLOW, Case, case
+from tests.models.compare import our_step
+
+KEY = jax.random.key(0)
+TWO = {"stage_sizes": (2, 1), "stage_features": (64, 128)}
+# ResNet with each of them is compared with PyTorch in test_twins. GoogLeNet's last map must have pixels that differ
+# after its 3x3 pooling, or instance normalisation leaves nothing of them.
+NORMALISED = [*map(case, ("lenet", "lenet_relu", "alexnet", "nin_d2l")), case("vgg11", **TWO),
+              Case("googlenet", (96, 80, 3), NARROW), case("densenet121", block_sizes=(2, 1))]
+NO_DROPOUT = {"dropout_rate": 0.0, "aux_dropout_rate": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def _short_googlenet(monkeypatch):
+    """GoogLeNet of three Inception blocks instead of nine, and one auxiliary head: it takes longest to compile."""
+    few = tuple({label: blocks[label]} for label, blocks in zip(("3a", "4a", "5b"), googlenet.INCEPTIONS, strict=True))
+    monkeypatch.setattr(googlenet, "INCEPTIONS", few)
+
+
+def fast(function):
+    return jax.jit(function, compiler_options=FAST_COMPILE)
+
+
+def without_dropout(module):
+    return module.clone(**{field: rate for field, rate in NO_DROPOUT.items() if hasattr(module, field)})
+
+
+def unlike_initial(module, images):
+    """float64 variables of the module's shapes: uniform noise, around 1 where they are scales and variances."""
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        fan_in = np.prod(leaf.shape[:-1])
+        return random.uniform(-1, 1, leaf.shape) * np.sqrt(6 / fan_in) if leaf.ndim > 1 else (
+            random.uniform(-0.3, 0.3, leaf.shape) + (path[-1].key in ("scale", "var")))
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(module.init, KEY, images))
+
+
+@pytest.mark.parametrize(("case", "norm"), [(each, norm) for each in NORMALISED for norm in NORMS
+                                            if norm != each.ours().norm], ids=str)
+def test_any_normalisation_goes_with_any_network(case, norm):
+    """Each parameter changes what comes out in training mode; running statistics belong to batch norm alone."""
+    module, images = without_dropout(case.ours(norm=norm)), case.images()[:2 if norm == "batch" else 1]
+    with jax.enable_x64(True):
+        variables = unlike_initial(module, images)
+        params = variables.pop("params")
+        assert set(variables) == ({"batch_stats"} if norm == "batch" else set())
+
+        @fast
+        def outputs(params):
+            logits, new = module.apply({"params": params, **variables}, images, train=True,
+                                       mutable=["batch_stats", "aux_logits"])
+            assert ("batch_stats" in new) == (norm == "batch")
+            return jnp.stack([logits, *jax.tree.leaves(new.get("aux_logits", {}))])
+
+        before = outputs(params)
+        assert jnp.isfinite(before).all()
+        paths, tree = jax.tree_util.tree_flatten_with_path(params)
+        leaves = [leaf for _, leaf in paths]
+        assert any(path[-1].key == "scale" for path, _ in paths) == (norm != "none")
+        for i, (path, leaf) in enumerate(paths):
+            moved = leaf + 0.1 * np.random.default_rng(i).uniform(size=leaf.shape)
+            change = np.abs(outputs(jax.tree.unflatten(tree, [*leaves[:i], moved, *leaves[i + 1:]])) - before).max()
+            # a normalisation takes the bias of the layer before it out again, if it has channels of its own
+            may_be_silent = norm != "none" and path[-1].key == "bias" and "norm" not in path[-2].key
+            assert may_be_silent or change > 1e-6, f"{jax.tree_util.keystr(path)} changes nothing"
+
+
+@pytest.mark.parametrize("case", [case("resnet18", **SHALLOW), case("densenet121", block_sizes=(1,)),
+                                  case("googlenet", aux_logits=False)], ids=str)
+def test_without_normalisation_convolutions_have_biases(case):
+    for norm in NORMS:
+        variables = jax.eval_shape(case.ours(norm=norm).init, KEY, case.images())
+        first = variables["params"]["conv1"]
+        assert ("bias" in first.get("conv", first)) == (norm == "none")
+
+
+@pytest.mark.parametrize("case", [
+    *(case(name, dropout_rate=0.5) for name in ("mlp", "lenet", "lenet_relu", "alexnet", "nin_d2l", "googlenet_d2l")),
+    case("vgg11", **TWO), case("resnet18", dropout_rate=0.5, **SHALLOW),
+    case("densenet121", block_sizes=(2,), dropout_rate=0.5)], ids=str)
+def test_dropout_acts_in_training_alone(case):
+    module, images = case.ours(), case.images().astype(np.float32)
+    variables = jax.tree.map(np.float32, unlike_initial(module, images))
+
+    def train(module, key):
+        return module.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})[0]
+
+    dropping = fast(functools.partial(train, module))
+    one, same, other = (dropping(jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    without = fast(functools.partial(train, without_dropout(module)))(jax.random.key(1))
+    assert (one != without).any()
+    evaluated = [fast(net.apply)(variables, images) for net in (module, without_dropout(module))]  # no key is asked for
+    np.testing.assert_array_equal(*evaluated)
+
+
+@pytest.mark.parametrize("case", [*map(case, ("mlp", "lenet_bn", "lenet_relu_bn", "alexnet", "vgg11_bn", "nin_d2l")),
+                                  case("googlenet"), case("resnet18", **SHALLOW), case("preact_resnet50", **SHALLOW),
+                                  case("densenet121", block_sizes=(2, 3))], ids=str)
+def test_bfloat16_is_close_to_float32(case):
+    images = case.images().astype(np.float32)
+    variables = jax.tree.map(np.float32, unlike_initial(case.ours(), images))
+    exact = fast(case.ours().apply)(variables, images)
+    half = fast(case.ours(dtype="bfloat16").apply)(variables, images)
+    assert half.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(half, np.float32) - exact).max() / np.abs(exact).max()
+    assert 1e-5 < error < 0.05
+
+
+def same(one, other):
+    """Equal steps: loss, logits, gradients and statistics, each to 1e-11 of the largest number of its kind."""
+    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-12)
+    for a, b in (one.logits, other.logits), (one.gradients, other.gradients), (one.stats, other.stats):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        largest = max((np.abs(leaf).max() for leaf in jax.tree.leaves(b)), default=0)
+        jax.tree.map(lambda x, y, scale=largest: np.testing.assert_allclose(x, y, rtol=0, atol=1e-11 * scale), a, b)
+
+
+@pytest.mark.parametrize("case", [case("vgg11_bn", **TWO), case("googlenet_d2l"),
+                                  case("densenet121", block_sizes=(2, 2), dropout_rate=0.2)], ids=str)
+def test_rematerialisation_changes_no_number(case):
+    """With dropout: what is computed again in the backward pass must draw the same mask."""
+    images, labels = case.images(), case.labels()
+    with jax.enable_x64(True):
+        variables = unlike_initial(case.ours(), images)
+        plain = our_step(case.ours(), variables, images, labels)
+        same(our_step(case.ours(remat=True), variables, images, labels), plain)
+        evaluated = [fast(case.ours(remat=remat).apply)(variables, images) for remat in (False, True)]
+    np.testing.assert_allclose(*evaluated, rtol=1e-12, atol=1e-12 * np.abs(evaluated[0]).max())
+
+
+REMAT, SCAN = {"remat": True}, {"scan": True}
+
+
+@pytest.mark.parametrize(("case", "ways"), [
+    (case("resnet18", stage_sizes=(3, 1), stage_features=(64, 128), dropout_rate=0.2), (REMAT, SCAN, REMAT | SCAN)),
+    (case("preact_resnet50", stage_sizes=(2, 2), stage_features=(64, 64)), (REMAT | SCAN,)),
+    (case("resnet20", stage_sizes=(3, 2), stage_features=(16, 32), norm="group"), (SCAN,))], ids=str)
+def test_loops_over_blocks_and_rematerialisation_change_no_number(case, ways):
+    """The variables of blocks in a loop are those of the single blocks, stacked: the same after a step."""
+    images, labels = case.images(), case.labels()
+    with jax.enable_x64(True):
+        variables = unlike_initial(case.ours(), images)
+        plain = our_step(case.ours(), variables, images, labels)
+        evaluated = fast(case.ours().apply)(variables, images)
+        stacked = weights.stack_blocks(variables)
+        jax.tree.map(np.testing.assert_array_equal, weights.unstack_blocks(stacked), variables)
+        for options in ways:
+            module, given = case.ours(**options), stacked if "scan" in options else variables
+            assert jax.tree.map(np.shape, given) == jax.tree.map(np.shape, jax.eval_shape(module.init, KEY, images))
+            step = our_step(module, given, images, labels)
+            single = weights.unstack_blocks({"gradients": step.gradients, "stats": step.stats})
+            step.gradients, step.stats = single["gradients"], single["stats"]
+            same(step, plain)
+        np.testing.assert_allclose(fast(module.apply)(given, images), evaluated, rtol=0,
+                                   atol=1e-12 * np.abs(evaluated).max())
+
+
+@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize(("block", "channels"), [(Residual, 8), (Bottleneck, 32)])
+def test_zero_init_makes_a_block_the_identity(block, channels, preactivation):
+    images = np.random.default_rng(0).random((2, 6, 5, channels), np.float32)  # not below 0, as after a ReLU
+    norm = functools.partial(BatchNorm, train=True)
+    options = {"features": 8, "preactivation": preactivation, "conv": functools.partial(Conv, use_bias=False),
+               "norm": norm}
+    y, variables = fast(block(zero_init=True, **options).init_with_output)(KEY, images)
+    np.testing.assert_array_equal(y, images)
+    y, ordinary = fast(block(**options).init_with_output)(KEY, images)
+    assert np.abs(y - images).max() > 0.1
+    assert jax.tree.structure(variables) == jax.tree.structure(ordinary)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("resnet18", ("norm2", "scale")), ("resnet50", ("norm3", "scale")),
+                                             ("preact_resnet18", ("conv2", "kernel")),
+                                             ("preact_resnet50", ("conv3", "kernel"))])
+@pytest.mark.parametrize("zero", [False, True])
+def test_zero_init_residual_reaches_every_block(name, layer, zero):
+    net = case(name, **SHALLOW)
+    params = fast(net.ours(zero_init_residual=zero).init)(KEY, net.images())["params"]
+    blocks = [layers for block, layers in params.items() if "block" in block]
+    assert len(blocks) == 3
+    for block in blocks:
+        still = [f"{name}/{leaf}" for name, leaves in block.items() for leaf, value in leaves.items()
+                 if leaf != "bias" and not value.any()]
+        assert still == (["/".join(layer)] if zero else [])
+
+
+def test_the_stride_is_in_the_3x3_convolution_unless_asked():
+    """Both have the same shapes and parameters (resnet50's 4.09 and 3.86 billion multiplications): numbers differ."""
+    first, second = (case("resnet50", stride_in_1x1=stride, **SHALLOW) for stride in (False, True))
+    variables, images = first.variables(), first.images().astype(np.float32)
+    one, other = (fast(net.ours().apply)(variables, images) for net in (first, second))
+    assert np.abs(one - other).max() > 0.01 * np.abs(one).max()
+
+
+def test_a_shortcut_of_zeros_pads_channels_at_the_end():
+    net = build("resnet20", stage_sizes=(1, 1), stage_features=(4, 8))
+    images = np.random.default_rng(0).random((1, 6, 6, 3), np.float32)
+    variables = unlike_initial(net, images)
+    stats = jax.tree.map(np.float32, variables["batch_stats"])
+    params = jax.tree.map(np.float32, variables["params"])
+    params["stage2_block1"] = jax.tree.map(np.zeros_like, params["stage2_block1"])  # nothing but the shortcut is left
+    _, sown = net.apply({"params": params, "batch_stats": stats}, images, mutable=["intermediates"])
+    (before,), (after,) = (sown["intermediates"][stage] for stage in ("stage1", "stage2"))
+    np.testing.assert_array_equal(after[..., :4], before[:, ::2, ::2])
+    assert not after[..., 4:].any()

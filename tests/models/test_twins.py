@@ -1,0 +1,105 @@
+"""Every network equals its twin in PyTorch, in float64: logits in both modes, gradients, running statistics.
+
+The default run takes narrow and shallow ones of every family and every option that changes what is computed; the slow
+test takes all names at their own depth, but for resnet1202.
+"""
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from modern_cnn import functional
+from tests.functional.oracle import FAST_COMPILE
+from tests.models.cases import DEEP, SHALLOW, SMALL, case
+from tests.models.compare import close, our_step, torch_step
+
+QUICK = [
+    *SMALL,
+    *(case(name, dropout_rate=0.3) for name in ("mlp", "lenet", "lenet_relu")),
+    case("alexnet", norm="batch"), case("nin_d2l", norm="batch"), case("vgg13_cifar", skip=True),
+    *(case("resnet18", norm=norm, **SHALLOW) for norm in ("none", "layer", "group", "instance")),
+    case("resnet50", stride_in_1x1=True, dropout_rate=0.2, **SHALLOW),
+    case("preact_resnet50", stride_in_1x1=True, norm="none", **SHALLOW),
+    case("resnet20", stage_sizes=(1, 1, 1), shortcut="projection"),
+    case("densenet161", block_sizes=(1, 2), dropout_rate=0.2),
+]
+SLOW = [each for name, each in DEEP.items() if each not in QUICK and name != "resnet1202"]
+
+
+@pytest.fixture
+def certain_dropout(monkeypatch):
+    """Dropout becomes x + rate * x * |x| on both sides: the same every time, yet wrong in another place or rate.
+
+    (Rectifying and max-pooling commute with it, as with dropout itself in expectation.)
+    """
+    monkeypatch.setattr(functional, "dropout", lambda key, x, rate: x + rate * x * abs(x))
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x + self.p * x * x.abs() if self.training else x)
+
+
+def may_be_still(name, names):
+    """Whether a gradient of 0 is right: the bias of a convolution or dense layer, which a batch norm may take out."""
+    layer, _, leaf = name.rpartition(".")
+    normalised = any(key.endswith("running_mean") for key in names)
+    return leaf == "bias" and f"{layer}.running_mean" not in names and normalised
+
+
+def sees_each_image_alone(evaluate, images):
+    """The same twice, and in another order or company."""
+    logits = evaluate(images)
+    np.testing.assert_array_equal(evaluate(images), logits)
+    close(evaluate(images[::-1])[::-1], logits, 1e-12)
+    company = evaluate(np.concatenate([images[:1], 1 - images[1:]]))
+    close(company[0], logits[0], 1e-12)
+    assert np.abs(company[1:] - logits[1:]).max() > 1e-3
+
+
+def compare(case):
+    twin, state = case.twin()
+    images, labels = case.images(), case.labels()
+    module = case.ours()
+    if hasattr(module, "unbiased"):
+        module = module.clone(unbiased=True)  # PyTorch's; test_models tells which networks do so by themselves
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), case.variables(state))
+        apply = jax.jit(partial(module.apply, mutable=["aux_logits", "batch_stats"]), compiler_options=FAST_COMPILE)
+        evaluated, new = apply(variables, images)
+        assert not jax.tree.leaves(new.get("aux_logits", {}))
+        jax.tree.map(np.testing.assert_array_equal, new.get("batch_stats", {}), variables.get("batch_stats", {}))
+        sees_each_image_alone(lambda images: apply(variables, images)[0], images)
+        step = our_step(module, variables, images, labels)
+    theirs = torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    with torch.no_grad():
+        close(evaluated, twin.eval()(theirs), 1e-10)
+
+    wanted = torch_step(twin, theirs, torch.tensor(labels))
+    assert len(step.logits) == len(wanted.logits)
+    for got, want in zip(step.logits, wanted.logits, strict=True):
+        close(got, want, 1e-10)
+    np.testing.assert_allclose(step.loss, wanted.loss, rtol=1e-10)
+
+    gradients = case.torch_names(variables | {"params": step.gradients})
+    largest = max(np.abs(gradient).max() for gradient in wanted.gradients.values())
+    for key, want in wanted.gradients.items():
+        np.testing.assert_allclose(gradients[key], want, rtol=0, err_msg=key,
+                                   atol=1e-8 * np.abs(want).max() + 1e-12 * largest)
+        if not may_be_still(key, state):
+            assert np.abs(want).max() > 1e-9 * largest, f"{key} gets no gradient"
+    after = case.torch_names(variables | ({"batch_stats": step.stats} if step.stats else {}))
+    assert len(wanted.stats) == len(jax.tree.leaves(step.stats))
+    for key, want in wanted.stats.items():
+        close(after[key], want, 1e-10, key)
+
+
+@pytest.mark.usefixtures("certain_dropout")
+@pytest.mark.parametrize("case", QUICK, ids=str)
+def test_a_network_equals_its_twin(case):
+    compare(case)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("certain_dropout")
+@pytest.mark.parametrize("case", SLOW, ids=str)
+def test_a_network_of_full_depth_equals_its_twin(case):
+    compare(case)
