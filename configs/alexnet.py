@@ -9,7 +9,9 @@ paper's (Krizhevsky et al. 2012, sections 4 and 5): batch 128, SGD at 0.01 with 
 epochs, the rate divided by ten three times, random crops and flips; its colour shift is left out. The paper trains on
 ImageNet; these begin on Fashion-MNIST as well, and another --config.data.source is one flag.
 
-MEASURED
+Trained once at a size for two CPU cores (seed 0, jax 0.10.2; the machine had other work, so the time is long):
+`:alexnet --config.data.image_size=96 --config.epochs=1`, 421 steps in 9 minutes: test accuracy 73.9 %. `alexnet_d2l` at
+that size still stood at a loss of 2.29 after 400 steps: without momentum its first epoch is a slow one.
 """
 import ml_collections
 

@@ -9,7 +9,8 @@ enlarged to 96x96, batch 128, plain SGD at 0.1, 10 epochs. `googlenet` (torchvis
 epochs, auxiliary heads with weight 0.3. The paper does not give the rest: batch 128, a rate of 0.01, weight decay 2e-4
 and 90 epochs are ours. It trains at 224x224 on ImageNet; they begin on Fashion-MNIST at 96x96.
 
-MEASURED
+Trained once at a size for two CPU cores (seed 0, jax 0.10.2; the machine had other work, so the time is long):
+`:googlenet --config.data.image_size=48 --config.model.width=0.5 --config.max_steps=300`, 9 minutes: test accuracy 74.4 %.
 """
 import ml_collections
 

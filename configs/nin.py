@@ -9,7 +9,9 @@ with momentum 0.9; for CIFAR-10 batch 128, weight decay 1e-4, the rate divided b
 weight decay 5e-4, a rate of 0.01. For CIFAR-10 theirs is 0.1, which belongs to Caffe's narrower initialisation: 0.01
 here. The numbers of epochs and ImageNet's two divisions are ours. `nin_imagenet` begins on Fashion-MNIST at 224x224.
 
-MEASURED
+Trained once at a size for two CPU cores (seed 0, jax 0.10.2; the machine had other work, so the time is long):
+`--config.data.image_size=96 --config.epochs=2`, 936 steps in 36 minutes: test accuracy 40.7 % (18.9 % after one epoch:
+without normalisation it stands still for about 300 steps).
 """
 import ml_collections
 

@@ -98,8 +98,8 @@ def test_the_first_weights_are_drawn_as_in_the_source(case):
                 pooled.setdefault((kind, how), []).append(values)
                 if values.size >= 1000:
                     (is_normal if normal else is_uniform)(values, 1)
-    for (kind, how), values in pooled.items():
-        values = np.concatenate(values)
+    for (_, how), together in pooled.items():
+        values = np.concatenate(together)
         (is_uniform if how in ("torch", "xavier") else is_normal)(values, 1)
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables.get("batch_stats", {}))[0]:
         np.testing.assert_array_equal(leaf, np.full(leaf.shape, float(path[-1].key == "var")))

@@ -93,10 +93,10 @@ def test_the_auxiliary_heads_speak_in_training_alone(name):
     assert sown(module.clone(aux_logits=False), train=True) == []
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @every_kind
-def test_channels_and_classes_are_free(case, channels):
-    logits, _ = initialised(case.ours(), (2, *case.image[:2], channels))
+def test_channels_and_classes_are_free(case):
+    """Grey images where the network was published for coloured ones, and the reverse."""
+    logits, _ = initialised(case.ours(), (2, *case.image[:2], 4 - case.image[2]))
     assert logits.shape == (2, CLASSES)
 
 
