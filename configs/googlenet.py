@@ -10,7 +10,7 @@ epochs, auxiliary heads with weight 0.3. The paper does not give the rest: batch
 and 90 epochs are ours. It trains at 224x224 on ImageNet; they begin on Fashion-MNIST at 96x96.
 
 Trained once at a size for two CPU cores (seed 0, jax 0.10.2; the machine had other work, so the time is long):
-`:googlenet --config.data.image_size=48 --config.model.width=0.5 --config.max_steps=300`, 9 minutes: test accuracy 74.4 %.
+`:googlenet --config.data.image_size=48 --config.model.width=0.5 --config.max_steps=300`, 9 minutes: test 74.4 %.
 """
 import ml_collections
 
