@@ -224,7 +224,7 @@ def test_checkpoints_by_steps_count_epoch_ends_too(config, tmp_path):
     ("data.batch_size", 1438, "batch_size=1438 is more than the 1437 training images of digits"),
     ("data.batch_size", 0, "config.data.batch_size=0 must be a number of at least 1"),
     ("epochs", 0, "config.epochs=0 must be a number of at least 1"),
-    ("model.name", "lenet", "has no option 'dropout_rate'"),
+    ("model.name", "lenet", "has no option 'hidden_sizes'"),
     ("data.normalize", "standart", "did you mean 'standard'"),
     ("data.image_size", 10 ** 6, r"a batch of digits: 128 images of 1000000x1000000 decode to .* GiB, .*image_size"),
 ])
