@@ -24,7 +24,8 @@ class Case:
 
     def __str__(self):
         few = {key: value for key, value in self.options.items() if key not in ("width", "hidden", "stage_features")}
-        return "-".join([self.name, *(f"{key}={value}" for key, value in few.items())])
+        height, width, _ = self.image
+        return "-".join([f"{self.name}-{height}x{width}", *(f"{key}={value}" for key, value in few.items())])
 
     @property
     def size(self):

@@ -3,6 +3,7 @@
 The default run takes narrow and shallow ones of every family and every option that changes what is computed; the slow
 test takes all names at their own depth, but for resnet1202.
 """
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -24,6 +25,8 @@ QUICK = [
     case("preact_resnet50", stride_in_1x1=True, norm="none", **SHALLOW),
     case("resnet20", stage_sizes=(1, 1, 1), shortcut="projection"),
     case("densenet161", block_sizes=(1, 2), dropout_rate=0.2),
+    *(replace(case("googlenet"), image=image) for image in ((15, 30, 3), (112, 65, 3))),  # windows beyond the edge
+    replace(case("densenet121", block_sizes=(2, 1)), image=(29, 35, 3)),  # odd maps, halved
 ]
 SLOW = [each for name, each in DEEP.items() if each not in QUICK and name != "resnet1202"]
 
