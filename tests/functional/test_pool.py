@@ -120,7 +120,8 @@ def test_ceil_mode_takes_what_torch_takes(size, window):
                 close(ours(jnp.asarray(x), window, strides, ceil_mode=True), want)
 
 
-@pytest.mark.parametrize("pool", [lambda x: F.avg_pool(x, 8), lambda x: F.adaptive_avg_pool(x, 3)], ids=str)
+@pytest.mark.parametrize("pool", [lambda x: F.avg_pool(x, 8), lambda x: F.adaptive_avg_pool(x, 3)],
+                         ids=["avg", "adaptive"])
 def test_means_of_bfloat16_are_summed_in_float32(pool):
     x = jnp.asarray(1 + normal(4, 8, 8, 16), jnp.bfloat16)
     np.testing.assert_allclose(pool(x), pool(x.astype(jnp.float32)), rtol=2 ** -8)
