@@ -16,7 +16,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every_epochs = 1  # evaluate and save after every so many epochs
     config.test_every_epoch = False  # also score the test split then, as textbooks plot it; it never chooses anything
     config.log_every_steps = 100  # a training record after so many steps, and at the end of an epoch; 0: only there
+    config.accumulate = 1  # go through each batch in so many parts, one after the other, to save memory
     config.checkpoint_every_steps = 0  # also save within an epoch; 0: only where evaluation is
+
+    config.parallel = ml_collections.ConfigDict()
+    config.parallel.count = 0  # use so many devices; 0: all there are
+    config.parallel.compile = "jit"  # the step for all of them: jit over a mesh, or pmap
+    config.parallel.batch_norm = "global"  # statistics over the whole batch; 'device': over each device's share
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "lenet"  # a key of modern_cnn.models.MODELS; the network's options are its siblings

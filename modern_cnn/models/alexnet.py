@@ -55,6 +55,7 @@ class AlexNet(nn.Module):
     width: float = 1.0
     norm: str = "none"
     unbiased: bool = True
+    axis_name: str | None = None
     initializer: str = "torch"
     dtype: jnp.dtype | None = None
 
@@ -63,7 +64,8 @@ class AlexNet(nn.Module):
         raised = {} if self.hidden_bias is None else {"bias_init": nn.initializers.constant(self.hidden_bias)}
         conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
+                             axis_name=self.axis_name, dtype=self.dtype)
         dropout = partial(Dropout, self.dropout_rate, train)
         split = partial(conv, groups=self.groups, **raised)
         convolutions = (partial(conv, kernel_size=11, strides=4, padding=self.padding),

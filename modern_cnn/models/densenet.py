@@ -108,6 +108,7 @@ class DenseNet(nn.Module):
     width: float = 1.0
     norm: str = "batch"
     unbiased: bool = True
+    axis_name: str | None = None
     initializer: str = "densenet"
     remat: bool = False
     dtype: jnp.dtype | None = None
@@ -116,7 +117,8 @@ class DenseNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, use_bias=self.use_bias or self.norm == "none", dtype=self.dtype,
                        **initializers(self.initializer, "conv"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
+                             axis_name=self.axis_name, dtype=self.dtype)
         maybe_remat = nn.remat if self.remat else lambda module: module
         dropout = partial(Dropout, self.dropout_rate, train)
         layer = partial(maybe_remat(DenseLayer), bottleneck=self.bottleneck, dropout=dropout, conv=conv, norm=norm)

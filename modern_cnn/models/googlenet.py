@@ -121,6 +121,7 @@ class GoogLeNet(nn.Module):
     width: float = 1.0
     norm: str = "none"
     unbiased: bool = True
+    axis_name: str | None = None
     initializer: str = "keras"
     remat: bool = False
     dtype: jnp.dtype | None = None
@@ -129,7 +130,8 @@ class GoogLeNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, use_bias=self.norm == "none", dtype=self.dtype, **initializers(self.initializer, "conv"))
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, epsilon=1e-3, unbiased=self.unbiased, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, epsilon=1e-3, unbiased=self.unbiased,
+                             axis_name=self.axis_name, dtype=self.dtype)
         unit = partial(ConvUnit, conv=conv, norm=norm)
         inception = partial(nn.remat(Inception) if self.remat else Inception, kernel_size=self.kernel_size, unit=unit)
         aux = partial(AuxiliaryHead, num_classes=self.num_classes, pool=self.aux_pool, unit=unit, dense=dense,

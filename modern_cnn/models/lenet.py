@@ -26,6 +26,7 @@ class LeNet(nn.Module):
     width: float = 1.0
     norm: str = "none"
     unbiased: bool = True
+    axis_name: str | None = None
     initializer: str = "xavier_uniform"
     dtype: jnp.dtype | None = None
 
@@ -33,7 +34,8 @@ class LeNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, kernel_size=5, dtype=self.dtype, **initializers(self.initializer, "conv"))
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
+                             axis_name=self.axis_name, dtype=self.dtype)
 
         x = nn.sigmoid(norm(name="norm1")(conv(scaled(6, self.width), padding=self.padding, name="conv1")(x)))
         x = F.avg_pool(x, 2)
@@ -65,6 +67,7 @@ class LeNetReLU(nn.Module):
     width: float = 1.0
     norm: str = "none"
     unbiased: bool = False
+    axis_name: str | None = None
     initializer: str = "keras"
     dtype: jnp.dtype | None = None
 
@@ -72,7 +75,8 @@ class LeNetReLU(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, kernel_size=3, dtype=self.dtype, **initializers(self.initializer, "conv"))
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, decay=0.99, epsilon=1e-3, unbiased=self.unbiased, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, decay=0.99, epsilon=1e-3, unbiased=self.unbiased,
+                             axis_name=self.axis_name, dtype=self.dtype)
 
         x = nn.relu(F.max_pool(norm(name="norm1")(conv(scaled(6, self.width), name="conv1")(x)), 2))
         self.sow("intermediates", "stage1", x)

@@ -78,13 +78,15 @@ class NiN(nn.Module):
     width: float = 1.0
     norm: str = "none"
     unbiased: bool = True
+    axis_name: str | None = None
     initializer: str = "densenet"  # He's normal; the authors' fixed deviations belong to other preprocessing
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
+                             axis_name=self.axis_name, dtype=self.dtype)
         for i, stage in enumerate(self.stages, start=1):
             features = [self.num_classes if n is None else scaled(n, self.width) for n in stage.features]
             last = i == len(self.stages)

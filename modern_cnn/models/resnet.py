@@ -182,6 +182,7 @@ class ResNet(nn.Module):
     decay: float = 0.9
     epsilon: float = 1e-5
     unbiased: bool = True
+    axis_name: str | None = None
     initializer: str = "resnet"
     remat: bool = False
     scan: bool = False
@@ -192,7 +193,7 @@ class ResNet(nn.Module):
         conv = partial(Conv, use_bias=self.use_bias or self.norm == "none", dtype=self.dtype,
                        **initializers(self.initializer, "conv"))
         norm = normalization(self.norm, train=train, decay=self.decay, epsilon=self.epsilon, unbiased=self.unbiased,
-                             dtype=self.dtype)
+                             axis_name=self.axis_name, dtype=self.dtype)
         block = self._block(conv, norm)
 
         width = scaled(self.stage_features[0], self.width)

@@ -77,6 +77,7 @@ class VGG(nn.Module):
     width: float = 1.0
     norm: str = "none"
     unbiased: bool = True
+    axis_name: str | None = None
     initializer: str = "vgg"
     remat: bool = False
     dtype: jnp.dtype | None = None
@@ -85,7 +86,8 @@ class VGG(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
+                             axis_name=self.axis_name, dtype=self.dtype)
         block = partial(nn.remat(VGGBlock) if self.remat else VGGBlock, conv=conv, norm=norm)
 
         for i, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):

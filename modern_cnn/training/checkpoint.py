@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from modern_cnn.errors import UserError
@@ -162,12 +163,12 @@ class Checkpoints:
 
     def _read(self, step: int, **templates: Any) -> dict[str, Any]:
         """The named parts of a checkpoint in the shape of `templates`. Raises whatever a damaged file causes."""
-        wanted = {name: {"tree": tree, "digest": jnp.zeros(len(jax.tree.leaves(tree)), jnp.uint32)}
+        wanted = {name: {"tree": tree, "digest": np.zeros(len(jax.tree.leaves(tree)), np.uint32)}
                   for name, tree in templates.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(
             **{name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}))
         for name in templates:
-            if not jnp.array_equal(_digest(restored[name]["tree"]), restored[name]["digest"]):
+            if not np.array_equal(_digest(restored[name]["tree"]), restored[name]["digest"]):
                 raise ValueError(f"the digest of its {name} does not fit them: some bits have changed")
         return {name: restored[name]["tree"] for name in templates}
 

@@ -15,28 +15,31 @@ from modern_cnn.data import augment, batches, sources
 from modern_cnn.errors import UserError
 from modern_cnn.training import steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints
+from modern_cnn.training.mesh import Devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
 
-def compile_eval(spec: sources.Spec) -> Callable:
+def compile_eval(spec: sources.Spec, devices: Devices) -> Callable:
     """(state, metrics, data, indices, mask) -> metrics, with the batch's examples added."""
-    @jax.jit
     def step(state, metrics, data, indices, mask):
+        indices, mask = devices.split((indices, mask))
         batch = batches.gather(data, indices, spec.image_shape) | {"mask": mask}
         batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
         return metrics.merge(steps.eval_step(state, batch))
 
-    return step
+    return devices.on_every(step)
 
 
-def evaluate(eval_fn: Callable, state: TrainState, data: tuple[jax.Array, jax.Array], batch_size: int) -> Metrics:
+def evaluate(eval_fn: Callable, state: TrainState, data: tuple[jax.Array, jax.Array], batch_size: int,
+             devices: Devices) -> Metrics:
     """Metrics over every example of a split, each counted once."""
     size = len(data[1])
-    metrics = Metrics.empty()
-    for indices, mask in batches.evaluation_batches(size, min(batch_size, size)):
+    metrics = devices.replicate(Metrics.empty())
+    batch_size = -(-min(batch_size, size) // len(devices)) * len(devices)
+    for indices, mask in batches.evaluation_batches(size, batch_size):
         metrics = eval_fn(state, metrics, data, indices, mask)
     return metrics
 
@@ -97,7 +100,9 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     spec = dataclasses.replace(dataset.spec, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
     params = variables.pop("params")
     state = TrainState(np.int32(step), params, variables, (), module, None)
-    metrics = evaluate(compile_eval(spec), state, jax.device_put(dataset.splits[split]), section.batch_size)
+    devices = Devices()
+    metrics = evaluate(compile_eval(spec, devices), devices.replicate(state), devices.replicate(dataset.splits[split]),
+                       section.batch_size, devices)
     means = metrics.means(spec.num_classes)
     return {"split": split, "step": step, "accuracy": means["accuracy"], "loss": means["loss"],
             "count": int(metrics.count)} | means

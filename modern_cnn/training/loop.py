@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from modern_cnn.errors import UserError
 from modern_cnn.training import logs, optim, settings, steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints, saved_steps
 from modern_cnn.training.evaluation import compile_eval, evaluate
+from modern_cnn.training.mesh import Devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 
@@ -34,9 +36,13 @@ class Plan:
     schedule: Callable[[jax.Array], jax.Array]
 
 
-def make_plan(config, spec: sources.Spec) -> Plan:
-    """Raises UserError for a batch larger than the training set or than memory, or no steps at all."""
+def make_plan(config, spec: sources.Spec, devices: Devices) -> Plan:
+    """Raises UserError for a batch larger than the training set or than memory, or one that cannot be divided."""
     batch_size, train_size = config.data.batch_size, spec.sizes["train"]
+    if batch_size % (len(devices) * config.accumulate):
+        parts = " and ".join([f"{len(devices)} devices"] * (len(devices) > 1)
+                             + [f"config.accumulate={config.accumulate} parts"] * (config.accumulate > 1))
+        raise UserError(f"config.data.batch_size={batch_size} cannot be divided among {parts}")
     if batch_size > train_size:
         raise UserError(f"config.data.batch_size={batch_size} is more than the {train_size} training images of "
                         f"{spec.source}")
@@ -67,29 +73,36 @@ def build_model(model: dict[str, Any], spec: sources.Spec):
     return module
 
 
-def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array) -> TrainState:
+def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices) -> TrainState:
     """The state of step 0, drawn from `key`."""
-    module = build_model(config.model.to_dict(), spec)
+    module = devices.module(build_model(config.model.to_dict(), spec))
     optimizer = optim.make_optimizer(config.optimizer, plan.schedule)
-    return jax.jit(lambda k: TrainState.create(k, module, optimizer, spec.image_shape))(key)
+    return devices.on_every(lambda: TrainState.create(key, module, optimizer, spec.image_shape))()
 
 
-def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array) -> Callable:
+def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices) -> Callable:
     """(state, metrics, data, order) -> (state, metrics, done): the next batch of the epoch, prepared and learnt from.
 
     The batch is found from `state.step`, so nothing but the call goes from the host to the device. State and metrics
     are donated; `done` is an array that stays, to ask whether the step is over.
     """
     dropout_key, augment_key = jax.random.split(key)
+    train_step = devices.spread(partial(steps.train_step, accumulate=config.accumulate))
+
+    def next_batch(step, data, order):
+        first = step % plan.steps_per_epoch * plan.batch_size
+        indices = devices.split(lax.dynamic_slice(order, (first,), (plan.batch_size,)))
+        batch = batches.gather(data, indices, spec.image_shape)
+        images = augment.augment(jax.random.fold_in(augment_key, step), batch["image"], config.augment)
+        return devices.split(batch | {"image": augment.normalize(images, spec.mean, spec.std)})
 
     def step(state, metrics, data, order):
-        first = state.step % plan.steps_per_epoch * plan.batch_size
-        batch = batches.gather(data, lax.dynamic_slice(order, (first,), (plan.batch_size,)), spec.image_shape)
-        images = augment.augment(jax.random.fold_in(augment_key, state.step), batch["image"], config.augment)
-        batch["image"] = augment.normalize(images, spec.mean, spec.std)
-        state, new = steps.train_step(state, batch, dropout_key)
+        state, new = train_step(state, next_batch(state.step, data, order), dropout_key)
         return state, metrics.merge(new), new.count
 
+    if devices.pmapped:  # a program of its own, between those that find the batch and that count
+        next_batch = jax.jit(next_batch)
+        return step
     # --debug_nans runs a bad step again, operation by operation: its inputs must still be there.
     return jax.jit(step, donate_argnums=() if jax.config.jax_debug_nans else (0, 1))
 
@@ -122,10 +135,11 @@ class Run:
         settings.check(config)
         dataset = sources.load(config.data)
         self.config, self.directory, self.spec = config, directory, dataset.spec
-        self.plan = make_plan(config, self.spec)
+        self.devices = Devices(**config.parallel)
+        self.plan = make_plan(config, self.spec, self.devices)
         init_key, step_key = jax.random.split(jax.random.key(config.seed))
-        self.state = create_state(config, self.spec, self.plan, init_key)
-        self.metrics = Metrics.empty()
+        self.state = create_state(config, self.spec, self.plan, init_key, self.devices)
+        self.metrics = self.devices.replicate(Metrics.empty())
         self.parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
         saved = saved_steps(directory)
         if saved and saved[-1] > self.plan.total_steps:
@@ -137,9 +151,9 @@ class Run:
         if restored:
             self.state, self.metrics = restored
         self.step = self.resumed_at = self.saved_at = int(self.state.step)
-        self.data = {split: jax.device_put(arrays) for split, arrays in dataset.splits.items()}
-        self.train_fn = compile_train(config, self.spec, self.plan, step_key)
-        self.eval_fn = compile_eval(self.spec)
+        self.data = {split: self.devices.replicate(arrays) for split, arrays in dataset.splits.items()}
+        self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices)
+        self.eval_fn = compile_eval(self.spec, self.devices)
         self.log = logs.RunLog(directory, self.step, self.plan.total_steps, self.plan.batch_size)
         self.results: dict[str, dict[str, float]] = {}  # the latest of each split
         self.tracing = False
@@ -152,7 +166,7 @@ class Run:
         """From `self.step` to the end of its epoch or of the run, or until a signal arrives."""
         config, plan = self.config, self.plan
         epoch = self.step // plan.steps_per_epoch
-        order = jax.device_put(batches.epoch_order(config.seed, epoch, self.spec.sizes["train"]))
+        order = self.devices.replicate(batches.epoch_order(config.seed, epoch, self.spec.sizes["train"]))
         end = min((epoch + 1) * plan.steps_per_epoch, plan.total_steps)
         while self.step < end and not stop:
             if profile:
@@ -179,7 +193,7 @@ class Run:
         means = self.metrics.means(self.spec.num_classes)
         self._check(int(self.metrics.bad_step))
         self.results["train"] = means
-        self.metrics = Metrics.empty()
+        self.metrics = self.devices.replicate(Metrics.empty())
         self.log.train(self.step, self.epoch, means, float(self.plan.schedule(self.step - 1)))
 
     def _check(self, bad_step: int) -> None:
@@ -217,7 +231,7 @@ class Run:
     def score(self, split: str, state: TrainState | None = None, step: int | None = None) -> dict[str, float]:
         """Evaluates a split and records it, by default with the current state."""
         step = self.step if step is None else step
-        metrics = evaluate(self.eval_fn, state or self.state, self.data[split], self.plan.batch_size)
+        metrics = evaluate(self.eval_fn, state or self.state, self.data[split], self.plan.batch_size, self.devices)
         means = metrics.means(self.spec.num_classes)
         self.results[split] = means
         self.log.evaluation(step, step / self.plan.steps_per_epoch, split, means)
@@ -269,7 +283,8 @@ class Run:
         rows = [
             ("network", f"{self.config.model.name}, {self.parameters:,} parameters"),
             ("data", f"{self.spec.origin}, " + ", ".join(f"{n:,} {split}" for split, n in self.spec.sizes.items())),
-            ("device", f"{jax.devices()[0].device_kind} ({jax.default_backend()}), 1 of {jax.device_count()} used"),
+            ("device", f"{jax.devices()[0].device_kind} ({jax.default_backend()}), {len(self.devices)} of "
+                       f"{jax.device_count()} used"),
             ("trained", f"{self.step:,} steps of {self.plan.batch_size} images, {self.epoch:.4g} epochs"
              + (f" ({trained:,} steps in this process)" if self.resumed_at else "")),
         ]

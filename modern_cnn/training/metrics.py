@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax import lax
 
 TOP5_ABOVE = 10  # top-5 accuracy says something where there are more classes than this
 
@@ -44,6 +45,11 @@ class Metrics(struct.PyTreeNode):
         """Of both batches together; `self` came first."""
         return Metrics(self.loss + other.loss, self.correct + other.correct, self.correct_top5 + other.correct_top5,
                        self.count + other.count, jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step))
+
+    def over(self, axis_name: str) -> "Metrics":
+        """Of all the devices' shares, inside pmap or shard_map."""
+        sums = lax.psum((self.loss, self.correct, self.correct_top5, self.count), axis_name)
+        return Metrics(*sums, lax.pmax(self.bad_step, axis_name))
 
     def means(self, num_classes: int) -> dict[str, float]:
         """{'loss', 'accuracy'} and, above TOP5_ABOVE classes, 'top5': means over the examples. Waits for the device."""

@@ -6,12 +6,14 @@ import ml_collections
 
 from modern_cnn import models
 from modern_cnn.errors import UserError
-from modern_cnn.training import optim
+from modern_cnn.training import mesh, optim
 
 # field -> (smallest, largest) for numbers, None for text and lists.
 FIELDS = {
     "seed": (0, 2**32 - 1), "epochs": (1, inf), "max_steps": (0, inf), "eval_every_epochs": (1, inf),
-    "test_every_epoch": (0, 1), "log_every_steps": (0, inf), "checkpoint_every_steps": (0, inf),
+    "test_every_epoch": (0, 1), "log_every_steps": (0, inf), "accumulate": (1, inf),
+    "checkpoint_every_steps": (0, inf),
+    "parallel.count": (0, inf), "parallel.compile": None, "parallel.batch_norm": None,
     "model.name": None,
     "data.source": None, "data.batch_size": (1, inf), "data.image_size": (0, inf), "data.normalize": None,
     "data.validation": (0, 1), "data.num_classes": (0, inf), "data.manual_dir": None,
@@ -49,5 +51,6 @@ def check(config) -> None:
     except TypeError as e:
         raise UserError(f"the config holds something else than numbers, text and lists: {e}; a dtype goes by its name, "
                         "'bfloat16'") from e
+    mesh.check(config.parallel)
     models.build(**config.model)
     optim.make_optimizer(config.optimizer, optim.make_schedule(config.schedule, 1.0, 1, 10**9))

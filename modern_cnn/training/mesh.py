@@ -1,0 +1,95 @@
+"""The devices of a run: where its arrays lie, and how the one pure step is compiled for all of them."""
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from modern_cnn.errors import UserError, did_you_mean
+
+AXIS = "batch"  # the mesh's one axis: examples are split along it, parameters are on every device
+CHOICES = {"compile": ("jit", "pmap"), "batch_norm": ("global", "device")}
+
+
+class Devices:
+    """All devices of a run, of every process, as one mesh along which a batch is split.
+
+    Args:
+      count: use so many; 0: all there are.
+      compile: 'jit', over the mesh, or 'pmap'.
+      batch_norm: 'global', statistics over the whole batch, or 'device', over each device's share of it; the running
+        ones are then the mean over the devices.
+    Raises:
+      UserError: an unknown word, more devices than there are, or a choice that several processes do not have.
+    """
+
+    def __init__(self, count: int = 0, compile: str = "jit", batch_norm: str = "global"):
+        check({"compile": compile, "batch_norm": batch_norm})
+        devices = jax.devices()
+        if count > len(devices):
+            raise UserError(f"config.parallel.count={count}, but there are only {len(devices)} devices")
+        if jax.process_count() > 1 and (compile == "pmap" or count):
+            raise UserError("several processes need config.parallel.compile='jit' and config.parallel.count=0")
+        self.devices = devices[:count or None]
+        self.pmapped = compile == "pmap" and len(self.devices) > 1
+        self._shared_norm = batch_norm == "global"
+        # Auto: the compiler finds out how the step is split, from where its inputs lie.
+        self.mesh = jax.make_mesh((len(self.devices),), (AXIS,), (AxisType.Auto,), devices=self.devices)
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    def replicate(self, tree: Any) -> Any:
+        """Arrays, the same in every process, as a whole on every device."""
+        sharding = NamedSharding(self.mesh, PartitionSpec())
+        if jax.process_count() == 1:
+            return jax.device_put(tree, sharding)
+        whole = jax.tree.map(np.asarray, tree)
+        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), whole)
+
+    def split(self, tree: Any) -> Any:
+        """Inside a compiled function: the first axis of arrays is divided among the devices."""
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec(AXIS)))
+
+    def on_every(self, function: Callable) -> Callable:
+        """jit of a function whose results are to lie, as a whole, on every device."""
+        return jax.jit(function, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+
+    def module(self, module: nn.Module) -> nn.Module:
+        """The network for `spread`: where it runs on each device's share, batch norm must be told the axis."""
+        return module.clone(axis_name=AXIS) if self.pmapped and self._shared_norm and hasattr(module, "axis_name") \
+            else module
+
+    def spread(self, step: Callable) -> Callable:
+        """A pure `step(state, batch, key, *, axis_name)` as one over all devices: `step(state, batch, key)`.
+
+        Under jit with whole-batch statistics that is the step itself: a sharded array is one array. Otherwise every
+        device runs it on its share and `axis_name` tells it to average.
+        """
+        if len(self) == 1 or (not self.pmapped and self._shared_norm):
+            return lambda state, batch, key: step(state, batch, key, axis_name=None)
+        if self.pmapped:
+            return self._pmap(step)
+        whole, share = PartitionSpec(), PartitionSpec(AXIS)
+        # check_vma would sum the gradients of replicated parameters by itself; the step's own mean would come on top.
+        return jax.shard_map(lambda *args: step(*args, axis_name=AXIS), mesh=self.mesh, in_specs=(whole, share, whole),
+                             out_specs=whole, check_vma=False)
+
+    def _pmap(self, step: Callable) -> Callable:
+        own = jax.pmap(lambda *args: step(*args, axis_name=AXIS), AXIS, in_axes=(None, 0, None), out_axes=None,
+                       devices=self.devices)
+
+        def spread(state, batch, key):
+            return own(state, jax.tree.map(lambda leaf: leaf.reshape(len(self), -1, *leaf.shape[1:]), batch), key)
+
+        return spread
+
+
+def check(parallel: Mapping[str, str]) -> None:
+    """Raises UserError for a word in a config's `parallel` section that is not one of CHOICES."""
+    for field, words in CHOICES.items():
+        if parallel[field] not in words:
+            raise UserError(f"config.parallel.{field}={parallel[field]!r} is unknown"
+                            f"{did_you_mean(parallel[field], words)}")
