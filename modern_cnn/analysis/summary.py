@@ -19,6 +19,7 @@ from jax.extend.core import Jaxpr, Literal, jaxprs_in_params
 from modern_cnn.analysis import receptive
 from modern_cnn.analysis.receptive import View
 from modern_cnn.errors import UserError
+from modern_cnn.functional import formulations
 
 Path = tuple[str, ...]
 Value = tuple[View, View] | int | None  # of the image: what it sees; of a weight: the weight's rank; None: a constant
@@ -72,7 +73,8 @@ def summarize(module: nn.Module, image_shape: Sequence[int]) -> Summary:
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
         variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
-        jaxpr = jax.make_jaxpr(lambda v, x: module.apply(v, x, train=False))(variables, images)
+        with formulations.platform("gpu"):  # where every layer is one operation
+            jaxpr = jax.make_jaxpr(lambda v, x: module.apply(v, x, train=False))(variables, images)
     except (ValueError, TypeError, AttributeError, ArithmeticError, MemoryError) as e:
         if isinstance(e, UserError):
             raise

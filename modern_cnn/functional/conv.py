@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from modern_cnn.functional import formulations
+
 Pair = int | Sequence[int]
 Padding = int | str | Sequence[Sequence[int]]
 
@@ -92,9 +94,9 @@ def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, st
                          "its third size times groups must equal them, and groups must divide its fourth")
     strides, dilation = pair(strides, "strides"), pair(dilation, "dilation")
     pads = explicit_padding(padding, x.shape[1:3], kernel.shape[:2], strides, dilation)
-    output_size(x.shape[1:3], kernel.shape[:2], strides, pads, dilation)
-    y = lax.conv_general_dilated(x, kernel, strides, pads, rhs_dilation=dilation, feature_group_count=groups,
-                                 dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    out = output_size(x.shape[1:3], kernel.shape[:2], strides, pads, dilation)
+    way = formulations.convolution(kernel.shape, strides, pads, groups, x.shape[3], out)
+    y = formulations.CONVOLUTIONS[way](x, kernel, strides, pads, dilation, groups)
     return y if bias is None else y + bias
 
 

@@ -4,13 +4,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from modern_cnn.functional import formulations
 from modern_cnn.functional.conv import Padding, Pair, explicit_padding, output_size, pair
 
 
 def _geometry(x, window_shape, strides, padding, ceil_mode):
-    """(window, strides, padding, extra): `extra` is what ceil_mode adds at the bottom and the right, in pixels."""
+    """(window, strides, padding, extra): `extra` of the padding at the bottom and right is what ceil_mode adds."""
     if x.ndim != 4:
         raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
     window = pair(window_shape, "window_shape")
@@ -29,12 +29,7 @@ def _geometry(x, window_shape, strides, padding, ceil_mode):
         if windows < 1:
             output_size(size, window, strides, pads)  # says what does not fit
         extra[axis] = max(0, (windows - 1) * s + k - n - sum(p)) if ceil_mode else 0
-    return window, strides, pads, tuple(extra)
-
-
-def _reduce(x, init, op, window, strides, pads, extra):
-    pads = tuple((lo, hi + e) for (lo, hi), e in zip(pads, extra, strict=True))
-    return lax.reduce_window(x, np.array(init, x.dtype), op, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+    return window, strides, tuple((lo, hi + e) for (lo, hi), e in zip(pads, extra, strict=True)), extra
 
 
 @jax.named_scope("max_pool")
@@ -53,9 +48,8 @@ def max_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
     Raises:
       ValueError: a window that does not fit.
     """
-    window, strides, pads, extra = _geometry(x, window_shape, strides, padding, ceil_mode)
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return _reduce(x, lowest, lax.max, window, strides, pads, extra)
+    window, strides, pads, _ = _geometry(x, window_shape, strides, padding, ceil_mode)
+    return formulations.MAX_POOLINGS[formulations.pooling()](x, window, strides, pads)
 
 
 @jax.named_scope("avg_pool")
@@ -75,10 +69,11 @@ def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
     """
     window, strides, pads, extra = _geometry(x, window_shape, strides, padding, ceil_mode)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    total = _reduce(wide, 0.0, lax.add, window, strides, pads, extra)
+    total = formulations.window_sums(wide, window, strides, pads)
     counts = []  # pixels in each window, an axis at a time: shapes are static, so this is numpy
-    for n, k, s, (lo, hi), windows in zip(x.shape[1:3], window, strides, pads, total.shape[1:3], strict=True):
-        first, last = (-lo, n + hi) if count_include_pad else (0, n)
+    for n, k, s, (lo, hi), added, windows in zip(x.shape[1:3], window, strides, pads, extra, total.shape[1:3],
+                                                 strict=True):
+        first, last = (-lo, n + hi - added) if count_include_pad else (0, n)
         start = np.arange(windows) * s - lo
         counts.append(np.minimum(start + k, last) - np.maximum(start, first))
     return (total / jnp.asarray(np.outer(*counts)[:, :, None], total.dtype)).astype(x.dtype)

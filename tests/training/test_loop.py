@@ -14,6 +14,7 @@ from modern_cnn.data import augment, batches, formats, sources
 from modern_cnn.errors import UserError
 from modern_cnn.training import evaluation, logs, loop, optim, workdir
 from modern_cnn.training.checkpoint import saved_steps
+from modern_cnn.training.mesh import Devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 from tests.data import files
@@ -80,10 +81,11 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(config):
     module = loop.build_model(config.model.to_dict(), data.spec)
     state = TrainState.create(jax.random.key(0), module, optim.make_optimizer(config.optimizer, lambda _: 0.1),
                               data.spec.image_shape)
-    eval_fn = evaluation.compile_eval(data.spec)
+    devices = Devices()
+    eval_fn = evaluation.compile_eval(data.spec, devices)
     whole = None
     for batch_size in (360, 100, 7, 1000):
-        metrics = evaluation.evaluate(eval_fn, state, data.splits["test"], batch_size)
+        metrics = evaluation.evaluate(eval_fn, state, data.splits["test"], batch_size, devices)
         whole = whole or metrics
         assert int(metrics.count) == 360
         assert int(metrics.correct) == int(whole.correct)
@@ -92,7 +94,7 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(config):
 
 def test_an_epoch_visits_every_image_once_and_no_two_steps_draw_alike(config, monkeypatch):
     """The compiled step around a train step that only notes which images came, and how they looked."""
-    def note(state, batch, _):
+    def note(state, batch, _, **options):
         seen = state.params["seen"].at[batch["label"]].add(1)
         looks = state.params["looks"].at[state.step].set(batch["image"][0].sum())
         return state.replace(step=state.step + 1, params={"seen": seen, "looks": looks}), Metrics.empty()
@@ -100,7 +102,7 @@ def test_an_epoch_visits_every_image_once_and_no_two_steps_draw_alike(config, mo
     monkeypatch.setattr(loop.steps, "train_step", note)
     config.augment.rotate, config.augment.shift = 20.0, 1.0
     spec = dataclasses.replace(sources.load(config.data).spec, mean=(0.0,), std=(1.0,))
-    step = loop.compile_train(config, spec, loop.Plan(3, 4, 8, lambda _: 0.1), jax.random.key(0))
+    step = loop.compile_train(config, spec, loop.Plan(3, 4, 8, lambda _: 0.1), jax.random.key(0), Devices())
     images = jnp.tile(jnp.arange(64, dtype=jnp.uint8).reshape(1, 8, 8, 1), (13, 1, 1, 1))
     state = TrainState(jnp.int32(0), {"seen": jnp.zeros(13, jnp.int32), "looks": jnp.zeros(8)}, {}, (), None, None)
     counts = []

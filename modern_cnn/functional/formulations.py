@@ -1,0 +1,188 @@
+"""The same convolution and the same pooling, computed in several ways, and the table that says where each is fast.
+
+GPUs and TPUs have one good way, XLA's own operation. On CPUs XLA's compiler is fast for most convolutions and very slow
+for some, and for the gradient of pooling. `convolution` and `pooling` choose while a function is traced, by shape and
+platform; every way is held to the same oracle by tests/functional/test_formulations.py.
+
+Shapes: images [N, H, W, C], kernels [kh, kw, C // groups, O]; pads ((top, bottom), (left, right)).
+"""
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+Size = tuple[int, int]
+Pads = tuple[Size, Size]
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+FEW_PIXELS = 4  # of output: up to here patches times matrix is faster than XLA's convolution
+
+
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def platform(name: str) -> Iterator[None]:
+    """What is traced inside is meant for this platform ('cpu', 'gpu', 'tpu'), not for the one that JAX runs on."""
+    token = _platform.set(name)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
+def _on_cpu() -> bool:
+    return (_platform.get() or jax.default_backend()) == "cpu"
+
+
+def convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, groups: int, channels: int,
+                output: Size) -> str:
+    """The key of CONVOLUTIONS that is fast for these shapes, of which `output` is the result's height and width.
+
+    GPUs and TPUs: always 'library'. CPUs (milliseconds are of two cores of a Xeon, jax 0.10.2, float32, forward):
+
+    - 'product', 1x1 without padding: as fast as the library and sooner compiled;
+    - 'patches', at most FEW_PIXELS of output: 5 ms against 560 for 3x3 and 512 channels on 64x2x2;
+    - 'shifts', depthwise;
+    - 'canonical', any other of one group: as fast outside of loops, and its gradients ten times faster inside.
+    """
+    if not _on_cpu():
+        return "library"
+    if groups > 1:
+        return "shifts" if groups == channels else "library"
+    if tuple(kernel_shape[:2]) == (1, 1) and not any(map(any, pads)):
+        return "product"
+    return "patches" if math.prod(output) <= FEW_PIXELS else "canonical"
+
+
+def _library(x, kernel, strides, pads, dilation, groups=1):
+    return lax.conv_general_dilated(x, kernel, strides, pads, rhs_dilation=dilation, feature_group_count=groups,
+                                    dimension_numbers=LAYOUT)
+
+
+def _product(x, kernel, strides, pads, dilation, groups):
+    """A 1x1 convolution is a dense layer at every pixel."""
+    return x[:, ::strides[0], ::strides[1]] @ kernel[0, 0]
+
+
+def _windows(x: jax.Array, window: Size, strides: Size, pads: Pads, dilation: Size) -> list[jax.Array]:
+    """For each tap of the window in row order, what it sees: [N, H', W', C]."""
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    (rows, columns) = (_taps(n, k, s, d) for n, k, s, d in zip(x.shape[1:3], window, strides, dilation, strict=True))
+    return [x[:, row, column] for row in rows for column in columns]
+
+
+def _taps(size: int, window: int, stride: int, dilation: int = 1) -> list[slice]:
+    """Along one axis of padded length `size`: the positions that each tap of the window visits."""
+    span = size - (window - 1) * dilation
+    return [slice(tap * dilation, tap * dilation + span, stride) for tap in range(window)]
+
+
+def _patches(x, kernel, strides, pads, dilation, groups):
+    """Each window as a row of a matrix, times the kernel as a matrix ("im2col", Chellapilla et al. 2006)."""
+    patches = jnp.concatenate(_windows(x, kernel.shape[:2], strides, pads, dilation), axis=-1)
+    return patches @ kernel.reshape(-1, kernel.shape[3])
+
+
+def _shifts(x, kernel, strides, pads, dilation, groups):
+    """Depthwise: the shifted image times a number a channel, summed over the taps."""
+    x = jnp.repeat(x, kernel.shape[3] // groups, axis=-1)
+    taps = kernel.reshape(-1, kernel.shape[3])
+    return sum(tap * seen for tap, seen in zip(taps, _windows(x, kernel.shape[:2], strides, pads, dilation),
+                                               strict=True))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def _canonical(x, kernel, strides, pads, dilation, groups):
+    """XLA's convolution, whose gradients are convolutions of images NHWC with kernels HWIO as well.
+
+    JAX writes them with other orders of dimensions. XLA's CPU compiler knows how to turn those around outside of loops
+    only; inside a loop (a scanned stage, accumulated gradients) they fall back to code that is ten times slower.
+    """
+    return _library(x, kernel, strides, pads, dilation)
+
+
+def _canonical_jvp(strides, pads, dilation, groups, primals, tangents):
+    """Each tangent as the transpose of the gradient we want, which transposing again gives back as it was written."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _canonical(x, kernel, strides, pads, dilation, groups)
+    like, parts = jax.ShapeDtypeStruct(y.shape, y.dtype), []
+    if type(dx) is not SymbolicZero:
+        gradient = partial(_input_gradient, kernel, x.shape[1:3], strides, pads, dilation)
+        parts.append(jax.linear_transpose(gradient, like)(dx)[0])
+    if type(dkernel) is not SymbolicZero:
+        def of_kernel(x, dkernel):
+            gradient = partial(_kernel_gradient, x, kernel.shape[:2], strides, pads, dilation)
+            return jax.linear_transpose(gradient, like)(dkernel)[0]
+
+        # checkpoint: keep x for the backward pass, not its transpose
+        parts.append(jax.checkpoint(of_kernel, prevent_cse=False)(x, dkernel))
+    return y, sum(parts[1:], parts[0])
+
+
+_canonical.defjvp(_canonical_jvp, symbolic_zeros=True)
+
+
+def _input_gradient(kernel, size, strides, pads, dilation, dy):
+    """[N, H', W', O] -> [N, H, W, C]: the flipped kernel over dy, whose pixels lie `strides` apart."""
+    extents = [(k - 1) * d for k, d in zip(kernel.shape[:2], dilation, strict=True)]
+    around = [(extent - lo, n - 1 + lo - (out - 1) * stride)
+              for extent, n, (lo, _), out, stride in zip(extents, size, pads, dy.shape[1:3], strides, strict=True)]
+    return lax.conv_general_dilated(dy, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), around, lhs_dilation=strides,
+                                    rhs_dilation=dilation, dimension_numbers=LAYOUT)
+
+
+def _kernel_gradient(x, window, strides, pads, dilation, dy):
+    """[N, H', W', O] -> [kh, kw, C, O]: dy as a kernel over x, channels for images and images for channels."""
+    around = [(lo, (out - 1) * stride + (k - 1) * d + 1 - n - lo) for n, k, (lo, _), out, stride, d
+              in zip(x.shape[1:3], window, pads, dy.shape[1:3], strides, dilation, strict=True)]
+    return lax.conv_general_dilated(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), dilation, around,
+                                    rhs_dilation=strides, dimension_numbers=LAYOUT).transpose(1, 2, 0, 3)
+
+
+# name -> (x, kernel, strides, pads, dilation, groups) -> [N, H', W', O]
+CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
+    "library": _library, "product": _product, "patches": _patches, "shifts": _shifts, "canonical": _canonical}
+
+
+def pooling() -> str:
+    """The key of MAX_POOLINGS: 'slices' on CPUs, where XLA's gradient takes several times as long, else 'library'."""
+    return "slices" if _on_cpu() else "library"
+
+
+def _lowest(dtype: jnp.dtype):
+    return dtype.type(-jnp.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min)
+
+
+def _library_max(x, window, strides, pads):
+    return lax.reduce_window(x, _lowest(x.dtype), lax.max, (1, *window, 1), (1, *strides, 1),
+                             ((0, 0), *pads, (0, 0)))
+
+
+def _sliced_max(x, window, strides, pads):
+    """Along the width and then the height, the largest of as many slices as the window is long."""
+    x = lax.pad(x, _lowest(x.dtype), ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0)))
+    for axis, k, stride in ((2, window[1], strides[1]), (1, window[0], strides[0])):
+        slices = [x[(slice(None),) * axis + (tap,)] for tap in _taps(x.shape[axis], k, stride)]
+        x = slices[0]
+        for other in slices[1:]:
+            x = jnp.where((x >= other) | (x != x), x, other)  # of equal ones the first, and NaN, have the gradient
+    return x
+
+
+MAX_POOLINGS: dict[str, Callable[..., jax.Array]] = {"library": _library_max, "slices": _sliced_max}
+
+
+def window_sums(x: jax.Array, window: Size, strides: Size, pads: Pads) -> jax.Array:
+    """[N, H, W, C] -> [N, H', W', C]: the sum of each window, zeros around the images."""
+    if _on_cpu() and window == strides and not any(map(any, pads)):
+        n, h, w, c = x.shape
+        rows, columns = h // window[0], w // window[1]
+        x = x[:, :rows * window[0], :columns * window[1]]  # without the pixels that no window holds
+        return x.reshape(n, rows, window[0], columns, window[1], c).sum((2, 4))
+    return lax.reduce_window(x, x.dtype.type(0), lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))

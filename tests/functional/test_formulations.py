@@ -1,0 +1,159 @@
+"""Every way of computing a convolution or a pooling against PyTorch, and the table that chooses among them."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from modern_cnn import functional as F
+from modern_cnn.functional import formulations
+from modern_cnn.functional.conv import output_size
+from tests.functional.oracle import agree, close, nchw, nhwc, normal, pad
+from tests.functional.test_conv import geometries
+
+WAYS = list(formulations.CONVOLUTIONS)
+
+
+def operands(way, geometry, channels=3, features=4, batch=2):
+    """(x, kernel, the arguments after them), fit for a way: 1x1 unpadded for 'product', depthwise for 'shifts'."""
+    size, window, strides, dilation, _, pads = geometry
+    groups = channels if way == "shifts" else 1
+    if way == "product":
+        window, pads, size = (1, 1), ((0, 0), (0, 0)), [max(1, n) for n in size]
+    kernel = normal(*window, channels // groups, features * groups, seed=1)
+    return normal(batch, *size, channels), kernel, (strides, pads, dilation, groups)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@settings(max_examples=25)
+@given(geometries())
+def test_every_way_is_torchs(way, geometry):
+    x, kernel, (strides, pads, dilation, groups) = operands(way, geometry)
+
+    def theirs(x, kernel):
+        x, kernel = pad(nchw(x), pads).contiguous(), kernel.permute(3, 2, 0, 1).contiguous()
+        return nhwc(torch.nn.functional.conv2d(x, kernel, None, strides, 0, dilation, groups))
+
+    agree(lambda x, kernel: formulations.CONVOLUTIONS[way](x, kernel, strides, pads, dilation, groups), theirs, x,
+          kernel)
+
+
+GEOMETRY = ([7, 8], (3, 2), (2, 1), (1, 2), "pairs", ((1, 0), (2, 1)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_has_the_librarys_derivatives(way):
+    """Forward mode, the second derivative, a batch of kernels; and the same inside a loop."""
+    x, kernel, rest = operands(way, GEOMETRY)
+    ours, library = formulations.CONVOLUTIONS[way], formulations.CONVOLUTIONS["library"]
+
+    def quantities(convolve):
+        def f(x, kernel):
+            return convolve(x, kernel, *rest)
+
+        def loss(x, kernel):
+            return jnp.sum(f(x, kernel) ** 2)
+
+        tangents = normal(*x.shape, seed=3), normal(*kernel.shape, seed=4)
+        of_one = [jax.jvp(lambda x: f(x, kernel), (x,), tangents[:1])[1], jax.jvp(f, (x, kernel), tangents)[1]]
+        hessian = jax.jvp(lambda x, kernel: jax.grad(loss, 1)(x, kernel), (x, kernel), tangents)[1]
+        kernels = jnp.stack([kernel, 2 * kernel])
+        batched = jax.vmap(jax.grad(loss, (0, 1)), (None, 0))(x, kernels)
+        looped = lax.scan(lambda total, k: (total + jax.grad(loss, 1)(x, k), f(x, k)), jnp.zeros(kernel.shape), kernels)
+        return [*of_one, hessian, *batched, *looped]
+
+    for got, want in zip(*(jax.jit(quantities, static_argnums=0)(way) for way in (ours, library)), strict=True):
+        close(got, want)
+
+
+def test_canonical_gradients_are_what_a_loop_keeps_fast():
+    """Images NHWC and kernels HWIO in every convolution: XLA's CPU compiler turns others around outside loops only."""
+    x, kernel, rest = operands("canonical", GEOMETRY)
+    gradient = jax.grad(lambda x, k: jnp.sum(formulations.CONVOLUTIONS["canonical"](x, k, *rest) ** 2), (0, 1))
+    text = str(jax.make_jaxpr(gradient)(x, kernel))
+    specs = {line.split("ConvDimensionNumbers")[1].split("), o")[0] for line in text.splitlines()
+             if "ConvDimensionNumbers" in line}
+    assert text.count("conv_general_dilated[") == 3
+    assert specs == {"(lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1"}
+
+
+def test_canonical_keeps_the_input_once():
+    x, kernel, rest = operands("canonical", GEOMETRY)
+    _, pullback = jax.vjp(lambda k: formulations.CONVOLUTIONS["canonical"](x, k, *rest), kernel)
+    assert sorted(leaf.size for leaf in jax.tree.leaves(pullback) if leaf.ndim) == [x.size]
+
+
+@pytest.mark.parametrize(("way", "x", "kernel", "options"), [
+    ("product", (2, 8, 8, 3), (1, 1, 3, 4), {"strides": 2}),
+    ("canonical", (2, 8, 8, 3), (1, 1, 3, 4), {"padding": 1}),
+    ("canonical", (2, 8, 8, 3), (3, 3, 3, 4), {}),
+    ("patches", (2, 2, 2, 3), (3, 3, 3, 4), {"padding": 1}),
+    ("patches", (2, 4, 4, 3), (3, 3, 3, 4), {"strides": 2, "padding": 1}),
+    ("canonical", (2, 3, 3, 3), (3, 3, 3, 4), {"padding": 1}),
+    ("shifts", (2, 8, 8, 4), (3, 3, 1, 8), {"groups": 4}),
+    ("library", (2, 8, 8, 4), (3, 3, 2, 8), {"groups": 2}),
+], ids=str)
+def test_the_table(way, x, kernel, options, monkeypatch):
+    """On CPUs; elsewhere it is always the library."""
+    taken = []
+    for name, function in formulations.CONVOLUTIONS.items():
+        monkeypatch.setitem(formulations.CONVOLUTIONS, name,
+                            lambda *args, name=name, function=function: taken.append(name) or function(*args))
+    for platform in ("cpu", "gpu", "tpu"):
+        with formulations.platform(platform):
+            jax.eval_shape(lambda x, kernel: F.conv2d(x, kernel, **options), jnp.ones(x), jnp.ones(kernel))
+            pooled = str(jax.make_jaxpr(lambda x: F.max_pool(x, 2))(jnp.ones(x)))
+            assert ("reduce_window_max" in pooled) == (platform != "cpu")
+    assert taken == [way, "library", "library"]
+
+
+@pytest.mark.parametrize("way", formulations.MAX_POOLINGS)
+@settings(max_examples=40)
+@given(geometries(dilate=False), st.integers(0, 9))
+def test_every_max_pooling_is_torchs(way, geometry, seed):
+    """Of equal values the first in row order has the gradient; NaN and minus infinity come through."""
+    size, window, strides, _, _, pads = geometry
+    pads = tuple(tuple(min(p, k - 1) for p in side) for side, k in zip(pads, window, strict=True))
+    if any(n + sum(p) < k for n, p, k in zip(size, pads, window, strict=True)):
+        return
+    x = np.random.default_rng(seed).integers(-1, 2, (2, *size, 3)).astype(float)  # many are equal
+    x[np.random.default_rng(seed + 10).random(x.shape) < 0.05] = -np.inf
+
+    def theirs(x):
+        return nhwc(torch.nn.functional.max_pool2d(pad(nchw(x), pads, -np.inf), window, strides))
+
+    leaf = torch.tensor(x, requires_grad=True)
+    want = theirs(leaf)
+    cotangent = normal(*want.shape)
+    want.backward(torch.tensor(cotangent))
+    got, pullback = jax.vjp(lambda x: formulations.MAX_POOLINGS[way](x, window, strides, pads), jnp.asarray(x))
+    assert got.shape == want.shape == (2, *output_size(size, window, strides, pads), 3)
+    np.testing.assert_array_equal(got, want.detach())
+    finite = np.isfinite(want.detach().numpy())
+    if finite.all():
+        close(pullback(jnp.asarray(cotangent))[0], leaf.grad)
+
+
+@pytest.mark.parametrize("way", formulations.MAX_POOLINGS)
+def test_max_pooling_does_not_hide_nan(way):
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1).at[0, 1, 1, 0].set(jnp.nan)
+    pooled = formulations.MAX_POOLINGS[way](x, (2, 2), (2, 2), ((0, 0), (0, 0)))
+    np.testing.assert_array_equal(jnp.isnan(pooled[0, :, :, 0]), [[True, False], [False, False]])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize(("size", "window", "strides", "pads"), [
+    ((6, 4), (3, 2), (3, 2), ((0, 0), (0, 0))), ((7, 5), (2, 2), (2, 2), ((0, 0), (0, 0))),
+    ((5, 5), (3, 2), (2, 2), ((0, 0), (0, 0))), ((4, 4), (2, 2), (2, 2), ((1, 1), (0, 0)))], ids=str)
+def test_window_sums_are_torchs(platform, size, window, strides, pads):
+    def ours(x):
+        with formulations.platform(platform):
+            return formulations.window_sums(x, window, strides, pads)
+
+    def theirs(x):
+        return nhwc(torch.nn.functional.avg_pool2d(pad(nchw(x), pads), window, strides, divisor_override=1))
+
+    agree(ours, theirs, normal(2, *size, 3))
