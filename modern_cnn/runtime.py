@@ -1,5 +1,6 @@
 """The one place that sets what JAX, XLA and TensorFlow read at start-up. Importing the package sets nothing."""
 import importlib.metadata
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -42,3 +43,22 @@ def configure(*, debug_nans: bool = False) -> None:
     # A cache that cannot be written, on a full disk say, costs time and nothing else.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_debug_nans", debug_nans)
+
+
+def join_processes(coordinator: str, count: int, index: int) -> None:
+    """Makes this process one of several that train together. Before anything is computed.
+
+    Args:
+      coordinator: HOST:PORT of the first process; 'auto' where the cluster says all three (TPU pods, SLURM).
+      count, index: how many there are, and which this is.
+    Raises:
+      RuntimeError: the others did not come.
+    """
+    import jax
+
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    else:
+        jax.distributed.initialize(coordinator, count, index)
+    if jax.process_index():
+        logging.getLogger("modern_cnn").setLevel(logging.ERROR)  # the first speaks for all

@@ -21,16 +21,28 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; the same command goes on with a run that was stopped there. "
     "By default runs/<config>-<variant>-<time>.")
 PROFILE = flags.DEFINE_bool("profile", False, "Record a trace of some steps, for TensorBoard or Perfetto.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of the first of several processes that train together, the same in all of them, with "
+    "--processes and --process; 'auto' on a TPU pod or under SLURM. The workdir must be one that all can reach.")
+PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes train together.", lower_bound=1)
+PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is, from 0.", lower_bound=0)
 DEBUG_NANS = flags.DEFINE_bool("debug_nans", False, "Stop at the operation that makes the first NaN (slow).")
 
 
 def main():
-    runtime.configure(debug_nans=DEBUG_NANS.value)
-    from modern_cnn.training import loop
-
-    workdir = WORKDIR.value
+    workdir, together = WORKDIR.value, COORDINATOR.value
     if workdir == "":
         raise UserError("--workdir is empty; is a shell variable unset?")
+    if together and not workdir:
+        raise UserError("several processes need one --workdir, the same in all of them")
+    if PROCESS.value >= PROCESSES.value or (PROCESSES.value > 1 and not together):
+        raise UserError(f"--process={PROCESS.value} of --processes={PROCESSES.value}: it must be below that, and "
+                        "several need a --coordinator")
+    runtime.configure(debug_nans=DEBUG_NANS.value)
+    if together:
+        runtime.join_processes(together, PROCESSES.value, PROCESS.value)
+    from modern_cnn.training import loop
+
     if workdir is None:
         path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
         name = "-".join(filter(None, [Path(path).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))

@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from modern_cnn.errors import UserError
+from modern_cnn.training import mesh
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 
@@ -124,6 +125,7 @@ class Checkpoints:
           UserError: there is no checkpoint, or none that can be read.
         """
         self.wait()
+        mesh.wait_for_all("the checkpoints are written")
         best_first = sorted(self.steps(), key=lambda step: (
             _rank(validation) if (validation := self._validation(step)) else (-1.0, 0.0), step), reverse=True)
         damaged: dict[int, str] = {}
@@ -209,8 +211,10 @@ class Checkpoints:
     def _set_aside(self, damaged: dict[int, str]) -> None:
         """Moves damaged checkpoints out of the way of new ones, without deleting them."""
         aside = self.directory.with_name("checkpoints_damaged")
-        for step, reason in damaged.items():
+        mesh.wait_for_all("every process has seen the damage")
+        for step, reason in damaged.items() if mesh.leads() else ():
             aside.mkdir(exist_ok=True)
             log.warning("the checkpoint of step %d is damaged (%s); it was moved to %s", step, reason, aside)
             shutil.rmtree(aside / str(step), ignore_errors=True)
             (self.directory / str(step)).rename(aside / str(step))
+        mesh.wait_for_all("the damaged are out of the way")

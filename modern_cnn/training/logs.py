@@ -37,11 +37,25 @@ class RunLog:
 
     Args:
       workdir: of metrics.jsonl and tensorboard/; records after `step` are dropped (a resumed run writes them again).
+        None: in a process that does not lead, nothing is written.
       step, total_steps: steps done already, and in the whole run.
       batch_size: images in a step.
     """
 
-    def __init__(self, workdir: Path, step: int, total_steps: int, batch_size: int):
+    def __init__(self, workdir: Path | None, step: int, total_steps: int, batch_size: int):
+        self._silent = workdir is None
+        self._files = [] if self._silent else self._open(workdir, step)
+        self._batch_size = batch_size
+        self._pending: deque[tuple[int, jax.Array]] = deque()
+        # On a terminal tqdm shows images/s and the time left; elsewhere `train` and `evaluation` print plain lines.
+        self._bar = tqdm(total=total_steps * batch_size, initial=step * batch_size, unit="img", unit_scale=True,
+                         disable=self._silent or not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
+        self._start = self._mark = (time.perf_counter(), step)  # when this process, and this log interval, began
+        self._total_steps = total_steps
+        self.training_seconds = 0.0  # without evaluation and start-up
+
+    def _open(self, workdir: Path, step: int) -> list:
+        """The files, to be closed."""
         # Written in this thread: SummaryWriter's own thread dies on a full disk, and whoever waits for it hangs.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -57,14 +71,7 @@ class RunLog:
         if step:  # TensorBoard forgets what an earlier process wrote beyond this step
             self._board.write_event(Event(wall_time=time.time(), step=step + 1,
                                           session_log=SessionLog(status=SessionLog.START)))
-        self._batch_size = batch_size
-        self._pending: deque[tuple[int, jax.Array]] = deque()
-        # On a terminal tqdm shows images/s and the time left; elsewhere `train` and `evaluation` print plain lines.
-        self._bar = tqdm(total=total_steps * batch_size, initial=step * batch_size, unit="img", unit_scale=True,
-                         disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
-        self._start = self._mark = (time.perf_counter(), step)  # when this process, and this log interval, began
-        self._total_steps = total_steps
-        self.training_seconds = 0.0  # without evaluation and start-up
+        return [self._file, self._board]
 
     def tick(self, step: int, value: jax.Array) -> None:
         """Called after every step with a small array of its output: moves the bar, without waiting for the device.
@@ -106,6 +113,8 @@ class RunLog:
                  means["loss"], means["accuracy"])
 
     def _write(self, step: int, epoch: float, split: str, values: dict[str, float]) -> None:
+        if self._silent:
+            return
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -119,7 +128,7 @@ class RunLog:
     def close(self) -> None:
         """Ends the bar and the files. Once is enough; again does nothing."""
         self._bar.close()
-        for file in (self._file, self._board):
+        for file in self._files:
             with contextlib.suppress(OSError, ValueError):  # a full disk has been reported, by what was being written
                 file.close()
 

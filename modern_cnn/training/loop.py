@@ -3,7 +3,7 @@ import contextlib
 import dataclasses
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from jax import lax
 from modern_cnn import models
 from modern_cnn.data import augment, batches, formats, sources
 from modern_cnn.errors import UserError
-from modern_cnn.training import logs, optim, settings, steps, workdir
+from modern_cnn.training import logs, mesh, optim, settings, steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints, saved_steps
 from modern_cnn.training.evaluation import compile_eval, evaluate
 from modern_cnn.training.mesh import Devices
@@ -107,27 +107,6 @@ def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, device
     return jax.jit(step, donate_argnums=() if jax.config.jax_debug_nans else (0, 1))
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT append to instead of killing; a second SIGINT interrupts at once."""
-    received: list[int] = []
-
-    def note(number, _):
-        if number == signal.SIGINT and signal.SIGINT in received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread: signals are somebody else's
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 class Run:
     """One training run: what `train_and_evaluate` builds, and the steps it takes with it."""
 
@@ -145,30 +124,39 @@ class Run:
         if saved and saved[-1] > self.plan.total_steps:
             raise UserError(f"{directory} is at step {saved[-1]} already, beyond the {self.plan.total_steps} steps "
                             "that config.epochs and config.max_steps now ask for")
-        workdir.record(directory, config.to_dict(), workdir.describe_run(self.spec, self.parameters), bool(saved))
+        mesh.wait_for_all("every process has read what is there")
+        if mesh.leads():
+            workdir.record(directory, config.to_dict(), workdir.describe_run(self.spec, self.parameters), bool(saved))
         self.checkpoints = Checkpoints(directory)
         restored = self.checkpoints.restore(self.state, self.metrics)
         if restored:
             self.state, self.metrics = restored
         self.step = self.resumed_at = self.saved_at = int(self.state.step)
+        self.scores = {(record["split"], record["step"]): record
+                       for record in logs.read_metrics(directory / "metrics.jsonl") if record["step"] <= self.step}
         self.data = {split: self.devices.replicate(arrays) for split, arrays in dataset.splits.items()}
         self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices)
         self.eval_fn = compile_eval(self.spec, self.devices)
-        self.log = logs.RunLog(directory, self.step, self.plan.total_steps, self.plan.batch_size)
+        self.log = logs.RunLog(directory if mesh.leads() else None, self.step, self.plan.total_steps,
+                               self.plan.batch_size)
         self.results: dict[str, dict[str, float]] = {}  # the latest of each split
         self.tracing = False
+        self.stopped = 0  # the signal that ended the run before its last step
 
     @property
     def epoch(self) -> float:
         return self.step / self.plan.steps_per_epoch
 
-    def train_epoch(self, stop: list[int], profile: bool) -> None:
-        """From `self.step` to the end of its epoch or of the run, or until a signal arrives."""
+    def train_epoch(self, stop: Callable[[int], int], profile: bool) -> None:
+        """From `self.step` to the end of its epoch or of the run, or until `stop` tells of a signal."""
         config, plan = self.config, self.plan
         epoch = self.step // plan.steps_per_epoch
         order = self.devices.replicate(batches.epoch_order(config.seed, epoch, self.spec.sizes["train"]))
         end = min((epoch + 1) * plan.steps_per_epoch, plan.total_steps)
-        while self.step < end and not stop:
+        while self.step < end:
+            self.stopped = stop(self.step)
+            if self.stopped:
+                return
             if profile:
                 self._profile()
             self.state, self.metrics, done = self.train_fn(self.state, self.metrics, self.data["train"], order)
@@ -233,7 +221,7 @@ class Run:
         step = self.step if step is None else step
         metrics = evaluate(self.eval_fn, state or self.state, self.data[split], self.plan.batch_size, self.devices)
         means = metrics.means(self.spec.num_classes)
-        self.results[split] = means
+        self.results[split] = self.scores[split, step] = means
         self.log.evaluation(step, step / self.plan.steps_per_epoch, split, means)
         return means
 
@@ -261,20 +249,20 @@ class Run:
         """The scores of the chosen checkpoint, each measured once; curves.png and the final table."""
         chosen, variables = self.checkpoints.result(self.state.variables)
         state = self.state.replace(params=variables.pop("params"), collections=variables)
-        records = logs.read_metrics(self.directory / "metrics.jsonl")
         for split in ("validation", "test"):
             if split not in self.data:
                 continue
-            recorded = [r for r in records if (r["split"], r["step"]) == (split, chosen)]
+            recorded = self.scores.get((split, chosen))
             if recorded:
-                self.results[split] = {name: recorded[-1][name] for name in ("loss", "accuracy", "top5")
-                                       if name in recorded[-1]}
+                self.results[split] = {name: recorded[name] for name in ("loss", "accuracy", "top5")
+                                       if name in recorded}
             else:
                 self.score(split, state, chosen)
-        curves = logs.draw_curves(
-            self.directory, f"{self.config.model.name} on {self.spec.source}, {self.parameters:,} parameters")
         self.log.close()
-        log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
+        if mesh.leads():
+            curves = logs.draw_curves(
+                self.directory, f"{self.config.model.name} on {self.spec.source}, {self.parameters:,} parameters")
+            log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
         return {"step": chosen} | self.results
 
     def _summary(self, chosen: int) -> list[tuple[str, str]]:
@@ -312,7 +300,8 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
       SystemExit: stopped by SIGTERM (143) or SIGINT (130), after a checkpoint.
     """
     directory = Path(directory)
-    with workdir.disk_errors(directory), workdir.lock(directory), contextlib.ExitStack() as closing:
+    lock = workdir.lock(directory) if mesh.leads() else contextlib.nullcontext()
+    with workdir.disk_errors(directory), lock, contextlib.ExitStack() as closing:
         # As a context too: JAX 0.10 stops checking once one of its own functions has paused the check in this thread.
         closing.enter_context(jax.debug_nans(jax.config.jax_debug_nans))
         run = Run(config, directory)
@@ -321,9 +310,9 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
         log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", config.model.name, run.spec.origin,
                  jax.devices()[0].device_kind, f"{run.parameters:,}", run.plan.total_steps, run.plan.batch_size,
                  f", going on from step {run.step}" if run.step else "")
-        stop = closing.enter_context(_stop_signals())
+        stop = closing.enter_context(mesh.stop_signals())
         run.log.restart()
-        while run.step < run.plan.total_steps and not stop:
+        while run.step < run.plan.total_steps and not run.stopped:
             before = run.step
             run.train_epoch(stop, profile)
             if run.step == before:  # a signal came before the first step
@@ -334,11 +323,11 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
         if profile and run.step - run.resumed_at <= PROFILE_STEPS[0]:
             log.warning("nothing was profiled: that begins after %d steps, and this process did %d", PROFILE_STEPS[0],
                         run.step - run.resumed_at)
-        if stop and run.step < run.plan.total_steps:
+        if run.stopped:
             if run.saved_at < run.step:
                 run.save()
             run.checkpoints.wait()
             log.warning("stopped by %s after step %d, which is saved; the same command with --workdir=%s goes on from "
-                        "there", signal.Signals(stop[0]).name, run.step, directory)
-            raise SystemExit(128 + stop[0])
+                        "there", signal.Signals(run.stopped).name, run.step, directory)
+            raise SystemExit(128 + run.stopped)
         return run.conclude()

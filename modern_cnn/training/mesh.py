@@ -1,16 +1,58 @@
 """The devices of a run: where its arrays lie, and how the one pure step is compiled for all of them."""
-from collections.abc import Callable, Mapping
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from modern_cnn.errors import UserError, did_you_mean
 
 AXIS = "batch"  # the mesh's one axis: examples are split along it, parameters are on every device
 CHOICES = {"compile": ("jit", "pmap"), "batch_norm": ("global", "device")}
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes what there is once: of several, the first."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Until every process is here; `what` names the place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[int], int]]:
+    """A function of the step: the signal that all processes are to stop for before it, or 0.
+
+    SIGTERM and SIGINT are noted instead of killing; a second SIGINT interrupts at once. Of several processes SIGTERM
+    to any one stops all, after the same step; SIGINT kills.
+    """
+    received: list[int] = []
+    if jax.process_count() > 1:  # JAX's coordination service has a handler of its own, and finds a step for all
+        yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
+        return
+
+    def note(number, _):
+        if number == signal.SIGINT and signal.SIGINT in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield lambda step: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Devices:

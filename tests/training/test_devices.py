@@ -1,8 +1,12 @@
 """Eight devices give what one gives. They are made of this machine's cores, in a process of their own."""
 import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -29,27 +33,84 @@ FLAGS = ["--config.max_steps=25", "--config.log_every_steps=1", "--config.data.v
          "--config.data.image_size=16", "--config.test_every_epoch=True"]
 
 
+def start(workdir, *flags, devices=8):
+    """A process that trains on so many devices."""
+    return subprocess.Popen([sys.executable, str(ROOT / "scripts/train.py"),
+                             f"--config={ROOT / 'configs/quickstart.py'}", f"--workdir={workdir}", *FLAGS, *flags],
+                            env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start_two(workdir, *flags):
+    """Two processes of four devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        together = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--processes=2"]
+    return [start(workdir, *together, f"--process={index}", *flags, devices=4) for index in range(2)]
+
+
+def end(processes, code=0):
+    for process in processes:
+        _, err = process.communicate(timeout=180)
+        assert process.returncode == code, err
+
+
+def result(workdir):
+    """The losses that it wrote down, and its variables."""
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records], evaluation.load_run(workdir)[1]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """{name: (records of metrics.jsonl without clock times, variables)} of the runs above, each its own process."""
-    root, environment = tmp_path_factory.mktemp("devices"), dict(os.environ)
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-    results = {}
+    """{name: (losses, variables)} of the runs above, each a process of its own, and of two processes."""
+    root = tmp_path_factory.mktemp("devices")
     for name, (flags, _) in RUNS.items():
-        subprocess.run([sys.executable, str(ROOT / "scripts/train.py"), f"--config={ROOT / 'configs/quickstart.py'}",
-                        f"--workdir={root / name}", *FLAGS, *flags], env=environment, check=True, capture_output=True)
-        records = [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]
-        results[name] = [record["loss"] for record in records], evaluation.load_run(root / name)[1]
-    return results
+        end([start(root / name, *flags)])
+    end(start_two(root / "two processes"))
+    return {name: result(root / name) for name in (*RUNS, "two processes")}
+
+
+def same(got, want):
+    assert len(got[0]) == len(want[0]) == 25 + 2  # and validation and test at the end
+    np.testing.assert_allclose(got[0], want[0], rtol=0, atol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(got[1]), jax.tree.leaves(want[1]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name, (_, same) in RUNS.items() if same])
 def test_losses_and_parameters_are_those_of_one_device(runs, name):
-    (losses, variables), (expected, wanted) = runs[name], runs[RUNS[name][1]]
-    assert len(losses) == 25 + 2  # and validation and test at the end
-    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
-    for got, want in zip(jax.tree.leaves(variables), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+    same(runs[name], runs[RUNS[name][1]])
+
+
+def test_two_processes_are_one_run(runs, tmp_path):
+    """Also where one of them gets a signal: both stop after the same step, and go on."""
+    same(runs["two processes"], runs["one"])
+    flags = ["--config.epochs=400", "--config.max_steps=4000", "--config.checkpoint_every_steps=0"]
+    processes = start_two(tmp_path / "run", *flags)
+    while not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").read_text():
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    end(processes, 128 + signal.SIGTERM)
+    [step] = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert 0 < step < 4000
+    total = f"--config.max_steps={step + 5}"
+    end(start_two(tmp_path / "run", flags[0], total))
+    end(start_two(tmp_path / "straight", flags[0], total))
+    resumed, straight = result(tmp_path / "run"), result(tmp_path / "straight")
+    np.testing.assert_allclose(resumed[0], straight[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--processes=2"], "--process=0 of --processes=2: .* need a --coordinator"),
+    (["--coordinator=127.0.0.1:1", "--processes=2", "--process=2"], "--process=2 of --processes=2: it must be below"),
+])
+def test_processes_that_cannot_be_are_refused(tmp_path, flags, words):
+    process = start(tmp_path / "run", *flags)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(words, err)
 
 
 def test_norm_by_device_is_another_network(runs):
