@@ -42,7 +42,8 @@ def make_plan(config, spec: sources.Spec, devices: Devices) -> Plan:
     if batch_size % (len(devices) * config.accumulate):
         parts = " and ".join([f"{len(devices)} devices"] * (len(devices) > 1)
                              + [f"config.accumulate={config.accumulate} parts"] * (config.accumulate > 1))
-        raise UserError(f"config.data.batch_size={batch_size} cannot be divided among {parts}")
+        raise UserError(f"config.data.batch_size={batch_size} cannot be divided among {parts}"
+                        + (" (--config.parallel.count=N uses fewer)" if len(devices) > 1 else ""))
     if batch_size > train_size:
         raise UserError(f"config.data.batch_size={batch_size} is more than the {train_size} training images of "
                         f"{spec.source}")
