@@ -26,10 +26,11 @@ def _set_xla_flags() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {CPU_FLAG}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION".strip()
 
 
-def configure(*, debug_nans: bool = False) -> None:
+def configure(*, debug_nans: bool = False, cache: bool = True) -> None:
     """Called first by every script: XLA's flags, compilation cache on, TensorFlow quiet.
 
     Args:
+      cache: keep compiled programs for the next process; off where compilation is what is measured.
       debug_nans: stop at the first operation that makes a NaN, and say which (slow: it disables donation).
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -37,7 +38,8 @@ def configure(*, debug_nans: bool = False) -> None:
     _set_xla_flags()
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # A cache that cannot be written, on a full disk say, costs time and nothing else.

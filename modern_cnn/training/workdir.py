@@ -99,8 +99,8 @@ def _commit() -> str:
     return result.stdout.strip() or "unknown"
 
 
-def describe_run(spec: Spec, parameters: int) -> dict[str, Any]:
-    """What run.json holds: versions, commit, platform, devices and the data set."""
+def describe_machine() -> dict[str, Any]:
+    """Versions, commit, platform and devices: what a measurement depends on."""
     return {
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "commit": _commit(),
@@ -109,9 +109,12 @@ def describe_run(spec: Spec, parameters: int) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
-        "parameters": parameters,
-        "data": vars(spec),
     }
+
+
+def describe_run(spec: Spec, parameters: int) -> dict[str, Any]:
+    """What run.json holds: the machine, and the data set."""
+    return describe_machine() | {"parameters": parameters, "data": vars(spec)}
 
 
 def _flat(tree: dict, prefix: str = "config") -> dict[str, Any]:

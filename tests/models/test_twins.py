@@ -55,7 +55,8 @@ def sees_each_image_alone(evaluate, images):
     close(evaluate(images[::-1])[::-1], logits, 1e-12)
     company = evaluate(np.concatenate([images[:1], 1 - images[1:]]))
     close(company[0], logits[0], 1e-12)
-    assert np.abs(company[1:] - logits[1:]).max() > 1e-3
+    # above rounding; by how much is the network's affair: a plain one of 34 layers lets almost nothing through
+    assert np.abs(company[1:] - logits[1:]).max() > 1e-9 * np.abs(logits).max()
 
 
 def compare(case):
