@@ -33,7 +33,7 @@ def check_memory(what: str, count: int, height: int, width: int) -> None:
     if needed > memory / 2:
         raise UserError(f"{what}: {count:,} images of {width}x{height} decode to {needed / 2**30:.1f} GiB, more than "
                         f"half of this machine's {memory / 2**30:.1f} GiB of memory; set a smaller "
-                        "--config.data.image_size or use fewer images")
+                        "--config.data.image_size, or decode them as training goes: --config.data.stream=true")
 
 
 def files_under(directory: str | Path, parents: frozenset = frozenset()) -> Iterator[os.DirEntry]:
@@ -252,9 +252,19 @@ def _subfolders(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _decode(path: Path, size: int) -> np.ndarray:
+def decode(file: Path | io.BytesIO, size: int, cut: Callable[[Image.Image], Image.Image] | None = None,
+           name: str = "") -> np.ndarray:
+    """An image file as uint8 [H, W], if it is grayscale, or [H, W, 3].
+
+    Args:
+      file: its path, or its bytes, which `name` names.
+      size: `resize` to this; 0 leaves the image alone.
+      cut: instead of `resize`, what makes another image of the decoded one.
+    Raises:
+      UserError: it does not decode.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             if image.mode.startswith("I;16"):  # Pillow's own conversion would cut at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -263,23 +273,26 @@ def _decode(path: Path, size: int) -> np.ndarray:
             gray = image.mode in ("1", "L")
             if image.mode == "P":  # straight to RGB, transparent palettes warn
                 image = image.convert("RGBA")
-            return np.asarray(resize(image.convert("L" if gray else "RGB"), size))
+            image = image.convert("L" if gray else "RGB")
+            return np.asarray(cut(image) if cut else resize(image, size))
     except Exception as e:  # a damaged image can raise nearly anything
-        raise UserError(f"{path} does not decode as an image: {e}; repair or remove it") from e
+        raise UserError(f"{name or file} does not decode as an image: {e}; repair or remove it") from e
 
 
 def _decode_all(paths: list[Path], size: int, split: str) -> list[np.ndarray]:
     with ThreadPoolExecutor() as pool:
-        return list(tqdm(pool.map(lambda path: _decode(path, size), paths), f"decoding {split}", len(paths),
+        return list(tqdm(pool.map(lambda path: decode(path, size), paths), f"decoding {split}", len(paths),
                          leave=False, disable=None, unit="img"))
 
 
-def read_folder(directory: Path, size: int) -> tuple[dict[str, Split], list[str]]:
-    """One's own images as DIR/split/class/file or DIR/class/file, resized to `size` if it is not 0.
+def list_folder(directory: Path) -> tuple[dict[str, list[tuple[Path, int]]], list[str]]:
+    """({split: [(path, label)]}, class names) of one's own images as DIR/split/class/file or DIR/class/file.
 
     Splits are called train, validation (or val) and test; where there is no test but a validation split, as in
-    ImageNet, that is the test split. Classes are the folders of train in alphabetical order. Images are grayscale if
-    every one of them is, else RGB.
+    ImageNet, that is the test split. Classes are the folders of train in alphabetical order.
+
+    Raises:
+      UserError: a folder where none belongs, or one without images.
     """
     top = _subfolders(directory)
     if "train" in top:
@@ -309,7 +322,13 @@ def read_folder(directory: Path, size: int) -> tuple[dict[str, Split], list[str]
     if empty:
         raise UserError(f"{roots['train'] / classes[min(empty)]} holds no images to train on (looked for "
                         f"{', '.join(IMAGE_ENDINGS)}); a class folder needs some, any other folder has no place there")
-    shape = (size, size) if size else _decode(listed["train"][0][0], 0).shape[:2]
+    return listed, classes
+
+
+def read_folder(directory: Path, size: int) -> tuple[dict[str, Split], list[str]]:
+    """The images of `list_folder`, resized to `size` if it is not 0: grayscale if every one of them is, else RGB."""
+    listed, classes = list_folder(directory)
+    shape = (size, size) if size else decode(listed["train"][0][0], 0).shape[:2]
     check_memory(str(directory), sum(map(len, listed.values())), *shape)
     decoded = {split: _decode_all([path for path, _ in files], size, split) for split, files in listed.items()}
     shapes = {image.shape[:2]: path for split, images in decoded.items()
@@ -321,10 +340,14 @@ def read_folder(directory: Path, size: int) -> tuple[dict[str, Split], list[str]
     gray = all(image.ndim == 2 for images in decoded.values() for image in images)
     splits = {}
     for split, images in decoded.items():
-        images = [image[..., None] if gray else np.stack([image] * 3, axis=-1) if image.ndim == 2 else image
-                  for image in images]
+        images = [image[..., None] if gray else in_color(image) for image in images]
         splits[split] = np.stack(images), np.array([label for _, label in listed[split]], np.int32)
     return splits, classes
+
+
+def in_color(image: np.ndarray) -> np.ndarray:
+    """[H, W] or [H, W, 3] -> [H, W, 3]."""
+    return np.stack([image] * 3, axis=-1) if image.ndim == 2 else image
 
 
 def read_digits() -> tuple[dict[str, Split], list[str]]:

@@ -14,6 +14,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
@@ -21,6 +22,7 @@ Size = tuple[int, int]
 Pads = tuple[Size, Size]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 FEW_PIXELS = 4  # of output: up to here patches times matrix is faster than XLA's convolution
+FEW_CHANNELS, NARROW = 8, 32  # of the result, and pixels of a row: up to here products with a banded matrix are faster
 
 
 _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
@@ -49,7 +51,9 @@ def convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, groups: 
     - 'product', 1x1 without padding: as fast as the library and sooner compiled;
     - 'patches', at most FEW_PIXELS of output: 5 ms against 560 for 3x3 and 512 channels on 64x2x2;
     - 'shifts', depthwise;
-    - 'canonical', any other of one group: as fast outside of loops, and its gradients ten times faster inside.
+    - 'canonical', any other of one group: as fast outside of loops, and its gradients ten times faster inside; where
+      the result has few channels and short rows it is 'bands' that gives it: LeNet's first layer, batch 256, 2.3 ms
+      instead of 7.7, and the gradient of its second layer's input 2.1 instead of 5.0.
     """
     if not _on_cpu():
         return "library"
@@ -89,6 +93,26 @@ def _patches(x, kernel, strides, pads, dilation, groups):
     return patches @ kernel.reshape(-1, kernel.shape[3])
 
 
+def _bands(x, kernel, strides, pads, dilation, groups=1):
+    """Whole rows at once: along the width a convolution is a product with a banded matrix, made of the kernel.
+
+    The matrix is zero but for a share of about kw / W, so the arithmetic grows by W / kw; but its rows and columns are
+    W times as long as the channels, and where those are few that is what a matrix product needs to be fast.
+    """
+    (kh, kw, c, o), width = kernel.shape, x.shape[2] + sum(pads[1])
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    taps = _taps(width, kw, strides[1], dilation[1])
+    place = np.zeros((kw, width, len(range(width)[taps[0]])))  # 1 where a tap of an output's window sees a pixel
+    for tap, seen in enumerate(taps):
+        for output, pixel in enumerate(range(width)[seen]):
+            place[tap, pixel, output] = 1
+    bands = jnp.einsum("ijco,jpv->ipcvo", kernel, jnp.asarray(place, kernel.dtype), precision="highest")
+    rows = x.reshape(*x.shape[:2], width * c)
+    rows = jnp.concatenate([rows[:, tap] for tap in _taps(x.shape[1], kh, strides[0], dilation[0])], axis=-1)
+    y = rows @ bands.reshape(kh * width * c, -1)
+    return y.reshape(*y.shape[:2], place.shape[2], o)
+
+
 def _shifts(x, kernel, strides, pads, dilation, groups):
     """Depthwise: the shifted image times a number a channel, summed over the taps."""
     x = jnp.repeat(x, kernel.shape[3] // groups, axis=-1)
@@ -104,7 +128,8 @@ def _canonical(x, kernel, strides, pads, dilation, groups):
     JAX writes them with other orders of dimensions. XLA's CPU compiler knows how to turn those around outside of loops
     only; inside a loop (a scanned stage, accumulated gradients) they fall back to code that is ten times slower.
     """
-    return _library(x, kernel, strides, pads, dilation)
+    few = kernel.shape[3] <= FEW_CHANNELS and x.shape[2] <= NARROW
+    return (_bands if few else _library)(x, kernel, strides, pads, dilation)
 
 
 def _canonical_jvp(strides, pads, dilation, groups, primals, tangents):
@@ -112,7 +137,9 @@ def _canonical_jvp(strides, pads, dilation, groups, primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _canonical(x, kernel, strides, pads, dilation, groups)
     like, parts = jax.ShapeDtypeStruct(y.shape, y.dtype), []
-    if type(dx) is not SymbolicZero:
+    if type(dx) is not SymbolicZero and kernel.shape[2] <= FEW_CHANNELS and x.shape[2] <= NARROW:
+        parts.append(_bands(dx, kernel, strides, pads, dilation))
+    elif type(dx) is not SymbolicZero:
         gradient = partial(_input_gradient, kernel, x.shape[1:3], strides, pads, dilation)
         parts.append(jax.linear_transpose(gradient, like)(dx)[0])
     if type(dkernel) is not SymbolicZero:
@@ -147,7 +174,8 @@ def _kernel_gradient(x, window, strides, pads, dilation, dy):
 
 # name -> (x, kernel, strides, pads, dilation, groups) -> [N, H', W', O]
 CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
-    "library": _library, "product": _product, "patches": _patches, "shifts": _shifts, "canonical": _canonical}
+    "library": _library, "product": _product, "patches": _patches, "bands": _bands, "shifts": _shifts,
+    "canonical": _canonical}
 
 
 def pooling() -> str:

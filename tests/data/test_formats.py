@@ -316,20 +316,20 @@ def test_folder_image_modes(tmp_path):
     deep = (files.pixels(6, 8).astype(np.uint16) << 8) + 77
     (tmp_path / "a").mkdir()
     Image.fromarray(deep).save(tmp_path / "16bit.png")
-    np.testing.assert_array_equal(formats._decode(tmp_path / "16bit.png", 0), files.pixels(6, 8))
+    np.testing.assert_array_equal(formats.decode(tmp_path / "16bit.png", 0), files.pixels(6, 8))
     colour = Image.fromarray(files.pixels(6, 8, 3))
     palette = colour.convert("P")
     palette.save(tmp_path / "palette.png", transparency=bytes(range(256)))
-    np.testing.assert_array_equal(formats._decode(tmp_path / "palette.png", 0), palette.convert("RGB"))
+    np.testing.assert_array_equal(formats.decode(tmp_path / "palette.png", 0), palette.convert("RGB"))
     colour.save(tmp_path / "moves.gif", save_all=True, append_images=[colour.rotate(180)])
     colour.convert("CMYK").save(tmp_path / "print.jpg")
     colour.convert("RGBA").save(tmp_path / "alpha.webp", lossless=True)
     for name in ("moves.gif", "print.jpg", "alpha.webp"):
-        assert formats._decode(tmp_path / name, 0).shape == (6, 8, 3)
-    np.testing.assert_array_equal(formats._decode(tmp_path / "alpha.webp", 0), colour)
+        assert formats.decode(tmp_path / name, 0).shape == (6, 8, 3)
+    np.testing.assert_array_equal(formats.decode(tmp_path / "alpha.webp", 0), colour)
     Image.fromarray(deep.astype(np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(UserError, match=r"float\.tif.*32 bits"):
-        formats._decode(tmp_path / "float.tif", 0)
+        formats.decode(tmp_path / "float.tif", 0)
 
 
 def test_folder_of_differing_sizes(tmp_path):

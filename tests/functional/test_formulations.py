@@ -27,11 +27,12 @@ def operands(way, geometry, channels=3, features=4, batch=2):
     return normal(batch, *size, channels), kernel, (strides, pads, dilation, groups)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "channels", "features"), [
+    *((way, 3, 4) for way in WAYS), *(("canonical", *numbers) for numbers in ((9, 4), (3, 10), (9, 10)))])
 @settings(max_examples=25)
 @given(geometries())
-def test_every_way_is_torchs(way, geometry):
-    x, kernel, (strides, pads, dilation, groups) = operands(way, geometry)
+def test_every_way_is_torchs(way, channels, features, geometry):
+    x, kernel, (strides, pads, dilation, groups) = operands(way, geometry, channels, features)
 
     def theirs(x, kernel):
         x, kernel = pad(nchw(x), pads).contiguous(), kernel.permute(3, 2, 0, 1).contiguous()
@@ -41,6 +42,7 @@ def test_every_way_is_torchs(way, geometry):
           kernel)
 
 
+MANY = formulations.FEW_CHANNELS + 1, formulations.FEW_CHANNELS + 2
 GEOMETRY = ([7, 8], (3, 2), (2, 1), (1, 2), "pairs", ((1, 0), (2, 1)))
 
 
@@ -71,7 +73,7 @@ def test_every_way_has_the_librarys_derivatives(way):
 
 def test_canonical_gradients_are_what_a_loop_keeps_fast():
     """Images NHWC and kernels HWIO in every convolution: XLA's CPU compiler turns others around outside loops only."""
-    x, kernel, rest = operands("canonical", GEOMETRY)
+    x, kernel, rest = operands("canonical", GEOMETRY, *MANY)
     gradient = jax.grad(lambda x, k: jnp.sum(formulations.CONVOLUTIONS["canonical"](x, k, *rest) ** 2), (0, 1))
     text = str(jax.make_jaxpr(gradient)(x, kernel))
     specs = {line.split("ConvDimensionNumbers")[1].split("), o")[0] for line in text.splitlines()
@@ -81,7 +83,7 @@ def test_canonical_gradients_are_what_a_loop_keeps_fast():
 
 
 def test_canonical_keeps_the_input_once():
-    x, kernel, rest = operands("canonical", GEOMETRY)
+    x, kernel, rest = operands("canonical", GEOMETRY, *MANY)
     _, pullback = jax.vjp(lambda k: formulations.CONVOLUTIONS["canonical"](x, k, *rest), kernel)
     assert sorted(leaf.size for leaf in jax.tree.leaves(pullback) if leaf.ndim) == [x.size]
 
