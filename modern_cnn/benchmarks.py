@@ -1,4 +1,4 @@
-"""Training steps against the clock: ours and others' in turn, in one process, on the same numbers.
+"""Training against the clock: ours and others' in turn, in one process, on the same numbers. Steps, or whole epochs.
 
 A network's peers are the same network in PyTorch (the twin that the tests hold equal to ours; it needs a checkout and
 requirements-dev.txt), eager or compiled, both with images channels-last as is fastest there; and 'library', ours with
@@ -6,11 +6,16 @@ XLA's own operation for every layer, which is what stock Flax computes.
 """
 import dataclasses
 import importlib.metadata
+import json
 import logging
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,9 +24,10 @@ import numpy as np
 import optax
 
 from modern_cnn import models
+from modern_cnn.data import formats, sources
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.functional import formulations
-from modern_cnn.training import steps, workdir
+from modern_cnn.training import logs, steps, workdir
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -37,6 +43,8 @@ SIZES = {
     "densenet_d2l": (64, (96, 96, 1), {}),
 }
 RATE, MOMENTUM = 0.01, 0.9
+TURN_SECONDS = 0.25
+PAUSE_SECONDS = 0.05  # before each turn: the threads of the one before still spin for a while, waiting for work
 Step = Callable[[], float]  # takes one training step to its end and returns the loss
 
 
@@ -131,59 +139,160 @@ def torch_compiled(case: Case) -> tuple[Step, float]:
 PEERS = {"torch": torch_eager, "torch_compile": torch_compiled, "library": library}
 
 
+def our_epoch(config) -> tuple[Step, float]:
+    """(an epoch of training, then the test split: what scripts/train.py does for a config; seconds to get ready)."""
+    from modern_cnn.training import loop
+
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as directory:
+        run = loop.Run(config, Path(directory))
+        run.checkpoints.close()
+        run.log.close()
+    run.log = logs.RunLog(None, 0, run.plan.total_steps, run.plan.batch_size)  # no records: the peer writes none
+
+    def epoch():
+        run.plan = dataclasses.replace(run.plan, total_steps=run.step + run.plan.steps_per_epoch)
+        run.train_epoch(lambda step: 0, profile=False)
+        return run.score("test")["loss"]
+
+    return epoch, time.perf_counter() - start
+
+
+class Images:
+    """A split as a PyTorch program has it: every image by way of PIL to a float tensor [C, H, W], and its label."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: int):
+        self.images, self.labels, self.image_size = images, labels, image_size
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        import torch
+        from PIL import Image
+
+        pixels = self.images[index]
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        image = np.array(formats.resize(image, self.image_size), copy=True)  # as torchvision's Resize and ToTensor
+        tensor = torch.from_numpy(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1).contiguous()
+        return tensor.float().div(255), int(self.labels[index])
+
+
+def torch_epoch(config, workers: int) -> tuple[Step, float]:
+    """The usual loop of a PyTorch program: a Dataset of PIL images made tensors one by one, in a DataLoader."""
+    try:
+        import torch
+
+        from tests.models.torch_nets import torch_net
+    except ImportError as e:
+        raise UserError(f"the peer needs PyTorch (requirements-dev.txt) and a checkout with tests/: {e}") from e
+    start = time.perf_counter()
+    dataset = sources.load(config.data)
+
+    # Workers by spawn, and kept: a fork of a process in which JAX has threads may hang.
+    options = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    loaders = {split: torch.utils.data.DataLoader(
+        Images(*map(np.asarray, dataset.splits[split]), config.data.image_size), config.data.batch_size,
+        shuffle=split == "train", drop_last=split == "train", num_workers=workers, **options)
+        for split in ("train", "test")}
+    net = torch_net(config.model.name, dataset.spec.num_classes, dataset.spec.image_shape[2])
+    net = net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), config.optimizer.learning_rate)
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def epoch():
+        net.train()
+        for x, y in loaders["train"]:
+            optimizer.zero_grad()
+            cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y).backward()
+            optimizer.step()
+        net.eval()
+        with torch.no_grad():
+            losses = [cross_entropy(net(x), y, reduction="sum").item() for x, y in loaders["test"]]
+        return sum(losses) / len(loaders["test"].dataset)
+
+    return epoch, time.perf_counter() - start
+
+
 def compare(case: Case, peers: Sequence[str], rounds: int) -> list[dict]:
     """One record for ours and each peer: the step's median, minimum and maximum in milliseconds, and what it means.
 
     Args:
       peers: keys of PEERS.
-      rounds: steps of each, taken in turn after two that do not count.
+      rounds: turns of each, after two that do not count; in each TURN_SECONDS' worth of steps, and at least one.
     Raises:
       UserError: an unknown peer, or one whose packages are not there.
     """
-    runners = {"ours": ours(case)}
-    for peer in peers:
-        runners[peer] = lookup(PEERS, peer, "peer")(case)
+    runners = {"ours": ours(case)} | {peer: lookup(PEERS, peer, "peer")(case) for peer in peers}
+    times = in_turn({who: step for who, (step, _) in runners.items()}, rounds, 2)
+    return [{"phase": "step", "model": case.name, "batch_size": case.batch_size,
+             "image_shape": list(case.image_shape), "dtype": case.dtype, **numbers,
+             "images_per_second": case.batch_size / numbers["median_ms"] * 1e3, "ready_s": runners[numbers["who"]][1]}
+            for numbers in summarize(times)]
+
+
+def compare_epochs(config, peers: Sequence[str], rounds: int) -> list[dict]:
+    """As `compare`, of epochs with their data and the scoring of the test split; the first, with compilation, is left
+    out. Of the peers only 'torch': without workers, and with one a core.
+    """
+    runners = {"ours": our_epoch(config)}
+    if "torch" in peers:
+        runners |= {f"torch, {workers} workers": torch_epoch(config, workers) for workers in (0, os.cpu_count())}
+    times = in_turn({who: epoch for who, (epoch, _) in runners.items()}, rounds, 1)
+    spec = sources.load(config.data).spec
+    return [{"phase": "epoch", "model": config.model.name, "batch_size": config.data.batch_size,
+             "image_shape": list(spec.image_shape), "dtype": "float32", **numbers,
+             "images_per_second": spec.sizes["train"] / numbers["median_ms"] * 1e3,
+             "ready_s": runners[numbers["who"]][1]} for numbers in summarize(times)]
+
+
+def in_turn(runners: dict[str, Step], rounds: int, unmeasured: int) -> dict[str, list[float]]:
+    """{who: milliseconds of one run in each turn}, without the first `unmeasured` turns."""
     times: dict[str, list[float]] = {who: [] for who in runners}
-    for turn in range(rounds + 2):
-        for who, (step, _) in runners.items():
+    for turn in range(rounds + unmeasured):
+        for who, run in runners.items():
+            count = max(1, round(TURN_SECONDS * 1e3 / times[who][-1])) if turn else 1
+            time.sleep(PAUSE_SECONDS)
             start = time.perf_counter()
-            step()
-            if turn >= 2:
-                times[who].append((time.perf_counter() - start) * 1e3)
-    records = []
-    for who, taken in times.items():
-        # How many times as fast as this one ours is: the median over the turns, in each of which both ran.
-        faster = statistics.median(other / own for other, own in zip(taken, times["ours"], strict=True))
-        median = statistics.median(taken)
-        records.append({"model": case.name, "batch_size": case.batch_size, "image_shape": list(case.image_shape),
-                        "dtype": case.dtype, "who": who, "step_ms": median, "min_ms": min(taken), "max_ms": max(taken),
-                        "images_per_second": case.batch_size / median * 1e3, "compile_s": runners[who][1],
-                        "ours_is_faster": faster, "rounds": rounds})
-    return records
+            for _ in range(count):
+                run()
+            times[who].append((time.perf_counter() - start) * 1e3 / count)
+    return {who: taken[unmeasured:] for who, taken in times.items()}
 
 
-def report(names: Sequence[str], peers: Sequence[str], batch_size: int, dtype: str, rounds: int, out: str) -> None:
+def summarize(times: dict[str, list[float]]) -> list[dict]:
+    """Of each: median, minimum and maximum, and how many times as fast as this one ours is (the median over turns)."""
+    return [{"who": who, "median_ms": statistics.median(taken), "min_ms": min(taken), "max_ms": max(taken),
+             "ours_is_faster": statistics.median(other / own for other, own in zip(taken, times["ours"], strict=True)),
+             "rounds": len(taken)} for who, taken in times.items()]
+
+
+def report(names: Sequence[str], peers: Sequence[str], batch_size: int, dtype: str, rounds: int, out: str,
+           config=None) -> None:
     """Compares networks one after the other, each as a line of a table as soon as it is measured; `out` gets JSON.
 
+    Args:
+      config: of a run, whose epochs are timed then instead of steps; the other numbers are the config's own.
     Raises:
       UserError: an unknown network or peer, or an `out` that cannot be written.
     """
-    cases = [Case.of(name, batch_size, dtype) for name in names or SIZES]
+    cases = [] if config else [Case.of(name, batch_size, dtype) for name in names or SIZES]
     for peer in peers:
         lookup(PEERS, peer, "peer")
     if out and not Path(out).absolute().parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {Path(out).parent}")
     log.info("%s", workdir.describe_machine()["machine"] + f", {jax.devices()[0].device_kind}; {dtype}; "
-             f"{rounds} steps of each, in turn; ms: median (fastest to slowest)")
-    log.info(ROW, "network", "batch, image", "who", "ms a step", "images/s", "compile", "ours is")
+             f"{rounds} turns of each; ms: median (fastest to slowest)")
+    log.info(ROW, "network", "batch, image", "who", "ms an epoch" if config else "ms a step", "images/s", "ready after",
+             "ours is")
     records = []
-    for case in cases:
-        for record in compare(case, peers, rounds):
+    for measure in [partial(compare_epochs, config)] if config else [partial(compare, case) for case in cases]:
+        for record in measure(peers, rounds):
             records.append(record)
             size = f"{record['batch_size']}, {'x'.join(map(str, record['image_shape']))}"
-            spread = f"{record['step_ms']:,.1f} ({record['min_ms']:,.1f} to {record['max_ms']:,.1f})"
+            spread = f"{record['median_ms']:,.1f} ({record['min_ms']:,.1f} to {record['max_ms']:,.1f})"
             log.info(ROW, record["model"], size, record["who"], spread, f"{record['images_per_second']:,.0f}",
-                     f"{record['compile_s']:.1f} s", f"{record['ours_is_faster']:.2f}x")
+                     f"{record['ready_s']:.1f} s", f"{record['ours_is_faster']:.2f}x")
         if out:
             machine = workdir.describe_machine()
             if "torch" in sys.modules:
@@ -192,4 +301,39 @@ def report(names: Sequence[str], peers: Sequence[str], batch_size: int, dtype: s
                 workdir.write_json(Path(out), {**machine, "results": records})
 
 
-ROW = "%-16s %-16s %-14s %28s %10s %9s %8s"
+def report_runs(arguments: Sequence[str], seeds: int, out: str) -> None:
+    """Whole runs of scripts/train.py, each a process of its own with empty caches: test accuracy and wall time.
+
+    Args:
+      arguments: --config=... and its overrides.
+      seeds: --config.seed from 0 up to this.
+      out: file for a JSON of it all, or ''.
+    Raises:
+      UserError: a run fails; its last line is told.
+    """
+    script, records = Path(__file__).resolve().parents[1] / "scripts" / "train.py", []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as place:
+            command = [sys.executable, str(script), *arguments, f"--config.seed={seed}", f"--workdir={place}/run"]
+            start = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, check=False,
+                                  env=os.environ | {"MODERN_CNN_CACHE": f"{place}/cache"})
+            seconds = time.perf_counter() - start
+            if done.returncode:
+                raise UserError(f"{' '.join(command)} failed: {(done.stderr.strip() or '?').splitlines()[-1]}")
+            lines = (Path(place) / "run" / "metrics.jsonl").read_text().splitlines()
+            test = [record for record in map(json.loads, lines) if record["split"] == "test"][-1]
+        records.append({"seed": seed, "seconds": seconds, "test_accuracy": test["accuracy"], "step": test["step"]})
+        log.info("seed %d  test accuracy %.2f %%  %.1f s", seed, 100 * test["accuracy"], seconds)
+    accuracy, seconds = ([record[name] for record in records] for name in ("test_accuracy", "seconds"))
+    machine = workdir.describe_machine()
+    log.info("%d seeds: test accuracy %.2f %% as mean (%.2f to %.2f), %.1f s as median (%.1f to %.1f), cold start and "
+             "compilation included; %s, %s", seeds, 100 * statistics.mean(accuracy), 100 * min(accuracy),
+             100 * max(accuracy), statistics.median(seconds), min(seconds), max(seconds), machine["machine"],
+             machine["device"])
+    if out:
+        with workdir.disk_errors(Path(out)):
+            workdir.write_json(Path(out), {**machine, "results": records})
+
+
+ROW = "%-16s %-16s %-16s %28s %10s %12s %8s"

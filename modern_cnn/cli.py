@@ -77,7 +77,7 @@ def _explain(argv: list[str], error: Exception) -> str:
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and flags.FLAGS["config"].present:
             _ = flags.FLAGS.config.keys  # a file that is not there is only reported when the config is looked at
     except Exception as e:  # a config file is a program, which can raise anything
         _fail(f"{_explain(argv, e)} (--help lists the flags)", 2)

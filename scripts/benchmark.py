@@ -1,6 +1,8 @@
-"""Times training steps, ours and others' in turn.
+"""Times training steps, or the epochs of a config, ours and others' in turn; or whole runs of a config.
 
     python scripts/benchmark.py --models=lenet,resnet18_cifar --peer=torch --out=steps.json
+    python scripts/benchmark.py --config=configs/lenet.py --rounds=3
+    python scripts/benchmark.py --config=configs/speedrun.py --seeds=5
 """
 import sys
 from pathlib import Path
@@ -8,14 +10,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
 
 from absl import flags
+from ml_collections import config_flags
 
 from modern_cnn import cli, runtime
+from modern_cnn.errors import UserError
 
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Time the epochs of this config, with their data and the scoring of the test split, not steps. The "
+    "peer torch loads images by PIL and DataLoader.")
 MODELS = flags.DEFINE_list("models", [], "Networks, with commas between them; by default one of every family.")
 PEERS = flags.DEFINE_list("peer", ["torch"], "Whom to compare with, with commas: torch, torch_compile, library.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the network's own.", lower_bound=0)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Steps of each, in turn.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each.", lower_bound=1)
+SEEDS = flags.DEFINE_integer("seeds", 0, "With --config: whole runs of scripts/train.py instead, so many seeds, with "
+                             "empty caches; prints test accuracy and time.", lower_bound=0)
 OUT = flags.DEFINE_string("out", "", "Also write the measurements as JSON, with machine, versions and commit.")
 
 
@@ -23,7 +32,16 @@ def main():
     runtime.configure(cache=False)  # or what is measured as compilation would be reading a file
     from modern_cnn import benchmarks
 
-    benchmarks.report(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value)
+    if SEEDS.value and not CONFIG.value:
+        raise UserError("--seeds needs a --config: whose runs?")
+    if SEEDS.value:
+        flag = flags.FLAGS["config"]
+        overrides = config_flags.get_override_values(flag).items()
+        benchmarks.report_runs([f"--config={config_flags.get_config_filename(flag)}",
+                                *(f"--config.{field}={value}" for field, value in overrides)], SEEDS.value, OUT.value)
+        return
+    benchmarks.report(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value,
+                      CONFIG.value)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "cli": {"errors"},
     "training": {"training", "models", "data", "errors"},
     "weights": {"weights", "models", "errors"},
-    "benchmarks": {"models", "training", "functional", "errors"},
+    "benchmarks": {"models", "training", "data", "functional", "errors"},
     "analysis": {"analysis", "functional", "errors"},
     "__init__": {"training"},
 }
