@@ -34,10 +34,12 @@ def get_config() -> ml_collections.ConfigDict:
     # 'unit' [0, 1], 'symmetric' [-1, 1]; by mean and deviation: 'standard' the set's own, 'imagenet' ImageNet's
     config.data.normalize = "unit"
     config.data.validation = 0.0  # fraction of train held out, stratified and fixed, to choose the best checkpoint
+    config.data.stream = False  # decode as training goes: for folder: and tfds: sets that do not fit into memory
     config.data.num_classes = 0  # 0: as the data say
     config.data.manual_dir = ""  # for tfds: take the files from this folder instead of downloading them
 
     config.augment = ml_collections.ConfigDict()  # of training images, inside the compiled step
+    config.augment.resized_crop = 0.0  # of streamed sets: cut out at least this share of the area (0.08), and resize
     config.augment.crop = 0  # pad by so many pixels of black and cut the image's size out at random
     config.augment.flip = False  # left and right, half of the images
     config.augment.rotate = 0.0  # degrees to either side

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from modern_cnn import runtime
-from modern_cnn.data import formats
+from modern_cnn.data import batches, formats, stream
 from modern_cnn.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -58,10 +58,18 @@ class Spec:
 class Dataset:
     """`splits[name]` is (images uint8 [N, H, W, C], labels int32 [N]) for 'train', 'test', perhaps 'validation'.
 
-    Images smaller than `spec.image_shape` are for `batches.gather` to enlarge.
+    Images smaller than `spec.image_shape` are for `batches.gather` to enlarge. Where `streamed`, a split is one of
+    module `stream`, that has not been decoded.
     """
     spec: Spec
-    splits: dict[str, formats.Split]
+    splits: dict[str, formats.Split] | dict[str, stream.Split]
+    streamed: bool = False
+
+    def feed(self, devices, smallest_crop: float = 0.0) -> batches.Resident | stream.Streamed:
+        """What brings its batches to the devices of a run. `smallest_crop` is for streamed sets."""
+        if self.streamed:
+            return stream.Streamed(self.spec, self.splits, devices, smallest_crop)
+        return batches.Resident(self.spec, self.splits, devices)
 
 
 def stratified_holdout(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -75,15 +83,42 @@ def stratified_holdout(labels: np.ndarray, count: int, seed: int = 0) -> np.ndar
     return np.sort(np.concatenate(chosen))
 
 
-def _split_off(split: formats.Split, count: int, source: str) -> tuple[formats.Split, formats.Split]:
-    """(the rest, a stratified holdout of `count`). Raises UserError where that would leave none of a class."""
-    out = stratified_holdout(split[1], count)
-    rest = np.setdiff1d(np.arange(len(split[1])), out)
-    emptied = np.setdiff1d(split[1], split[1][rest])
+def _split_off(labels: np.ndarray, count: int, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of (the rest, a stratified holdout of `count`). Raises UserError if that would leave none of a class."""
+    out = stratified_holdout(labels, count)
+    rest = np.setdiff1d(np.arange(len(labels)), out)
+    emptied = np.setdiff1d(labels, labels[rest])
     if len(emptied):
-        raise UserError(f"{source}: holding out {count} of {len(split[1])} training images would leave none of class "
+        raise UserError(f"{source}: holding out {count} of {len(labels)} training images would leave none of class "
                         f"{emptied[0]} to train on")
-    return tuple((split[0][i], split[1][i]) for i in (rest, out))
+    return rest, out
+
+
+def _take(split, indices: np.ndarray):
+    return split.take(indices) if hasattr(split, "take") else tuple(array[indices] for array in split)
+
+
+def _hold_out_test(splits: dict, labels: np.ndarray, count: int, source: str) -> None:
+    """Makes a test split of some of the training images of a source that has none."""
+    parts = _split_off(labels, count, f"{source} has no test split")
+    splits["train"], splits["test"] = (_take(splits["train"], indices) for indices in parts)
+
+
+def _hold_out_validation(splits: dict, fraction: float, source: str) -> dict:
+    """`splits` with a share of the training images as 'validation', or as they are where the fraction is 0."""
+    if not fraction:
+        return splits
+    if not 0 < fraction < 1:
+        raise UserError(f"config.data.validation={fraction} is not a fraction between 0 and 1")
+    if "validation" in splits:
+        raise UserError(f"{source} has a validation split of its own; set --config.data.validation=0")
+    train = splits["train"]
+    labels = train[1] if isinstance(train, tuple) else train.labels
+    count = round(fraction * len(labels))
+    if not 0 < count < len(labels):
+        raise UserError(f"config.data.validation={fraction} of {len(labels)} training images is {count}: no split")
+    parts = _split_off(labels, count, f"config.data.validation={fraction}")
+    return splits | {name: _take(train, part) for name, part in zip(("train", "validation"), parts, strict=True)}
 
 
 def detect(directory: Path) -> str:
@@ -171,7 +206,7 @@ def _decode(kind: str, place: str, image_size: int,
             splits[split] = formats.resize_array(images, image_size, f"{kind}:{place}"), labels
     if "test" not in splits:
         count = 360 if kind == "digits" else max(1, round(HOLDOUT * len(splits["train"][1])))
-        splits["train"], splits["test"] = _split_off(splits["train"], count, f"{kind}:{place} has no test split")
+        _hold_out_test(splits, splits["train"][1], count, f"{kind}:{place}")
     return splits, names, own
 
 
@@ -303,21 +338,13 @@ def load(config) -> Dataset:
         raise UserError(f"config.data.image_size={config.image_size} and config.data.num_classes={config.num_classes} "
                         "cannot be negative; 0 leaves them to the data")
     try:
+        if getattr(config, "stream", False):  # runs of earlier versions did not have it
+            return _load_stream(config)
         meta, splits = _decoded(config.source, config.image_size, config.manual_dir)
     except OSError as e:
         raise UserError(f"{config.source}: cannot read {e.filename or 'it'}: {e.strerror or e}") from e
     classes = _count_classes(splits, meta["class_names"], config.num_classes, config.source)
-    if config.validation:
-        if not 0 < config.validation < 1:
-            raise UserError(f"config.data.validation={config.validation} is not a fraction between 0 and 1")
-        if "validation" in splits:
-            raise UserError(f"{config.source} has a validation split of its own; set --config.data.validation=0")
-        count = round(config.validation * len(splits["train"][1]))
-        if not 0 < count < len(splits["train"][1]):
-            raise UserError(f"config.data.validation={config.validation} of {len(splits['train'][1])} training images "
-                            f"is {count}: no split")
-        train, validation = _split_off(splits["train"], count, f"config.data.validation={config.validation}")
-        splits = splits | {"train": train, "validation": validation}
+    splits = _hold_out_validation(splits, config.validation, config.source)
     images = splits["train"][0]
     for split, (others, _) in splits.items():
         if not config.image_size and others.shape[1:] != images.shape[1:]:
@@ -332,3 +359,33 @@ def load(config) -> Dataset:
         sizes={name: len(splits[name][1]) for name in ("train", "validation", "test") if name in splits},
         mean=mean, std=std, digest=meta["digest"])
     return Dataset(spec, splits)
+
+
+def _load_stream(config) -> Dataset:
+    kind, place = resolve(config.source)
+    if kind not in ("folder", "tfds"):
+        raise UserError(f"config.data.stream=True is for folder: and tfds: sources; {kind} files are read as a whole")
+    if not config.image_size:
+        raise UserError("config.data.stream=True needs images of one size: --config.data.image_size=224, say")
+    if kind == "tfds":
+        from modern_cnn.data import tfds
+
+        splits, names, channels = tfds.records(place, config.manual_dir)
+    else:
+        splits, names = stream.folder(Path(place))
+        channels = 3  # whether all are grayscale is known only after opening them all
+    if "test" not in splits:
+        count = max(1, round(HOLDOUT * len(splits["train"])))
+        _hold_out_test(splits, splits["train"].labels, count, f"{kind}:{place}")
+    splits = _hold_out_validation(splits, config.validation, config.source)
+    classes = max(config.num_classes, len(names))
+    of_pixels = (stream.sample(splits["train"], config.image_size, channels) if config.normalize == "standard"
+                 else np.zeros((1, 1, 1, channels), np.uint8))
+    mean, std = normalization(config.normalize, of_pixels)
+    spec = Spec(
+        source=config.source, origin=f"{kind}:{place}, streamed",
+        image_shape=(config.image_size, config.image_size, channels), num_classes=classes,
+        class_names=tuple(names) + tuple(str(i) for i in range(len(names), classes)),
+        sizes={name: len(splits[name]) for name in ("train", "validation", "test") if name in splits},
+        mean=mean, std=std, digest=stream.digest(splits))
+    return Dataset(spec, splits, streamed=True)

@@ -7,12 +7,14 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from modern_cnn.data import stream
 from modern_cnn.data.formats import Split, check_memory, kept, resize
 from modern_cnn.data.sources import NO_NETWORK
 from modern_cnn.errors import UserError
@@ -68,7 +70,7 @@ def _check_downloads(builder, name: str, manual_dir: str) -> None:
                             f"({reason}); {NO_NETWORK}")
 
 
-def _builder(name: str):
+def _builder(name: str, **options: Any):
     try:
         import tensorflow_datasets as tfds
     except ImportError as e:
@@ -77,7 +79,7 @@ def _builder(name: str):
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        return tfds.builder(name)
+        return tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError as e:
         names = ["digits", *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -87,19 +89,9 @@ def _builder(name: str):
         raise UserError(f"TensorFlow Datasets cannot open {name!r}: {e or type(e).__name__}") from e
 
 
-def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Split], list[str], bool]:
-    """The splits of a TFDS classification set as arrays, prepared first if this machine has not got it.
-
-    Returns (splits, class_names, own): `own` where TFDS declares one size for all images, and they are `kept` at it.
-
-    Args:
-      name: of the set, perhaps with a config and a version: 'cifar10', 'emnist/letters'.
-      image_size: images that are not kept are resized to this; 0 leaves all alone, which must then be of one size.
-      manual_dir: a folder with the set's files, used instead of downloading and whatever their checksums; or ''.
-    Raises:
-      UserError: no such set, not one of images and labels, or its files are out of reach.
-    """
-    builder = _builder(name)
+def _prepared(name: str, manual_dir: str, **options: Any):
+    """The builder of a classification set that is ready to be read. Raises UserError as `read`."""
+    builder = _builder(name, **options)
     features = builder.info.features or {}
     if "image" not in features or "label" not in features or not hasattr(features["label"], "num_classes"):
         raise UserError(f"tfds:{name} is not an image classification set: its features are "
@@ -120,17 +112,56 @@ def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Split],
                 manual_dir=Path(manual_dir).expanduser() if manual_dir else None))
         except Exception as e:  # whatever stops TFDS, the user reads what it was
             raise UserError(f"tfds:{name} could not be prepared: {type(e).__name__}: {' '.join(str(e).split())}") from e
+    return builder
+
+
+def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Split], list[str], bool]:
+    """The splits of a TFDS classification set as arrays, prepared first if this machine has not got it.
+
+    Returns (splits, class_names, own): `own` where TFDS declares one size for all images, and they are `kept` at it.
+
+    Args:
+      name: of the set, perhaps with a config and a version: 'cifar10', 'emnist/letters'.
+      image_size: images that are not kept are resized to this; 0 leaves all alone, which must then be of one size.
+      manual_dir: a folder with the set's files, used instead of downloading and whatever their checksums; or ''.
+    Raises:
+      UserError: no such set, not one of images and labels, or its files are out of reach.
+    """
+    builder = _prepared(name, manual_dir)
+    features = builder.info.features
     declared = features["image"].shape
     own = None not in declared[:2] and kept(image_size, declared)
+    splits = {ours: _arrays(builder, theirs, 0 if own else image_size, name)
+              for ours, theirs in _splits(builder, name).items()}
+    return splits, list(features["label"].names or []), own
+
+
+def _splits(builder, name: str) -> dict[str, str]:
+    """{our name of a split: theirs}. Raises UserError where there is none to train on."""
     names = builder.info.splits
+    if "train" not in names:
+        raise UserError(f"tfds:{name} has no split 'train', only {', '.join(names)}")
     wanted = {"train": "train", "test": "test" if "test" in names else "validation"}
     if "test" in names and "validation" in names:
         wanted["validation"] = "validation"
-    splits = {ours: _arrays(builder, theirs, 0 if own else image_size, name) for ours, theirs in wanted.items()
-              if theirs in names}
-    if "train" not in splits:
-        raise UserError(f"tfds:{name} has no split 'train', only {', '.join(names)}")
-    return splits, list(features["label"].names or []), own
+    return {ours: theirs for ours, theirs in wanted.items() if theirs in names}
+
+
+def records(name: str, manual_dir: str) -> tuple[dict[str, stream.Records], list[str], int]:
+    """(splits, class names, channels) of a set whose examples stay encoded on the disk, for `stream` to decode.
+
+    It is prepared as ArrayRecord files, of which any example can be read by its number. Arguments and errors as `read`.
+    """
+    builder = _prepared(name, manual_dir, file_format="array_record")
+    features = builder.info.features
+    import tensorflow_datasets as tfds
+
+    splits = {}
+    for ours, theirs in _splits(builder, name).items():
+        source = builder.as_data_source(theirs, decoders={"image": tfds.decode.SkipDecoding()})
+        splits[ours] = stream.Records(source, f"tfds:{name}, {theirs}", np.arange(len(source)))
+    return splits, list(features["label"].names or map(str, range(features["label"].num_classes))), \
+        1 if features["image"].shape[-1] == 1 else 3
 
 
 def _arrays(builder, split: str, image_size: int, name: str) -> Split:

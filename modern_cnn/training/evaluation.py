@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from modern_cnn import models
-from modern_cnn.data import augment, batches, sources
+from modern_cnn.data import augment, sources
 from modern_cnn.errors import UserError
 from modern_cnn.training import steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints
@@ -22,25 +22,23 @@ from modern_cnn.training.state import TrainState
 log = logging.getLogger(__name__)
 
 
-def compile_eval(spec: sources.Spec, devices: Devices) -> Callable:
-    """(state, metrics, data, indices, mask) -> metrics, with the batch's examples added."""
-    def step(state, metrics, data, indices, mask):
-        indices, mask = devices.split((indices, mask))
-        batch = batches.gather(data, indices, spec.image_shape) | {"mask": mask}
+def compile_eval(spec: sources.Spec, devices: Devices, feed) -> Callable:
+    """(state, metrics, *arguments of the feed) -> metrics, with the batch's examples added."""
+    def step(state, metrics, *args):
+        batch = feed.eval_batch(*args)
         batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
         return metrics.merge(steps.eval_step(state, batch))
 
     return devices.on_every(step)
 
 
-def evaluate(eval_fn: Callable, state: TrainState, data: tuple[jax.Array, jax.Array], batch_size: int,
+def evaluate(eval_fn: Callable, state: TrainState, feed, split: str, spec: sources.Spec, batch_size: int,
              devices: Devices) -> Metrics:
     """Metrics over every example of a split, each counted once."""
-    size = len(data[1])
     metrics = devices.replicate(Metrics.empty())
-    batch_size = -(-min(batch_size, size) // len(devices)) * len(devices)
-    for indices, mask in batches.evaluation_batches(size, batch_size):
-        metrics = eval_fn(state, metrics, data, indices, mask)
+    batch_size = -(-min(batch_size, spec.sizes[split]) // len(devices)) * len(devices)
+    for args in feed.evaluation(split, batch_size):
+        metrics = eval_fn(state, metrics, *args)
     return metrics
 
 
@@ -101,7 +99,8 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     params = variables.pop("params")
     state = TrainState(np.int32(step), params, variables, (), module, None)
     devices = Devices()
-    metrics = evaluate(compile_eval(spec, devices), devices.replicate(state), devices.replicate(dataset.splits[split]),
+    feed = dataset.feed(devices)
+    metrics = evaluate(compile_eval(spec, devices, feed), devices.replicate(state), feed, split, spec,
                        section.batch_size, devices)
     means = metrics.means(spec.num_classes)
     return {"split": split, "step": step, "accuracy": means["accuracy"], "loss": means["loss"],

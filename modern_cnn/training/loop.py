@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from modern_cnn import models
-from modern_cnn.data import augment, batches, formats, sources
+from modern_cnn.data import augment, formats, sources
 from modern_cnn.errors import UserError
 from modern_cnn.training import logs, mesh, optim, settings, steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints, saved_steps
@@ -81,24 +80,22 @@ def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices
     return devices.on_every(lambda: TrainState.create(key, module, optimizer, spec.image_shape))()
 
 
-def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices) -> Callable:
-    """(state, metrics, data, order) -> (state, metrics, done): the next batch of the epoch, prepared and learnt from.
+def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, feed) -> Callable:
+    """(state, metrics, *arguments of the feed) -> (state, metrics, done): learnt from the next batch of the epoch.
 
-    The batch is found from `state.step`, so nothing but the call goes from the host to the device. State and metrics
-    are donated; `done` is an array that stays, to ask whether the step is over.
+    Of a set on the device the batch is found from `state.step`, so nothing but the call goes there from the host. State
+    and metrics are donated; `done` is an array that stays, to ask whether the step is over.
     """
     dropout_key, augment_key = jax.random.split(key)
     train_step = devices.spread(partial(steps.train_step, accumulate=config.accumulate))
 
-    def next_batch(step, data, order):
-        first = step % plan.steps_per_epoch * plan.batch_size
-        indices = devices.split(lax.dynamic_slice(order, (first,), (plan.batch_size,)))
-        batch = batches.gather(data, indices, spec.image_shape)
+    def next_batch(step, *args):
+        batch = feed.train_batch(step % plan.steps_per_epoch, plan.batch_size, *args)
         images = augment.augment(jax.random.fold_in(augment_key, step), batch["image"], config.augment)
         return devices.split(batch | {"image": augment.normalize(images, spec.mean, spec.std)})
 
-    def step(state, metrics, data, order):
-        state, new = train_step(state, next_batch(state.step, data, order), dropout_key)
+    def step(state, metrics, *args):
+        state, new = train_step(state, next_batch(state.step, *args), dropout_key)
         return state, metrics.merge(new), new.count
 
     if devices.pmapped:  # a program of its own, between those that find the batch and that count
@@ -135,9 +132,9 @@ class Run:
         self.step = self.resumed_at = self.saved_at = int(self.state.step)
         self.scores = {(record["split"], record["step"]): record
                        for record in logs.read_metrics(directory / "metrics.jsonl") if record["step"] <= self.step}
-        self.data = {split: self.devices.replicate(arrays) for split, arrays in dataset.splits.items()}
-        self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices)
-        self.eval_fn = compile_eval(self.spec, self.devices)
+        self.feed = dataset.feed(self.devices, config.augment.resized_crop)
+        self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices, self.feed)
+        self.eval_fn = compile_eval(self.spec, self.devices, self.feed)
         self.log = logs.RunLog(directory if mesh.leads() else None, self.step, self.plan.total_steps,
                                self.plan.batch_size)
         self.results: dict[str, dict[str, float]] = {}  # the latest of each split
@@ -151,8 +148,8 @@ class Run:
     def train_epoch(self, stop: Callable[[int], int], profile: bool) -> None:
         """From `self.step` to the end of its epoch or of the run, or until `stop` tells of a signal."""
         config, plan = self.config, self.plan
-        epoch = self.step // plan.steps_per_epoch
-        order = self.devices.replicate(batches.epoch_order(config.seed, epoch, self.spec.sizes["train"]))
+        epoch, first = divmod(self.step, plan.steps_per_epoch)
+        arguments = self.feed.train(config.seed, epoch, first, plan.batch_size)
         end = min((epoch + 1) * plan.steps_per_epoch, plan.total_steps)
         while self.step < end:
             self.stopped = stop(self.step)
@@ -160,7 +157,7 @@ class Run:
                 return
             if profile:
                 self._profile()
-            self.state, self.metrics, done = self.train_fn(self.state, self.metrics, self.data["train"], order)
+            self.state, self.metrics, done = self.train_fn(self.state, self.metrics, *next(arguments))
             self.step += 1
             self.log.tick(self.step, done)
             if self.step == end or self._log_due(self.step % plan.steps_per_epoch, end - self.step):
@@ -211,7 +208,7 @@ class Run:
             if self._save_due():
                 self.save()
             return
-        validation = self.score("validation") if "validation" in self.data else None
+        validation = self.score("validation") if "validation" in self.spec.sizes else None
         if self.config.test_every_epoch:
             self.score("test")
         self.save(validation)
@@ -220,7 +217,8 @@ class Run:
     def score(self, split: str, state: TrainState | None = None, step: int | None = None) -> dict[str, float]:
         """Evaluates a split and records it, by default with the current state."""
         step = self.step if step is None else step
-        metrics = evaluate(self.eval_fn, state or self.state, self.data[split], self.plan.batch_size, self.devices)
+        metrics = evaluate(self.eval_fn, state or self.state, self.feed, split, self.spec, self.plan.batch_size,
+                           self.devices)
         means = metrics.means(self.spec.num_classes)
         self.results[split] = self.scores[split, step] = means
         self.log.evaluation(step, step / self.plan.steps_per_epoch, split, means)
@@ -251,7 +249,7 @@ class Run:
         chosen, variables = self.checkpoints.result(self.state.variables)
         state = self.state.replace(params=variables.pop("params"), collections=variables)
         for split in ("validation", "test"):
-            if split not in self.data:
+            if split not in self.spec.sizes:
                 continue
             recorded = self.scores.get((split, chosen))
             if recorded:
@@ -280,7 +278,7 @@ class Run:
         if trained:
             rows.append(("speed", f"{trained * self.plan.batch_size / seconds:,.0f} images/s with compilation, "
                                   f"{logs.duration(seconds)} of training"))
-        why = "best on validation" if "validation" in self.data else "the last"
+        why = "best on validation" if "validation" in self.spec.sizes else "the last"
         rows.append(("checkpoint", f"step {chosen}, {why}"))
         return rows + [(split, "  ".join(f"{name} {value:.4f}" for name, value in self.results[split].items()))
                        for split in ("train", "validation", "test") if split in self.results]

@@ -91,6 +91,18 @@ class Devices:
         whole = jax.tree.map(np.asarray, tree)
         return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), whole)
 
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which rows of a batch lie on the devices of this process, ascending."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        own = sharding.addressable_devices_indices_map((batch_size,)).values()
+        return np.unique(np.concatenate([np.arange(batch_size)[index] for index in own]))
+
+    def place(self, tree: Any, batch_size: int) -> Any:
+        """Arrays whose first axis is this process's `rows` of a batch, as the batch, divided among all devices."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:])),
+                            tree)
+
     def split(self, tree: Any) -> Any:
         """Inside a compiled function: the first axis of arrays is divided among the devices."""
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec(AXIS)))

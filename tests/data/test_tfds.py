@@ -134,6 +134,45 @@ def test_offline_preparation_from_a_file_with_another_checksum(tmp_path):
     assert prepare(*arguments) == ("class9 False", expected)  # from the cache: no TensorFlow
 
 
+STREAM = """
+import sys
+import warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from modern_cnn.training.mesh import Devices
+from tests.data import files
+manual_dir, out = sys.argv[1:]
+dataset = files.load("tfds:cifar10", manual_dir=manual_dir, image_size=32, stream=True, validation=0.2)
+feed = dataset.feed(Devices())
+arrays = {}
+for split in ("train", "validation", "test"):
+    batches = [feed.eval_batch(*args) for args in feed.evaluation(split, 7)]
+    masks = np.concatenate([batch["mask"] for batch in batches])
+    for i, name in enumerate(("image", "label")):
+        arrays[f"{split}_{i}"] = np.concatenate([batch[name] for batch in batches])[masks]
+np.savez(out, **arrays)
+print(dataset.spec.class_names[9], *dataset.spec.sizes.values())
+"""
+
+
+def test_records_are_streamed(tmp_path):
+    arrays = files.write_cifar10(tmp_path / "cifar-10-batches-bin", "binary")
+    (tmp_path / "manual").mkdir()
+    with tarfile.open(tmp_path / "manual" / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    result = subprocess.run([sys.executable, "-c", STREAM, tmp_path / "manual", tmp_path / "out.npz"],
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    train, test = (rows(*(np.concatenate([arrays[name][i] for name in names]) for i in (0, 1)))
+                   for names in (files.TEN[:5], files.TEN[5:]))
+    held_out = round(0.2 * len(train))
+    assert result.stdout.splitlines()[-1] == f"class9 {len(train) - held_out} {held_out} {len(test)}"
+    got = np.load(tmp_path / "out.npz")
+    parts = {split: rows(got[f"{split}_0"], got[f"{split}_1"]) for split in ("train", "validation", "test")}
+    assert sorted(parts["train"] + parts["validation"]) == train
+    assert parts["test"] == test
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_fashion_mnist_through_tfds_is_that_of_the_idx_files(tmp_path):

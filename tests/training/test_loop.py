@@ -82,10 +82,11 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(config):
     state = TrainState.create(jax.random.key(0), module, optim.make_optimizer(config.optimizer, lambda _: 0.1),
                               data.spec.image_shape)
     devices = Devices()
-    eval_fn = evaluation.compile_eval(data.spec, devices)
+    feed = data.feed(devices)
+    eval_fn = evaluation.compile_eval(data.spec, devices, feed)
     whole = None
     for batch_size in (360, 100, 7, 1000):
-        metrics = evaluation.evaluate(eval_fn, state, data.splits["test"], batch_size, devices)
+        metrics = evaluation.evaluate(eval_fn, state, feed, "test", data.spec, batch_size, devices)
         whole = whole or metrics
         assert int(metrics.count) == 360
         assert int(metrics.correct) == int(whole.correct)
@@ -102,7 +103,9 @@ def test_an_epoch_visits_every_image_once_and_no_two_steps_draw_alike(config, mo
     monkeypatch.setattr(loop.steps, "train_step", note)
     config.augment.rotate, config.augment.shift = 20.0, 1.0
     spec = dataclasses.replace(sources.load(config.data).spec, mean=(0.0,), std=(1.0,))
-    step = loop.compile_train(config, spec, loop.Plan(3, 4, 8, lambda _: 0.1), jax.random.key(0), Devices())
+    devices = Devices()
+    step = loop.compile_train(config, spec, loop.Plan(3, 4, 8, lambda _: 0.1), jax.random.key(0), devices,
+                              batches.Resident(spec, {}, devices))
     images = jnp.tile(jnp.arange(64, dtype=jnp.uint8).reshape(1, 8, 8, 1), (13, 1, 1, 1))
     state = TrainState(jnp.int32(0), {"seen": jnp.zeros(13, jnp.int32), "looks": jnp.zeros(8)}, {}, (), None, None)
     counts = []
@@ -191,19 +194,19 @@ def test_nothing_is_fetched_from_the_device_between_logs(config, tmp_path, monke
 
 
 def test_a_signal_before_the_first_step_of_an_epoch_changes_nothing(config, tmp_path, monkeypatch):
-    order = loop.batches.epoch_order
+    order = batches.epoch_order
 
     def terminate_in_the_second(seed, epoch, size):
         if epoch == 1:
             signal.raise_signal(signal.SIGTERM)
         return order(seed, epoch, size)
 
-    monkeypatch.setattr(loop.batches, "epoch_order", terminate_in_the_second)
+    monkeypatch.setattr(batches, "epoch_order", terminate_in_the_second)
     config.test_every_epoch = True
     with pytest.raises(SystemExit):
         loop.train_and_evaluate(config, tmp_path / "run")
     assert [r["step"] for r in records(tmp_path / "run", "test")] == [11]
-    monkeypatch.setattr(loop.batches, "epoch_order", order)
+    monkeypatch.setattr(batches, "epoch_order", order)
     loop.train_and_evaluate(config, tmp_path / "run")
     assert [r["step"] for r in records(tmp_path / "run", "test")] == [11, 22, 33]
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from modern_cnn.training import evaluation, logs
 from modern_cnn.training.checkpoint import Checkpoints
+from tests.data import files
 
 ROOT = Path(__file__).resolve().parents[2]
 # Batch statistics, momentum, augmentation, a validation split to choose by, checkpoints within epochs.
@@ -90,6 +92,28 @@ def test_kill_minus_nine_at_random_points_then_the_same_bits(uninterrupted, tmp_
     assert [name for name, _ in resumed] == [name for name, _ in bits]
     assert [name for (name, a), (_, b) in zip(resumed, bits, strict=True) if a != b] == []
     assert history(workdir) == history(reference)
+
+
+def test_a_streamed_run_goes_on_with_the_same_images(tmp_path):
+    """Random crops of image files, decoded as training goes: killed twice, the same bits."""
+    for split, (images, labels) in files.load("digits").splits.items():
+        for i, (image, label) in enumerate(zip(images[:400], labels[:400], strict=True)):
+            path = tmp_path / "digits" / split / str(label) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).resize((20 + i % 7, 20 + i % 5)).save(path)
+    flags = (f"--config.data.source=folder:{tmp_path / 'digits'}", "--config.data.stream=true",
+             "--config.augment.resized_crop=0.3", "--config.data.batch_size=32")
+    finish(tmp_path / "whole", *flags)
+    for point in (5, 27):
+        process = start(tmp_path / "killed", *flags)
+        wait_for_step(process, tmp_path / "killed", point)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    finish(tmp_path / "killed", *flags)
+    assert final_bits(tmp_path / "killed") == final_bits(tmp_path / "whole")
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+    assert evaluation.evaluate_workdir(tmp_path / "killed")["count"] == 360
 
 
 def test_kill_while_starting_up(uninterrupted, tmp_path):
