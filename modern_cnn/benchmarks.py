@@ -24,10 +24,11 @@ import numpy as np
 import optax
 
 from modern_cnn import models
-from modern_cnn.data import formats, sources
+from modern_cnn.data import formats, sources, stream
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.functional import formulations
 from modern_cnn.training import logs, steps, workdir
+from modern_cnn.training.mesh import Devices
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -214,6 +215,70 @@ def torch_epoch(config, workers: int) -> tuple[Step, float]:
     return epoch, time.perf_counter() - start
 
 
+class ImageFolder:
+    """Image files as torchvision's ImageFolder gives them by PIL, RandomResizedCrop and ToTensor, with their label."""
+
+    def __init__(self, files: stream.Files, image_size: int, smallest_crop: float):
+        self.files, self.image_size, self.smallest_crop = files, image_size, smallest_crop
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        import torch
+        from PIL import Image
+
+        path, label, _ = self.files[index]
+        with open(path, "rb") as file:
+            image = Image.open(file).convert("RGB")
+        image = image.crop(stream.crop_box(np.random, *image.size, self.smallest_crop))
+        image = np.array(image.resize((self.image_size,) * 2, Image.Resampling.BILINEAR), copy=True)
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous().float().div(255), label
+
+
+def our_loading(config, dataset: sources.Dataset) -> Step:
+    """An epoch of a streamed set's batches, on the device."""
+    feed = dataset.feed(Devices(**config.parallel), config.augment.resized_crop)
+
+    def epoch():
+        for (batch,) in feed.train(config.seed, 0, 0, config.data.batch_size):
+            jax.block_until_ready(batch)
+
+    return epoch
+
+
+def torch_loading(config, dataset: sources.Dataset, workers: int) -> Step:
+    """The same by DataLoader."""
+    import torch
+
+    options = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    loader = torch.utils.data.DataLoader(
+        ImageFolder(dataset.splits["train"], config.data.image_size, config.augment.resized_crop),
+        config.data.batch_size, shuffle=True, drop_last=True, num_workers=workers, **options)
+    return lambda: [None for _ in loader]
+
+
+def compare_loading(config, peers: Sequence[str], rounds: int) -> list[dict]:
+    """As `compare_epochs`, of a streamed folder's batches alone, without training.
+
+    Raises:
+      UserError: the config does not stream random crops of a folder.
+    """
+    if not (config.data.stream and config.augment.resized_crop and config.data.source.startswith("folder:")):
+        raise UserError("--loading times random crops of a streamed folder: add --config.data.source=folder:DIR "
+                        "--config.data.stream=true --config.data.image_size=224 --config.augment.resized_crop=0.08")
+    dataset = sources.load(config.data)
+    runners = {"ours": our_loading(config, dataset)}
+    if "torch" in peers:
+        runners |= {f"torch, {workers} workers": torch_loading(config, dataset, workers)
+                    for workers in (0, os.cpu_count())}
+    size = dataset.spec.sizes["train"]
+    return [{"phase": "loading", "model": "none", "batch_size": config.data.batch_size,
+             "image_shape": list(dataset.spec.image_shape), "dtype": "uint8", **numbers, "ready_s": 0.0,
+             "images_per_second": size // config.data.batch_size * config.data.batch_size / numbers["median_ms"] * 1e3}
+            for numbers in summarize(in_turn(runners, rounds, 1))]
+
+
 def compare(case: Case, peers: Sequence[str], rounds: int) -> list[dict]:
     """One record for ours and each peer: the step's median, minimum and maximum in milliseconds, and what it means.
 
@@ -268,11 +333,12 @@ def summarize(times: dict[str, list[float]]) -> list[dict]:
 
 
 def report(names: Sequence[str], peers: Sequence[str], batch_size: int, dtype: str, rounds: int, out: str,
-           config=None) -> None:
+           config=None, loading: bool = False) -> None:
     """Compares networks one after the other, each as a line of a table as soon as it is measured; `out` gets JSON.
 
     Args:
       config: of a run, whose epochs are timed then instead of steps; the other numbers are the config's own.
+      loading: of those epochs, the loading of images alone.
     Raises:
       UserError: an unknown network or peer, or an `out` that cannot be written.
     """
@@ -286,7 +352,8 @@ def report(names: Sequence[str], peers: Sequence[str], batch_size: int, dtype: s
     log.info(ROW, "network", "batch, image", "who", "ms an epoch" if config else "ms a step", "images/s", "ready after",
              "ours is")
     records = []
-    for measure in [partial(compare_epochs, config)] if config else [partial(compare, case) for case in cases]:
+    of_config = compare_loading if loading else compare_epochs
+    for measure in [partial(of_config, config)] if config else [partial(compare, case) for case in cases]:
         for record in measure(peers, rounds):
             records.append(record)
             size = f"{record['batch_size']}, {'x'.join(map(str, record['image_shape']))}"

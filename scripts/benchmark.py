@@ -25,6 +25,7 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the c
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each.", lower_bound=1)
 SEEDS = flags.DEFINE_integer("seeds", 0, "With --config: whole runs of scripts/train.py instead, so many seeds, with "
                              "empty caches; prints test accuracy and time.", lower_bound=0)
+LOADING = flags.DEFINE_bool("loading", False, "With --config of a streamed folder: the loading of its images alone.")
 OUT = flags.DEFINE_string("out", "", "Also write the measurements as JSON, with machine, versions and commit.")
 
 
@@ -32,8 +33,8 @@ def main():
     runtime.configure(cache=False)  # or what is measured as compilation would be reading a file
     from modern_cnn import benchmarks
 
-    if SEEDS.value and not CONFIG.value:
-        raise UserError("--seeds needs a --config: whose runs?")
+    if (SEEDS.value or LOADING.value) and not CONFIG.value:
+        raise UserError("--seeds and --loading need a --config: of which run?")
     if SEEDS.value:
         flag = flags.FLAGS["config"]
         overrides = config_flags.get_override_values(flag).items()
@@ -41,7 +42,7 @@ def main():
                                 *(f"--config.{field}={value}" for field, value in overrides)], SEEDS.value, OUT.value)
         return
     benchmarks.report(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value,
-                      CONFIG.value)
+                      CONFIG.value, LOADING.value)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ def test_whole_runs_are_repeated_with_other_seeds(tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["--seeds=2"], "--seeds needs a --config"),
+    (["--seeds=2"], "--seeds and --loading need a --config"),
+    (["--config=configs/quickstart.py", "--loading"], "--loading times random crops of a streamed folder"),
     (["--config=configs/quickstart.py", "--seeds=1", "--config.data.batch_size=5000"], "is more than the 1437"),
 ])
 def test_runs_that_cannot_be(arguments, words):

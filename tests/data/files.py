@@ -89,3 +89,13 @@ def write_images(directory, classes=("cat", "dog"), count=5, mode="RGB", size=(8
         for i in range(count):
             image = Image.fromarray(pixels(size[1], size[0], 3, seed=seed + 100 * c + i)).convert(mode)
             image.save(Path(directory) / name / f"{i}{ending}")
+
+
+def write_digits(directory, count) -> str:
+    """At most `count` of each split of the digits as PNGs of many sizes; returns the source."""
+    for split, (images, numbers) in load("digits").splits.items():
+        for i, (image, number) in enumerate(zip(images[:count], numbers[:count], strict=True)):
+            path = directory / split / str(number) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).resize((20 + i % 7, 20 + i % 5)).save(path)
+    return f"folder:{directory}"

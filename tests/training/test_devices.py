@@ -16,6 +16,7 @@ import pytest
 from modern_cnn.errors import UserError
 from modern_cnn.training import evaluation, loop
 from modern_cnn.training.mesh import Devices
+from tests.data import files
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = {  # flags of the run; which one it must equal
@@ -27,6 +28,9 @@ RUNS = {  # flags of the run; which one it must equal
     "jit, norm by device": (["--config.parallel.batch_norm=device"], None),
     "pmap, norm by device": (["--config.parallel.batch_norm=device", "--config.parallel.compile=pmap"],
                              "jit, norm by device"),
+    "streamed": (["--config.data.stream=true", "--config.parallel.count=1"], None),
+    "streamed, jit": (["--config.data.stream=true"], "streamed"),
+    "streamed, pmap": (["--config.data.stream=true", "--config.parallel.compile=pmap"], "streamed"),
 }
 # Batch statistics, momentum, augmentation, a validation split that eight do not divide.
 FLAGS = ["--config.max_steps=25", "--config.log_every_steps=1", "--config.data.validation=0.1",
@@ -65,10 +69,12 @@ def result(workdir):
 def runs(tmp_path_factory):
     """{name: (losses, variables)} of the runs above, each a process of its own, and of two processes."""
     root = tmp_path_factory.mktemp("devices")
+    source = f"--config.data.source={files.write_digits(root / 'digits', 400)}"
     for name, (flags, _) in RUNS.items():
-        end([start(root / name, *flags)])
+        end([start(root / name, *flags, *([source] if name.startswith("streamed") else []))])
     end(start_two(root / "two processes"))
-    return {name: result(root / name) for name in (*RUNS, "two processes")}
+    end(start_two(root / "streamed, two processes", source, "--config.data.stream=true"))
+    return {name: result(root / name) for name in (*RUNS, "two processes", "streamed, two processes")}
 
 
 def same(got, want):
@@ -86,6 +92,7 @@ def test_losses_and_parameters_are_those_of_one_device(runs, name):
 def test_two_processes_are_one_run(runs, tmp_path):
     """Also where one of them gets a signal: both stop after the same step, and go on."""
     same(runs["two processes"], runs["one"])
+    same(runs["streamed, two processes"], runs["streamed"])  # each decoded its own half of every batch
     flags = ["--config.epochs=400", "--config.max_steps=4000", "--config.checkpoint_every_steps=0"]
     processes = start_two(tmp_path / "run", *flags)
     while not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").read_text():

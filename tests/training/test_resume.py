@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from modern_cnn.training import evaluation, logs
 from modern_cnn.training.checkpoint import Checkpoints
@@ -96,12 +95,7 @@ def test_kill_minus_nine_at_random_points_then_the_same_bits(uninterrupted, tmp_
 
 def test_a_streamed_run_goes_on_with_the_same_images(tmp_path):
     """Random crops of image files, decoded as training goes: killed twice, the same bits."""
-    for split, (images, labels) in files.load("digits").splits.items():
-        for i, (image, label) in enumerate(zip(images[:400], labels[:400], strict=True)):
-            path = tmp_path / "digits" / split / str(label) / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image[..., 0]).resize((20 + i % 7, 20 + i % 5)).save(path)
-    flags = (f"--config.data.source=folder:{tmp_path / 'digits'}", "--config.data.stream=true",
+    flags = (f"--config.data.source={files.write_digits(tmp_path / 'digits', 400)}", "--config.data.stream=true",
              "--config.augment.resized_crop=0.3", "--config.data.batch_size=32")
     finish(tmp_path / "whole", *flags)
     for point in (5, 27):
