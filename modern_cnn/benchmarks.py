@@ -258,6 +258,27 @@ def torch_loading(config, dataset: sources.Dataset, workers: int) -> Step:
     return lambda: [None for _ in loader]
 
 
+def tf_loading(config, dataset: sources.Dataset) -> Step:
+    """The same by tf.data, which decodes no more of a file than the crop; antialiased as the others are."""
+    import tensorflow as tf
+
+    files, size = dataset.splits["train"], config.data.image_size
+
+    def load(path, label):
+        content = tf.io.read_file(path)
+        box, shape, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(content), tf.zeros([0, 0, 4]), aspect_ratio_range=stream.RATIOS,
+            area_range=(config.augment.resized_crop, 1.0), max_attempts=stream.TRIES, min_object_covered=0.0,
+            use_image_if_no_bounding_boxes=True)
+        image = tf.io.decode_and_crop_jpeg(content, tf.concat([box[:2], shape[:2]], 0), channels=3)
+        return tf.cast(tf.round(tf.image.resize(image, (size, size), antialias=True)), tf.uint8), label
+
+    batches = (tf.data.Dataset.from_tensor_slices(([str(path) for path in files.paths], files.labels))
+               .shuffle(len(files)).map(load, tf.data.AUTOTUNE, deterministic=True)
+               .batch(config.data.batch_size, drop_remainder=True).prefetch(stream.AHEAD))
+    return lambda: [None for _ in batches.as_numpy_iterator()]
+
+
 def compare_loading(config, peers: Sequence[str], rounds: int) -> list[dict]:
     """As `compare_epochs`, of a streamed folder's batches alone, without training.
 
@@ -272,6 +293,8 @@ def compare_loading(config, peers: Sequence[str], rounds: int) -> list[dict]:
     if "torch" in peers:
         runners |= {f"torch, {workers} workers": torch_loading(config, dataset, workers)
                     for workers in (0, os.cpu_count())}
+    if "tf.data" in peers:
+        runners["tf.data"] = tf_loading(config, dataset)
     size = dataset.spec.sizes["train"]
     return [{"phase": "loading", "model": "none", "batch_size": config.data.batch_size,
              "image_shape": list(dataset.spec.image_shape), "dtype": "uint8", **numbers, "ready_s": 0.0,
@@ -343,8 +366,9 @@ def report(names: Sequence[str], peers: Sequence[str], batch_size: int, dtype: s
       UserError: an unknown network or peer, or an `out` that cannot be written.
     """
     cases = [] if config else [Case.of(name, batch_size, dtype) for name in names or SIZES]
+    known = {"torch", "tf.data"} if loading else {"torch"} if config else PEERS
     for peer in peers:
-        lookup(PEERS, peer, "peer")
+        lookup(dict.fromkeys(known), peer, "peer")
     if out and not Path(out).absolute().parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {Path(out).parent}")
     log.info("%s", workdir.describe_machine()["machine"] + f", {jax.devices()[0].device_kind}; {dtype}; "

@@ -3,6 +3,8 @@
     python scripts/benchmark.py --models=lenet,resnet18_cifar --peer=torch --out=steps.json
     python scripts/benchmark.py --config=configs/lenet.py --rounds=3
     python scripts/benchmark.py --config=configs/speedrun.py --seeds=5
+    python scripts/benchmark.py --config=configs/resnet.py:resnet50 --loading --peer=torch,tf.data \\
+        --config.data.source=folder:DIR --config.data.stream=true --config.augment.resized_crop=0.08
 """
 import sys
 from pathlib import Path
@@ -19,7 +21,8 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Time the epochs of this config, with their data and the scoring of the test split, not steps. The "
     "peer torch loads images by PIL and DataLoader.")
 MODELS = flags.DEFINE_list("models", [], "Networks, with commas between them; by default one of every family.")
-PEERS = flags.DEFINE_list("peer", ["torch"], "Whom to compare with, with commas: torch, torch_compile, library.")
+PEERS = flags.DEFINE_list("peer", ["torch"], "Whom to compare with, with commas: torch, torch_compile, library; of "
+                          "epochs torch; of loading torch, tf.data.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the network's own.", lower_bound=0)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each.", lower_bound=1)

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from configs import quickstart
 from modern_cnn import benchmarks
 from modern_cnn.errors import UserError
 from modern_cnn.models import MODELS
+from tests.data import files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,6 +84,21 @@ def test_an_epoch_is_what_training_does(tmp_path):
     for each in (epoch, theirs):
         losses = [each() for _ in range(4)]
         assert losses[-1] < losses[0]
+
+
+def test_loading_is_of_the_same_images(tmp_path):
+    files.write_images(tmp_path / "train", count=10, size=(40, 30), ending=".jpg")
+    files.write_images(tmp_path / "test", count=2, ending=".jpg")
+    config = quickstart.get_config()
+    config.update(data={"source": f"folder:{tmp_path}", "stream": True, "image_size": 16, "batch_size": 8},
+                  augment={"resized_crop": 0.3})
+    records = benchmarks.compare_loading(config, ["torch", "tf.data"], 1)
+    assert [record["who"] for record in records] == [
+        "ours", "torch, 0 workers", f"torch, {os.cpu_count()} workers", "tf.data"]
+    assert np.isclose(records[0]["images_per_second"], 16 / records[0]["median_ms"] * 1e3)
+    dataset = benchmarks.sources.load(config.data)
+    for load in (partial(benchmarks.torch_loading, workers=0), benchmarks.tf_loading):
+        assert len(load(config, dataset)()) == 2
 
 
 def test_whole_runs_are_repeated_with_other_seeds(tmp_path):

@@ -273,7 +273,8 @@ def decode(file: Path | io.BytesIO, size: int, cut: Callable[[Image.Image], Imag
             gray = image.mode in ("1", "L")
             if image.mode == "P":  # straight to RGB, transparent palettes warn
                 image = image.convert("RGBA")
-            image = image.convert("L" if gray else "RGB")
+            if image.mode != (mode := "L" if gray else "RGB"):  # convert would copy
+                image = image.convert(mode)
             return np.asarray(cut(image) if cut else resize(image, size))
     except Exception as e:  # a damaged image can raise nearly anything
         raise UserError(f"{name or file} does not decode as an image: {e}; repair or remove it") from e
