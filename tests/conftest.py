@@ -4,6 +4,10 @@ import os
 import hypothesis
 import pytest
 
+from modern_cnn import runtime
+
+runtime.set_xla_flags()  # the programs that the scripts run are those that are tested
+
 # CI draws the same examples every time, so a red run can be repeated; at home every run draws new ones.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("home", deadline=None)

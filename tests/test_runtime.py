@@ -1,5 +1,6 @@
 """What start-up sets, and what it leaves to the user."""
 import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,24 +13,36 @@ from modern_cnn import runtime
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize(("before", "version", "after"), [
-    ("", "0.10.2", f"{runtime.CPU_FLAG}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"),
-    ("--xla_a=1", "0.12.0.1", f"--xla_a=1 {runtime.CPU_FLAG}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"),
-    (f"{runtime.CPU_FLAG}=", "0.10.2", f"{runtime.CPU_FLAG}="),
-    ("--xla_a=1", "0.99.0", "--xla_a=1"),
+YNN = f"{runtime.CPU_FLAG}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+BARRIERS = f"{runtime.BARRIER_FLAG}=cse_barrier_expander"
+
+
+@pytest.mark.parametrize(("before", "version", "plugin", "platforms", "after"), [
+    ("", "0.10.2", None, "", f"{YNN} {BARRIERS}"),
+    ("--xla_a=1", "0.12.0.1", None, "", f"--xla_a=1 {YNN} {BARRIERS}"),
+    (f"{runtime.CPU_FLAG}=", "0.10.2", None, "", f"{runtime.CPU_FLAG}= {BARRIERS}"),
+    (f"{runtime.BARRIER_FLAG}=", "0.10.2", None, "", f"{runtime.BARRIER_FLAG}= {YNN}"),
+    ("--xla_a=1", "0.99.0", None, "", f"--xla_a=1 {BARRIERS}"),
+    ("", "0.10.2", "libtpu", "", YNN),  # barriers that are left over are unknown to accelerators
+    ("", "0.10.2", "jax_plugins", "", YNN),
+    ("", "0.10.2", "jax_plugins", "cpu", f"{YNN} {BARRIERS}"),
 ])
-def test_xla_flags(before, version, after, monkeypatch):
+def test_xla_flags(before, version, plugin, platforms, after, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", before)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setattr(importlib.metadata, "version", lambda package: version)
-    runtime._set_xla_flags()
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == plugin or None)
+    runtime.set_xla_flags()
     assert os.environ["XLA_FLAGS"] == after
 
 
-def test_the_installed_xla_knows_the_flag(tmp_path):
-    """An unknown one would abort the process."""
+def test_the_installed_xla_knows_the_flags(tmp_path):
+    """An unknown one would abort the process; one that does nothing would leave no barrier."""
     code = ("import os; from modern_cnn import runtime; runtime.configure(); import jax\n"
-            "print(jax.jit(lambda x: x + 1)(1), runtime.CPU_FLAG in os.environ['XLA_FLAGS'])")
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+            "step = jax.jit(lambda x: jax.lax.optimization_barrier(x + 1) * 2).lower(1.0).compile()\n"
+            "print(step(1.0), 'opt-barrier' in step.as_text(), runtime.CPU_FLAG in os.environ['XLA_FLAGS'])")
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
                           env=environment | {"MODERN_CNN_CACHE": str(tmp_path)})
-    assert done.stdout.split() == ["2", "True"]
+    assert done.stdout.split() == ["4.0", "True", "True"]

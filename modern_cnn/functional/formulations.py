@@ -21,7 +21,7 @@ from jax.custom_derivatives import SymbolicZero
 Size = tuple[int, int]
 Pads = tuple[Size, Size]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-FEW_PIXELS = 4  # of output: up to here patches times matrix is faster than XLA's convolution
+FEW_PIXELS = 9  # of output: up to here patches times matrix is faster than XLA's convolution
 FEW_CHANNELS, NARROW = 8, 32  # of the result, and pixels of a row: up to here products with a banded matrix are faster
 
 
@@ -49,7 +49,8 @@ def convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, groups: 
     GPUs and TPUs: always 'library'. CPUs (milliseconds are of two cores of a Xeon, jax 0.10.2, float32, forward):
 
     - 'product', 1x1 without padding: as fast as the library and sooner compiled;
-    - 'patches', at most FEW_PIXELS of output: 5 ms against 560 for 3x3 and 512 channels on 64x2x2;
+    - 'patches', at most FEW_PIXELS of output: 5 ms against 560 for 3x3 and 512 channels on 64x2x2, 1.6 against 21 for
+      5x5 and 48 to 128 channels on 64x3x3;
     - 'shifts', depthwise;
     - 'canonical', any other of one group: as fast outside of loops, and its gradients ten times faster inside; where
       the result has few channels and short rows it is 'bands' that gives it: LeNet's first layer, batch 256, 2.3 ms
@@ -71,7 +72,41 @@ def _library(x, kernel, strides, pads, dilation, groups=1):
 
 def _product(x, kernel, strides, pads, dilation, groups):
     """A 1x1 convolution is a dense layer at every pixel."""
-    return x[:, ::strides[0], ::strides[1]] @ kernel[0, 0]
+    return _dense(x[:, ::strides[0], ::strides[1]], kernel[0, 0])
+
+
+@jax.custom_jvp
+def _dense(x, kernel):
+    return x @ kernel
+
+
+def _dense_jvp(primals, tangents):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y, parts = x @ kernel, []
+    if type(dx) is not SymbolicZero:
+        parts.append(dx @ kernel)
+    if type(dkernel) is not SymbolicZero:
+        parts.append(_transpose(partial(_dense_gradient, x), y, dkernel))
+    return y, sum(parts[1:], parts[0])
+
+
+_dense.defjvp(_dense_jvp, symbolic_zeros=True)
+
+
+def _dense_gradient(x, dy):
+    """[N, H, W, O] -> [C, O]. XLA turns the left side of such a product around: that is to be the smaller one."""
+    x, dy = lax.optimization_barrier(x), lax.optimization_barrier(dy)
+    left, right = (x, dy) if x.shape[3] <= dy.shape[3] else (dy, x)
+    gradient = lax.dot_general(left, right, (((0, 1, 2),) * 2, ((), ())))
+    return gradient if left is x else gradient.T
+
+
+def _transpose(gradient: Callable, y: jax.Array, tangent: jax.Array) -> jax.Array:
+    """A tangent of y by a linear function, given as that function's transpose: a gradient that we have written.
+
+    JAX transposes what this returns to find gradients, and is back at ours.
+    """
+    return jax.linear_transpose(gradient, jax.ShapeDtypeStruct(y.shape, y.dtype))(tangent)[0]
 
 
 def _windows(x: jax.Array, window: Size, strides: Size, pads: Pads, dilation: Size) -> list[jax.Array]:
@@ -133,19 +168,16 @@ def _canonical(x, kernel, strides, pads, dilation, groups):
 
 
 def _canonical_jvp(strides, pads, dilation, groups, primals, tangents):
-    """Each tangent as the transpose of the gradient we want, which transposing again gives back as it was written."""
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _canonical(x, kernel, strides, pads, dilation, groups)
-    like, parts = jax.ShapeDtypeStruct(y.shape, y.dtype), []
+    parts = []
     if type(dx) is not SymbolicZero and kernel.shape[2] <= FEW_CHANNELS and x.shape[2] <= NARROW:
         parts.append(_bands(dx, kernel, strides, pads, dilation))
     elif type(dx) is not SymbolicZero:
-        gradient = partial(_input_gradient, kernel, x.shape[1:3], strides, pads, dilation)
-        parts.append(jax.linear_transpose(gradient, like)(dx)[0])
+        parts.append(_transpose(partial(_input_gradient, kernel, x.shape[1:3], strides, pads, dilation), y, dx))
     if type(dkernel) is not SymbolicZero:
         def of_kernel(x, dkernel):
-            gradient = partial(_kernel_gradient, x, kernel.shape[:2], strides, pads, dilation)
-            return jax.linear_transpose(gradient, like)(dkernel)[0]
+            return _transpose(partial(_kernel_gradient, x, kernel.shape[:2], strides, pads, dilation), y, dkernel)
 
         # checkpoint: keep x for the backward pass, not its transpose
         parts.append(jax.checkpoint(of_kernel, prevent_cse=False)(x, dkernel))
@@ -165,9 +197,21 @@ def _input_gradient(kernel, size, strides, pads, dilation, dy):
 
 
 def _kernel_gradient(x, window, strides, pads, dilation, dy):
-    """[N, H', W', O] -> [kh, kw, C, O]: dy as a kernel over x, channels for images and images for channels."""
-    around = [(lo, (out - 1) * stride + (k - 1) * d + 1 - n - lo) for n, k, (lo, _), out, stride, d
-              in zip(x.shape[1:3], window, pads, dy.shape[1:3], strides, dilation, strict=True)]
+    """[N, H', W', O] -> [kh, kw, C, O]: dy as a kernel over x, channels for images and images for channels.
+
+    Where dy has fewer channels it is the other way round, x as a kernel over dy: what lies around the kernel has to be
+    turned around, and is to be the smaller one.
+    """
+    x, dy = lax.optimization_barrier(x), lax.optimization_barrier(dy)
+    extents = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
+    if strides == (1, 1) and dy.shape[3] < x.shape[3]:
+        around = [(extent - lo, n - 1 + lo - (out - 1))
+                  for extent, n, (lo, _), out in zip(extents, x.shape[1:3], pads, dy.shape[1:3], strict=True)]
+        gradient = lax.conv_general_dilated(dy.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), dilation, around,
+                                            dimension_numbers=LAYOUT)
+        return gradient[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    around = [(lo, (out - 1) * stride + extent + 1 - n - lo) for extent, n, (lo, _), out, stride
+              in zip(extents, x.shape[1:3], pads, dy.shape[1:3], strides, strict=True)]
     return lax.conv_general_dilated(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), dilation, around,
                                     rhs_dilation=strides, dimension_numbers=LAYOUT).transpose(1, 2, 0, 3)
 
@@ -195,12 +239,59 @@ def _library_max(x, window, strides, pads):
 def _sliced_max(x, window, strides, pads):
     """Along the width and then the height, the largest of as many slices as the window is long."""
     x = lax.pad(x, _lowest(x.dtype), ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0)))
-    for axis, k, stride in ((2, window[1], strides[1]), (1, window[0], strides[0])):
-        slices = [x[(slice(None),) * axis + (tap,)] for tap in _taps(x.shape[axis], k, stride)]
-        x = slices[0]
-        for other in slices[1:]:
-            x = jnp.where((x >= other) | (x != x), x, other)  # of equal ones the first, and NaN, have the gradient
+    for axis in (2, 1):
+        x = _max_along(lax.optimization_barrier(x), axis, window[axis - 1], strides[axis - 1])
     return x
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _max_along(x, axis, window, stride):
+    return _max_and_tap(x, axis, window, stride)[0]
+
+
+@_max_along.defjvp
+def _max_along_jvp(axis, window, stride, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    y, tap = _max_and_tap(x, axis, window, stride)
+    return y, _chosen(dx, tap, axis, window, stride)
+
+
+def _max_and_tap(x, axis, window, stride):
+    """The largest of each window along an axis, and which of its taps that is: of equal ones the first; NaN."""
+    first, *others = (x[_along(axis, tap)] for tap in _taps(x.shape[axis], window, stride))
+    tap = jnp.zeros(first.shape, np.min_scalar_type(-window))
+    for number, other in enumerate(others, start=1):
+        stays = (first >= other) | (first != first)
+        first, tap = jnp.where(stays, first, other), jnp.where(stays, tap, tap.dtype.type(number))
+    return first, tap
+
+
+def _chosen(x, tap, axis, window, stride):
+    """What `tap` chose of each window of x. It is written for its transpose, the gradient: there each pixel adds up
+    what it gets from the windows around it, pixels that lie alike to the windows together, and arrays are read and
+    written in order.
+    """
+    (size, count), none = (x.shape[axis], tap.shape[axis]), (0, 0, 0)
+    blocks, reach = -(-size // stride), (window - 1) // stride
+    length = reach + max(blocks, count)
+
+    def padded(x, lo, hi, value=0):
+        return lax.pad(x, x.dtype.type(value), [(lo, hi, 0) if a == axis else none for a in range(x.ndim)])
+
+    tap = lax.optimization_barrier(padded(tap, reach, length - reach - count, -1))
+    x = padded(lax.optimization_barrier(x), 0, blocks * stride - size)
+    alike = lax.split(x.reshape(*x.shape[:axis], blocks, stride, *x.shape[axis + 1:]), [1] * stride, axis + 1)
+    total = jnp.zeros((), x.dtype)
+    for number in range(window):
+        start = reach - number // stride
+        chosen = jnp.where(tap[_along(axis, slice(start, start + blocks))] == number,
+                           alike[number % stride].squeeze(axis + 1), 0)
+        total += padded(chosen, start, length - start - blocks)
+    return lax.optimization_barrier(total)[_along(axis, slice(reach, reach + count))]
+
+
+def _along(axis: int, index: slice) -> tuple[slice, ...]:
+    return (slice(None),) * axis + (index,)
 
 
 MAX_POOLINGS: dict[str, Callable[..., jax.Array]] = {"library": _library_max, "slices": _sliced_max}

@@ -94,7 +94,8 @@ def test_canonical_keeps_the_input_once():
     ("canonical", (2, 8, 8, 3), (3, 3, 3, 4), {}),
     ("patches", (2, 2, 2, 3), (3, 3, 3, 4), {"padding": 1}),
     ("patches", (2, 4, 4, 3), (3, 3, 3, 4), {"strides": 2, "padding": 1}),
-    ("canonical", (2, 3, 3, 3), (3, 3, 3, 4), {"padding": 1}),
+    ("patches", (2, 3, 3, 3), (3, 3, 3, 4), {"padding": 1}),
+    ("canonical", (2, 2, 5, 3), (3, 3, 3, 4), {"padding": 1}),
     ("shifts", (2, 8, 8, 4), (3, 3, 1, 8), {"groups": 4}),
     ("library", (2, 8, 8, 4), (3, 3, 2, 8), {"groups": 2}),
 ], ids=str)
