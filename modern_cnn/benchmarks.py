@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from modern_cnn import models
+from modern_cnn.analysis import operations
 from modern_cnn.data import formats, sources, stream
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.functional import formulations
@@ -74,6 +75,12 @@ class Case:
 
 def ours(case: Case) -> tuple[Step, float]:
     """(step, seconds it took to trace and compile)."""
+    step, seconds, _ = compile_step(case)
+    return step, seconds
+
+
+def compile_step(case: Case) -> tuple[Step, float, jax.stages.Compiled]:
+    """As `ours`, with the compiled program."""
     images, labels = map(jnp.asarray, case.batch())
     module = models.build(case.name, 10, **case.options, **({} if case.dtype == "float32" else {"dtype": case.dtype}))
     key, optimizer = jax.random.key(0), optax.sgd(RATE, MOMENTUM)
@@ -90,7 +97,7 @@ def ours(case: Case) -> tuple[Step, float]:
         jax.block_until_ready(state)
         return float(metrics.loss) / case.batch_size
 
-    return step, seconds
+    return step, seconds, compiled
 
 
 def library(case: Case) -> tuple[Step, float]:
@@ -317,6 +324,26 @@ def compare(case: Case, peers: Sequence[str], rounds: int) -> list[dict]:
              "image_shape": list(case.image_shape), "dtype": case.dtype, **numbers,
              "images_per_second": case.batch_size / numbers["median_ms"] * 1e3, "ready_s": runners[numbers["who"]][1]}
             for numbers in summarize(times)]
+
+
+def report_operations(names: Sequence[str], batch_size: int, dtype: str, top: int = 12) -> None:
+    """For each network a table of where the time of its step goes, ours and PyTorch's, and our longest operations."""
+    for case in [Case.of(name, batch_size, dtype) for name in names or SIZES]:
+        step, _, compiled = compile_step(case)
+        peer, _ = torch_eager(case)
+        for _ in range(3):
+            step(), peer()
+        found = operations.of_xla(compiled, step)
+        kinds, theirs = operations.by_kind(found), operations.of_torch(peer)
+        log.info("\n%s, batch %d, %s\n", case.name, case.batch_size, "x".join(map(str, case.image_shape)))
+        log.info("| | ours, ms | PyTorch, ms |\n|---|---|---|")
+        for kind in [*operations.KINDS, operations.OTHER]:
+            log.info("| %s | %.1f | %.1f |", kind, kinds[kind], theirs[kind])
+        log.info("| **sum** | **%.1f** | **%.1f** |\n", kinds.total(), theirs.total())
+        log.info("| ms | GFLOP/s | result | operation |\n|---|---|---|---|")
+        for each in found[:top]:
+            log.info("| %.1f | %s | `%s` | `%s` |", each.ms, f"{each.gflops:.0f}" if each.gflops else "", each.shape,
+                     each.name)
 
 
 def compare_epochs(config, peers: Sequence[str], rounds: int) -> list[dict]:

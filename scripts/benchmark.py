@@ -1,6 +1,7 @@
 """Times training steps, or the epochs of a config, ours and others' in turn; or whole runs of a config.
 
     python scripts/benchmark.py --models=lenet,resnet18_cifar --peer=torch --out=steps.json
+    python scripts/benchmark.py --models=lenet --operations
     python scripts/benchmark.py --config=configs/lenet.py --rounds=3
     python scripts/benchmark.py --config=configs/speedrun.py --seeds=5
     python scripts/benchmark.py --config=configs/resnet.py:resnet50 --loading --peer=torch,tf.data \\
@@ -29,6 +30,7 @@ ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each.", lower_bound=1)
 SEEDS = flags.DEFINE_integer("seeds", 0, "With --config: whole runs of scripts/train.py instead, so many seeds, with "
                              "empty caches; prints test accuracy and time.", lower_bound=0)
 LOADING = flags.DEFINE_bool("loading", False, "With --config of a streamed folder: the loading of its images alone.")
+OPERATIONS = flags.DEFINE_bool("operations", False, "Where the time of one step goes, ours and PyTorch's, instead.")
 OUT = flags.DEFINE_string("out", "", "Also write the measurements as JSON, with machine, versions and commit.")
 
 
@@ -38,6 +40,8 @@ def main():
 
     if (SEEDS.value or LOADING.value) and not CONFIG.value:
         raise UserError("--seeds and --loading need a --config: of which run?")
+    if OPERATIONS.value:
+        return benchmarks.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value)
     if SEEDS.value:
         flag = flags.FLAGS["config"]
         overrides = config_flags.get_override_values(flag).items()

@@ -94,11 +94,9 @@ _dense.defjvp(_dense_jvp, symbolic_zeros=True)
 
 
 def _dense_gradient(x, dy):
-    """[N, H, W, O] -> [C, O]. XLA turns the left side of such a product around: that is to be the smaller one."""
-    x, dy = lax.optimization_barrier(x), lax.optimization_barrier(dy)
-    left, right = (x, dy) if x.shape[3] <= dy.shape[3] else (dy, x)
-    gradient = lax.dot_general(left, right, (((0, 1, 2),) * 2, ((), ())))
-    return gradient if left is x else gradient.T
+    """[N, H, W, O] -> [C, O]: a product of two matrices; over three axes XLA would turn x around first."""
+    x, dy = (each.reshape(-1, each.shape[3]) for each in (x, dy))
+    return lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
 
 
 def _transpose(gradient: Callable, y: jax.Array, tangent: jax.Array) -> jax.Array:
