@@ -326,15 +326,18 @@ def compare(case: Case, peers: Sequence[str], rounds: int) -> list[dict]:
             for numbers in summarize(times)]
 
 
-def report_operations(names: Sequence[str], batch_size: int, dtype: str, top: int = 12) -> None:
-    """For each network a table of where the time of its step goes, ours and PyTorch's, and our longest operations."""
+def report_operations(names: Sequence[str], batch_size: int, dtype: str, rounds: int, top: int = 5) -> None:
+    """For each network where the time of its step goes, ours and PyTorch's, and our longest operations.
+
+    Means over `rounds` steps, after three that do not count.
+    """
     for case in [Case.of(name, batch_size, dtype) for name in names or SIZES]:
         step, _, compiled = compile_step(case)
         peer, _ = torch_eager(case)
         for _ in range(3):
             step(), peer()
-        found = operations.of_xla(compiled, step)
-        kinds, theirs = operations.by_kind(found), operations.of_torch(peer)
+        found = operations.of_xla(compiled, step, rounds)
+        kinds, theirs = operations.by_kind(found), operations.of_torch(peer, rounds)
         log.info("\n%s, batch %d, %s\n", case.name, case.batch_size, "x".join(map(str, case.image_shape)))
         log.info("| | ours, ms | PyTorch, ms |\n|---|---|---|")
         for kind in [*operations.KINDS, operations.OTHER]:

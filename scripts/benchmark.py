@@ -41,7 +41,7 @@ def main():
     if (SEEDS.value or LOADING.value) and not CONFIG.value:
         raise UserError("--seeds and --loading need a --config: of which run?")
     if OPERATIONS.value:
-        return benchmarks.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value)
+        return benchmarks.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value)
     if SEEDS.value:
         flag = flags.FLAGS["config"]
         overrides = config_flags.get_override_values(flag).items()

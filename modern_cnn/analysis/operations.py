@@ -41,8 +41,8 @@ def kind_of(name: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), OTHER)
 
 
-def of_xla(compiled: jax.stages.Compiled, run: Callable[[], object]) -> list[Operation]:
-    """The operations of a compiled step, longest first.
+def of_xla(compiled: jax.stages.Compiled, run: Callable[[], object], times: int = 1) -> list[Operation]:
+    """The operations of a compiled step, longest first: the mean over `times` steps.
 
     Args:
       run: runs it once, to its end.
@@ -56,28 +56,29 @@ def of_xla(compiled: jax.stages.Compiled, run: Callable[[], object]) -> list[Ope
     options.host_tracer_level = 3
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory, create_perfetto_trace=True, profiler_options=options):
-            run()
+            for _ in range(times):
+                run()
         file, = Path(directory).rglob("perfetto_trace.json.gz")
         trace = json.loads(gzip.decompress(file.read_bytes()))
-    events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
-    starts = {event["name"]: event["ts"] for event in events if event["name"] in instructions}
-    ends = {event["name"].removeprefix("end: "): event["ts"] for event in events if event["name"].startswith("end: ")}
-    spans = {name: (starts[name], ends[name]) for name in starts.keys() & ends.keys()}
-    found = [_operation(name, instructions, share / 1e3) for name, share in _shares(spans).items()]
-    if not found:
+    edges = [(event["ts"], event["name"]) for event in trace["traceEvents"]
+             if event.get("ph") == "X" and event["name"].removeprefix("end: ") in instructions]
+    if not edges:
         raise UserError("the profiler recorded no operations; --operations is for CPUs")
+    found = [_operation(name, instructions, time / 1e3 / times) for name, time in _shares(edges).items()]
     return sorted(found, key=lambda operation: -operation.ms)
 
 
-def _shares(spans: dict[str, tuple[float, float]]) -> Counter:
-    """How long each was at work: where several are under way at once, the time is divided among them."""
-    edges = sorted([(start, 1, name) for name, (start, _) in spans.items()]
-                   + [(end, 0, name) for name, (_, end) in spans.items()])
+def _shares(edges: list[tuple[float, str]]) -> Counter:
+    """How long each was at work, by when 'NAME' began and 'end: NAME' came: where several are under way, the time is
+    divided among them."""
     shares, under_way, before = Counter(), set(), 0.0
-    for now, begins, name in edges:
+    for now, name in sorted(edges):
         for each in under_way:
             shares[each] += (now - before) / len(under_way)
-        (under_way.add if begins else under_way.discard)(name)
+        if name.startswith("end: "):
+            under_way.discard(name.removeprefix("end: "))
+        else:
+            under_way.add(name)
         before = now
     return shares
 
@@ -106,15 +107,16 @@ def _sizes(shape: re.Match) -> list[int]:
     return [int(size) for size in shape[1].split(",") if size]
 
 
-def of_torch(run: Callable[[], object]) -> Counter:
-    """{kind: milliseconds} of PyTorch's operations while `run` runs."""
+def of_torch(run: Callable[[], object], times: int = 1) -> Counter:
+    """{kind: milliseconds} of PyTorch's operations in `run`: the mean over `times` of it."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        run()
+        for _ in range(times):
+            run()
     total = Counter()
     for entry in profiler.key_averages():
-        total[kind_of(entry.key)] += entry.self_cpu_time_total / 1e3
+        total[kind_of(entry.key)] += entry.self_cpu_time_total / 1e3 / times
     return total
 
 
