@@ -422,6 +422,48 @@ def report(names: Sequence[str], peers: Sequence[str], batch_size: int, dtype: s
                 workdir.write_json(Path(out), {**machine, "results": records})
 
 
+def report_startup(arguments: Sequence[str], rounds: int, out: str) -> None:
+    """From the command of a run to the record of its first step, with empty caches and then with what that one left.
+
+    Args:
+      arguments: --config=... and its overrides.
+      rounds: how often both.
+      out: file for a JSON of it all, or ''.
+    Raises:
+      UserError: a run ends before its first step; its last line is told.
+    """
+    seconds: dict[str, list[float]] = {"empty": [], "warm": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as place:
+            for caches, taken in seconds.items():
+                taken.append(_first_step([*arguments, f"--workdir={place}/{caches}"], Path(place)))
+    for caches, taken in seconds.items():
+        log.info("first step %.1f s after the command with %s caches (%.1f to %.1f, median of %d)",
+                 statistics.median(taken), caches, min(taken), max(taken), rounds)
+    if out:
+        with workdir.disk_errors(Path(out)):
+            workdir.write_json(Path(out), {**workdir.describe_machine(), "first_step_s": seconds})
+
+
+def _first_step(arguments: Sequence[str], place: Path) -> float:
+    """Seconds until a run has recorded a step; it is stopped then."""
+    metrics = Path(arguments[-1].partition("=")[2]) / "metrics.jsonl"
+    command = [sys.executable, TRAIN, *arguments, "--config.log_every_steps=1"]
+    start = time.perf_counter()
+    with (place / "stderr").open("w+") as errors:
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors,
+                               env=os.environ | {"MODERN_CNN_CACHE": f"{place}/cache"})
+        while not (metrics.exists() and metrics.stat().st_size):
+            if run.poll() is not None:
+                lines = (place / "stderr").read_text().strip().splitlines()
+                raise UserError(f"{' '.join(command)} failed: {lines[-1] if lines else '?'}")
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        run.terminate()
+        run.wait()
+    return seconds
+
+
 def report_runs(arguments: Sequence[str], seeds: int, out: str) -> None:
     """Whole runs of scripts/train.py, each a process of its own with empty caches: test accuracy and wall time.
 
@@ -432,10 +474,10 @@ def report_runs(arguments: Sequence[str], seeds: int, out: str) -> None:
     Raises:
       UserError: a run fails; its last line is told.
     """
-    script, records = Path(__file__).resolve().parents[1] / "scripts" / "train.py", []
+    records = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as place:
-            command = [sys.executable, str(script), *arguments, f"--config.seed={seed}", f"--workdir={place}/run"]
+            command = [sys.executable, TRAIN, *arguments, f"--config.seed={seed}", f"--workdir={place}/run"]
             start = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True, check=False,
                                   env=os.environ | {"MODERN_CNN_CACHE": f"{place}/cache"})
@@ -457,4 +499,5 @@ def report_runs(arguments: Sequence[str], seeds: int, out: str) -> None:
             workdir.write_json(Path(out), {**machine, "results": records})
 
 
+TRAIN = str(Path(__file__).resolve().parents[1] / "scripts" / "train.py")
 ROW = "%-16s %-16s %-16s %28s %10s %12s %8s"

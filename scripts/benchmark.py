@@ -3,6 +3,7 @@
     python scripts/benchmark.py --models=lenet,resnet18_cifar --peer=torch --out=steps.json
     python scripts/benchmark.py --models=lenet --operations
     python scripts/benchmark.py --config=configs/lenet.py --rounds=3
+    python scripts/benchmark.py --config=configs/quickstart.py --startup
     python scripts/benchmark.py --config=configs/speedrun.py --seeds=5
     python scripts/benchmark.py --config=configs/resnet.py:resnet50 --loading --peer=torch,tf.data \\
         --config.data.source=folder:DIR --config.data.stream=true --config.augment.resized_crop=0.08
@@ -29,6 +30,7 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the c
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each.", lower_bound=1)
 SEEDS = flags.DEFINE_integer("seeds", 0, "With --config: whole runs of scripts/train.py instead, so many seeds, with "
                              "empty caches; prints test accuracy and time.", lower_bound=0)
+STARTUP = flags.DEFINE_bool("startup", False, "With --config: the time from the command to its first step.")
 LOADING = flags.DEFINE_bool("loading", False, "With --config of a streamed folder: the loading of its images alone.")
 OPERATIONS = flags.DEFINE_bool("operations", False, "Where the time of one step goes, ours and PyTorch's, instead.")
 OUT = flags.DEFINE_string("out", "", "Also write the measurements as JSON, with machine, versions and commit.")
@@ -38,16 +40,17 @@ def main():
     runtime.configure(cache=False)  # or what is measured as compilation would be reading a file
     from modern_cnn import benchmarks
 
-    if (SEEDS.value or LOADING.value) and not CONFIG.value:
-        raise UserError("--seeds and --loading need a --config: of which run?")
     if OPERATIONS.value:
         return benchmarks.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value)
-    if SEEDS.value:
+    if (SEEDS.value or LOADING.value or STARTUP.value) and not CONFIG.value:
+        raise UserError("--seeds, --startup and --loading need a --config: of which run?")
+    if SEEDS.value or STARTUP.value:
         flag = flags.FLAGS["config"]
-        overrides = config_flags.get_override_values(flag).items()
-        benchmarks.report_runs([f"--config={config_flags.get_config_filename(flag)}",
-                                *(f"--config.{field}={value}" for field, value in overrides)], SEEDS.value, OUT.value)
-        return
+        arguments = [f"--config={config_flags.get_config_filename(flag)}",
+                     *(f"--config.{field}={value}" for field, value in config_flags.get_override_values(flag).items())]
+        if STARTUP.value:
+            return benchmarks.report_startup(arguments, ROUNDS.value, OUT.value)
+        return benchmarks.report_runs(arguments, SEEDS.value, OUT.value)
     benchmarks.report(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value,
                       CONFIG.value, LOADING.value)
 

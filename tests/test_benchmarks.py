@@ -112,8 +112,18 @@ def test_whole_runs_are_repeated_with_other_seeds(tmp_path):
     assert f"2 seeds: test accuracy {mean:.2f} % as mean" in done.stdout
 
 
+def test_start_up_is_timed_with_empty_and_with_warm_caches(tmp_path):
+    out = tmp_path / "startup.json"
+    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--config=configs/quickstart.py", "--startup",
+                           "--rounds=1", f"--out={out}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (empty,), (warm,) = json.loads(out.read_text())["first_step_s"].values()
+    assert empty > warm > 1
+    assert [f"{seconds:.1f} s after the command" in done.stdout for seconds in (empty, warm)] == [True, True]
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["--seeds=2"], "--seeds and --loading need a --config"),
+    (["--seeds=2"], "--seeds, --startup and --loading need a --config"),
+    (["--config=configs/quickstart.py", "--startup", "--config.data.batch_size=5000"], "is more than the 1437"),
     (["--config=configs/quickstart.py", "--loading"], "--loading times random crops of a streamed folder"),
     (["--config=configs/quickstart.py", "--seeds=1", "--config.data.batch_size=5000"], "is more than the 1437"),
 ])
