@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "cli": {"errors"},
     "training": {"training", "models", "data", "errors"},
     "weights": {"weights", "models", "errors"},
-    "benchmarks": {"models", "training", "data", "functional", "errors"},
+    "benchmarks": {"models", "training", "data", "functional", "analysis", "errors"},
+    "scaling": {"models", "training", "functional", "errors"},
     "analysis": {"analysis", "functional", "errors"},
     "__init__": {"training"},
 }

