@@ -192,8 +192,11 @@ class Images:
         return tensor.float().div(255), label
 
 
-def torch_epoch(config, workers: int) -> tuple[Step, float]:
-    """The usual loop of a PyTorch program: a Dataset of PIL images made tensors one by one, in a DataLoader."""
+def torch_epoch(config, workers: int, channels_last: bool = False) -> tuple[Step, float]:
+    """The usual loop of a PyTorch program: a Dataset of PIL images made tensors one by one, in a DataLoader.
+
+    Usual is also PyTorch's own order of dimensions, channels first; on CPUs the other is faster.
+    """
     try:
         import torch
 
@@ -210,7 +213,8 @@ def torch_epoch(config, workers: int) -> tuple[Step, float]:
         shuffle=split == "train", drop_last=split == "train", num_workers=workers, **options)
         for split in ("train", "test")}
     net = torch_net(config.model.name, dataset.spec.num_classes, dataset.spec.image_shape[2])
-    net = net.to(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = net.to(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), config.optimizer.learning_rate)
     cross_entropy = torch.nn.functional.cross_entropy
 
@@ -223,7 +227,7 @@ def torch_epoch(config, workers: int) -> tuple[Step, float]:
         net.train()
         for x, y in loaders["train"]:
             optimizer.zero_grad()
-            loss, *_ = score(net(x.contiguous(memory_format=torch.channels_last)), y)
+            loss, *_ = score(net(x.contiguous(memory_format=layout)), y)
             loss.backward()
             optimizer.step()
         net.eval()
@@ -363,11 +367,12 @@ def report_operations(names: Sequence[str], batch_size: int, dtype: str, rounds:
 
 def compare_epochs(config, peers: Sequence[str], rounds: int) -> list[dict]:
     """As `compare`, of epochs with their data and the scoring of the test split; the first, with compilation, is left
-    out. Of the peers only 'torch': without workers, and with one a core.
+    out. Of the peers only 'torch': without workers and with one a core, and without workers channels-last.
     """
     runners = {"ours": our_epoch(config)}
     if "torch" in peers:
         runners |= {f"torch, {workers} workers": torch_epoch(config, workers) for workers in (0, os.cpu_count())}
+        runners["torch, channels-last"] = torch_epoch(config, 0, channels_last=True)
     times = in_turn({who: epoch for who, (epoch, _) in runners.items()}, rounds, 1)
     spec = sources.load(config.data).spec
     return [{"phase": "epoch", "model": config.model.name, "batch_size": config.data.batch_size,

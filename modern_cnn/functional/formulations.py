@@ -151,7 +151,7 @@ def _bands(x, kernel, strides, pads, dilation, groups, bias=None):
     matrix = matrix.reshape(kh * width * c, block * o)
     blocks = [x[:, :, first * strides[1]:][:, :, :width].reshape(*x.shape[:2], 1, width * c)
               for first in range(0, count, block)]
-    rows = jnp.concatenate(blocks, axis=2)
+    rows = lax.optimization_barrier(jnp.concatenate(blocks, axis=2))
     rows = [rows[:, tap] for tap in _taps(x.shape[1], kh, strides[0], dilation[0])]
     if bias is not None:
         rows.append(jnp.ones((*rows[0].shape[:3], 1), dtype))
