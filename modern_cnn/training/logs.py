@@ -14,10 +14,9 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-# Steps that may wait on the device: enough to keep it busy, few enough to stop within seconds. A CPU is what hands them
-# out as well, and is kept busy by nothing better: there LeNet's steps take a tenth longer if more than one is under way.
-IN_FLIGHT = {"cpu": 0}
-IN_FLIGHT_ELSEWHERE = 8
+# Steps that may wait on the device: enough to keep it busy, few enough to stop within seconds. A CPU does the handing out
+# as well: there LeNet's steps take a tenth longer if more than one is under way.
+IN_FLIGHT = {"cpu": 0, "gpu": 8, "tpu": 8}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -82,7 +81,7 @@ class RunLog:
         Steps are handed to the device faster than it does them; where IN_FLIGHT wait already, so does this.
         """
         self._pending.append((step, value))
-        most = IN_FLIGHT.get(jax.default_backend(), IN_FLIGHT_ELSEWHERE)
+        most = IN_FLIGHT[jax.default_backend()]
         while self._pending and (self._pending[0][1].is_ready() or len(self._pending) > most):
             done, value = self._pending.popleft()
             value.block_until_ready()
