@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-# Steps that may wait on the device: enough to keep it busy, few enough to stop within seconds. A CPU does the handing out
-# as well: there LeNet's steps take a tenth longer if more than one is under way.
+# Steps that may wait on the device: enough to keep it busy, few enough to stop within seconds. A CPU hands them out
+# itself: there LeNet's steps take a tenth longer if more than one is under way.
 IN_FLIGHT = {"cpu": 0, "gpu": 8, "tpu": 8}
 
 
