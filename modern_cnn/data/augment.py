@@ -218,7 +218,7 @@ def augment(key: jax.Array, images: jax.Array, config, *, cropped: bool = False)
     if config.flip:
         images = random_flip(own(2), images)
     if not (is_off(config.rotate) and is_off(config.zoom) and is_off(config.shift)):
-        images = random_affine(key, images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
+        images = random_affine(own(0), images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
                                shift=config.shift)
     for number, (name, change) in enumerate(color.ALL.items(), 4):
         if not is_off(getattr(config, name)) and (images.shape[3] == 3 or name not in color.OF_COLOR):

@@ -44,8 +44,9 @@ def hue(key: jax.Array, images: jax.Array, amount: float | jax.Array) -> jax.Arr
     high = jnp.max(images, axis=3, keepdims=True)
     chroma = high - jnp.min(images, axis=3, keepdims=True)
     divisor = jnp.where(chroma == 0, 1, chroma)  # grey has no hue
-    sixths = jnp.where(high == red, (green - blue) / divisor,
-                       jnp.where(high == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor))
+    # Which is the highest is asked of the channels: `high` may be computed apart from them, and equal none of them.
+    sixths = jnp.where((red >= green) & (red >= blue), (green - blue) / divisor,
+                       jnp.where(green >= blue, 2 + (blue - red) / divisor, 4 + (red - green) / divisor))
     away = (jnp.array([5.0, 3.0, 1.0]) + sixths + 6 * turn) % 6  # of each channel from where it is least, in sixths
     return high - chroma * jnp.clip(jnp.minimum(away, 4 - away), 0, 1)
 
