@@ -66,7 +66,7 @@ class Dataset:
     streamed: bool = False
 
     def feed(self, devices, smallest_crop: float = 0.0) -> batches.Resident | stream.Streamed:
-        """What brings its batches to the devices of a run. `smallest_crop` is for streamed sets."""
+        """What brings its batches to the devices of a run. `smallest_crop` is for streamed sets, which it cuts."""
         if self.streamed:
             return stream.Streamed(self.spec, self.splits, devices, smallest_crop)
         return batches.Resident(self.spec, self.splits, devices)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from modern_cnn import models
 from modern_cnn.data import augment, formats, sources
 from modern_cnn.errors import UserError
+from modern_cnn.numbers import is_off
 from modern_cnn.training import logs, mesh, optim, settings, steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints, saved_steps
 from modern_cnn.training.evaluation import compile_eval, evaluate
@@ -77,7 +78,8 @@ def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices
     """The state of step 0, drawn from `key`."""
     module = devices.module(build_model(config.model.to_dict(), spec))
     optimizer = optim.make_optimizer(config.optimizer, plan.schedule)
-    return devices.on_every(lambda: TrainState.create(key, module, optimizer, spec.image_shape))()
+    ema = not is_off(config.optimizer.ema_decay)
+    return devices.on_every(lambda: TrainState.create(key, module, optimizer, spec.image_shape, ema=ema))()
 
 
 def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, feed) -> Callable:
@@ -87,12 +89,16 @@ def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, device
     and metrics are donated; `done` is an array that stays, to ask whether the step is over.
     """
     dropout_key, augment_key = jax.random.split(key)
-    train_step = devices.spread(partial(steps.train_step, accumulate=config.accumulate))
+    train_step = devices.spread(partial(
+        steps.train_step, label_smoothing=config.loss.label_smoothing, ema_decay=config.optimizer.ema_decay,
+        accumulate=config.accumulate))
 
     def next_batch(step, *args):
         batch = feed.train_batch(step % plan.steps_per_epoch, plan.batch_size, *args)
-        images = augment.augment(jax.random.fold_in(augment_key, step), batch["image"], config.augment)
-        return devices.split(batch | {"image": augment.normalize(images, spec.mean, spec.std)})
+        key = jax.random.fold_in(augment_key, step)
+        images = augment.augment(key, batch["image"], config.augment, cropped=config.data.stream)
+        batch = augment.mix(key, images, batch["label"], config.augment)
+        return devices.split(batch | {"image": augment.normalize(batch["image"], spec.mean, spec.std)})
 
     def step(state, metrics, *args):
         state, new = train_step(state, next_batch(state.step, *args), dropout_key)
@@ -134,7 +140,7 @@ class Run:
                        for record in logs.read_metrics(directory / "metrics.jsonl") if record["step"] <= self.step}
         self.feed = dataset.feed(self.devices, config.augment.resized_crop)
         self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices, self.feed)
-        self.eval_fn = compile_eval(self.spec, self.devices, self.feed)
+        self.eval_fn = compile_eval(self.spec, self.devices, self.feed, config.augment.test_flip)
         self.log = logs.RunLog(directory if mesh.leads() else None, self.step, self.plan.total_steps,
                                self.plan.batch_size)
         self.results: dict[str, dict[str, float]] = {}  # the latest of each split
@@ -246,8 +252,8 @@ class Run:
 
     def conclude(self) -> dict[str, Any]:
         """The scores of the chosen checkpoint, each measured once; curves.png and the final table."""
-        chosen, variables = self.checkpoints.result(self.state.variables)
-        state = self.state.replace(params=variables.pop("params"), collections=variables)
+        chosen, variables = self.checkpoints.result(self.state.scored)
+        state = self.state.replace(params=variables.pop("params"), collections=variables, ema=None)
         for split in ("validation", "test"):
             if split not in self.spec.sizes:
                 continue

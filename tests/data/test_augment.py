@@ -1,14 +1,13 @@
 """Pixels prepared inside the compiled step, against Pillow, numpy and scipy."""
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 
-from modern_cnn.data import augment, formats
+from configs import base
+from modern_cnn.data import augment, color, formats
 from tests.data import files
 
 IMAGES = files.pixels(6, 9, 12, 3).astype(np.float32)
@@ -17,6 +16,13 @@ KEY = jax.random.key(3)
 
 def distort(images=IMAGES, key=KEY, rotate=0.0, zoom=0.0, shift=0.0):
     return augment.random_affine(key, jnp.asarray(images), rotate=rotate, zoom=zoom, shift=shift)
+
+
+def section(**fields):
+    """The `augment` section of a config: all off but these."""
+    config = base.get_config().augment
+    config.update(fields)
+    return config
 
 
 def pixels_and_edges(*shape):
@@ -130,21 +136,159 @@ def test_random_flip_mirrors_half_of_the_images():
 
 def test_crop_and_flip_keep_bytes_and_draw_apart():
     images = jnp.asarray(files.pixels(64, 8, 8, 1))
-    off = {"crop": 0, "flip": False, "rotate": 0.0, "zoom": 0.0, "shift": 0.0}
-    both = augment.augment(KEY, images, SimpleNamespace(**off | {"crop": 2, "flip": True}))
-    crop = augment.augment(KEY, images, SimpleNamespace(**off | {"crop": 2}))
+    both = augment.augment(KEY, images, section(crop=2, flip=True))
+    crop = augment.augment(KEY, images, section(crop=2))
     mirrored = (both == crop[:, :, ::-1]).all((1, 2, 3))
     assert both.dtype == jnp.uint8
     assert ((both == crop).all((1, 2, 3)) | mirrored).all()
     assert 16 < mirrored.sum() < 48
 
 
+def test_flips_and_shifts_are_drawn_apart():
+    """Whether an image is mirrored says nothing about where it moves to."""
+    images = np.zeros((400, 9, 9, 1), np.uint8)
+    images[:, 4, 3] = 255
+    out = np.asarray(augment.augment(KEY, jnp.asarray(images), section(flip=True, shift=0.9)))[..., 0]
+    mirrored = out[:, :, 5:].sum((1, 2)) > out[:, :, :4].sum((1, 2))
+    down = out[:, 5:].sum((1, 2)) > out[:, :4].sum((1, 2))
+    assert 0.4 < (mirrored == down).mean() < 0.6
+
+
 def test_augment_is_on_where_a_field_is():
-    images = jnp.asarray(files.pixels(2, 8, 8, 1))
-    off = {"crop": 0, "flip": False, "rotate": 0.0, "zoom": 0.0, "shift": 0.0}
-    assert augment.augment(KEY, images, SimpleNamespace(**off)) is images
-    for field in ("rotate", "zoom", "shift"):
-        out = augment.augment(KEY, images, SimpleNamespace(**off | {field: 0.5}))
+    images = jnp.asarray(files.pixels(4, 8, 8, 3))
+    assert augment.augment(KEY, images, section()) is images
+    amounts = dict.fromkeys(("resized_crop", "rotate", "zoom", "shift", *color.ALL), 0.5)
+    for field, amount in amounts.items():
+        config = section(**{field: amount})
+        out = jax.jit(lambda images, config=config: augment.augment(KEY, images, config))(images)
         assert out.dtype == jnp.float32
         assert (out != images).any()
-        assert 0 <= float(out.min()) <= float(out.max()) <= 255
+        assert 0 <= float(out.min()) <= float(out.max()) <= 255 + 1e-3
+    assert augment.augment(KEY, images, section(cutout=3)).dtype == jnp.uint8
+    assert augment.augment(KEY, images, section(resized_crop=0.5), cropped=True) is images
+    grey = images[..., :1]
+    assert augment.augment(KEY, grey, section(**dict.fromkeys(color.OF_COLOR, 0.5))) is grey
+
+
+AMOUNTS = {"resized_crop": 0.3, "rotate": 20.0, "zoom": 0.2, "shift": 1.0, "brightness": 0.4, "contrast": 0.4,
+           "saturation": 0.4, "hue": 0.1, "lighting": 0.1, "cutout": 3, "mixup": 0.4, "cutmix": 1.0}
+
+
+def test_traced_amounts_are_the_same_amounts():
+    images, labels = jnp.asarray(files.pixels(16, 8, 8, 3)), jnp.arange(16)
+
+    def both(amounts):
+        config = section()
+        with config.ignore_type():
+            config.update(amounts)
+        return augment.mix(KEY, augment.augment(KEY, images, config), labels, config)
+
+    got, want = jax.jit(both)(AMOUNTS), jax.jit(lambda: both(AMOUNTS))()
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], atol=0.02, err_msg=name)
+
+
+@pytest.mark.parametrize(("height", "width", "smallest"), [(32, 32, 0.08), (12, 20, 0.3), (20, 5, 0.9)])
+def test_random_resized_crop_is_pillows(height, width, smallest):
+    """Also where no box fits, in the last: the centre is taken."""
+    images = pixels_and_edges(24, height, width, 3)
+    boxes = np.stack(augment.random_boxes(KEY, 24, height, width, smallest), axis=1)
+    out = np.asarray(jax.jit(augment.random_resized_crop)(KEY, images, smallest))
+    for image, ours, (top, left, high, wide) in zip(images, out, boxes, strict=True):
+        assert 0 <= top <= top + high <= height
+        assert 0 <= left <= left + wide <= width
+        theirs = Image.fromarray(image).crop((left, top, left + wide, top + high)).resize((width, height), 2)
+        np.testing.assert_allclose(ours, theirs, atol=1.01)  # it rounds after each axis
+
+
+def test_random_boxes_have_torchvisions_distribution():
+    top, left, high, wide = map(np.asarray, augment.random_boxes(KEY, 5000, 400, 500, 0.08))
+    shares, ratios = high * wide / 200_000, np.log(wide / high)
+    assert 0.08 - 1e-2 <= shares.min() < 0.1
+    assert abs(np.median(ratios)) < 0.05
+    assert ratios.min() >= np.log(3 / 4) - 0.02
+    assert ratios.max() <= np.log(4 / 3) + 0.02
+    area, ratio = np.random.RandomState(1).uniform([[0.08], [np.log(3 / 4)]], [[1.0], [np.log(4 / 3)]], (2, 100_000))
+    theirs = np.sqrt(200_000 * area * np.exp([[1.0], [-1.0]] * ratio))
+    assert abs(shares.mean() - area[(theirs[0] <= 500) & (theirs[1] <= 400)].mean()) < 0.02
+    for place, room in ((top, 400 - high), (left, 500 - wide)):  # uniform over where there is room
+        assert abs((place[room > 20] / room[room > 20]).mean() - 0.5) < 0.02
+    none = np.stack(augment.random_boxes(KEY, 3, 10, 100, 1.0))
+    np.testing.assert_array_equal(none, np.broadcast_to([[0], [43], [10], [13]], (4, 3)))  # none fits: the centre
+
+
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_cutout_is_a_square_around_any_pixel(side):
+    """The squares are those that numpy cuts around each of the 6 x 7 pixels; all occur, alike often."""
+    squares = {}
+    for y in range(6):
+        for x in range(7):
+            square = np.full((6, 7, 1), 9, np.uint8)
+            square[max(0, y - side // 2):y - side // 2 + side, max(0, x - side // 2):x - side // 2 + side] = 0
+            squares.setdefault(square.tobytes(), []).append((y, x))
+    out = np.asarray(augment.cutout(KEY, jnp.full((2100, 6, 7, 1), 9, jnp.uint8), side))
+    counts = dict.fromkeys(squares, 0)
+    for image in out:
+        counts[image.tobytes()] += 1
+    for square, centres in squares.items():
+        assert 0.3 < counts[square] / (50 * len(centres)) < 2
+
+
+def mixed(count=1000, **fields):
+    """Images of one value each, mixed: 'image' is then the number of the image between two of them, or one of two."""
+    images = np.broadcast_to(np.arange(count).reshape(-1, 1, 1, 1), (count, 8, 9, 1)).astype(np.float32)
+    batch = augment.mix(KEY, jnp.asarray(images), jnp.arange(count), section(**fields))
+    assert set(batch) == {"image", "label", "other", "share"}
+    label, other, share = (np.asarray(batch[name]) for name in ("label", "other", "share"))
+    assert share.min() >= 0
+    assert share.max() <= 0.5
+    before = (np.arange(count) - 1) % count
+    assert (np.stack([np.minimum(label, other), np.maximum(label, other)])
+            == np.stack([np.minimum(np.arange(count), before), np.maximum(np.arange(count), before)])).all()
+    return np.asarray(batch["image"], np.float64), label, other, share
+
+
+def folded(alpha):
+    """The distribution of the smaller share where either is from Beta(alpha, alpha)."""
+    return lambda x: 2 * stats.beta(alpha, alpha).cdf(np.minimum(x, 0.5))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_mixup_blends_images_as_it_blends_labels(alpha):
+    images, label, other, share = mixed(mixup=alpha)
+    wanted = (1 - share.astype(np.float64)) * label + share * other
+    np.testing.assert_allclose(images, np.broadcast_to(wanted.reshape(-1, 1, 1, 1), images.shape), atol=1e-3)
+    assert 0.45 < (label == np.arange(1000)).mean() < 0.55
+    assert stats.kstest(share, folded(alpha)).pvalue > 0.01
+
+
+def test_cutmix_pastes_a_box_and_counts_it():
+    images, label, other, share = mixed(cutmix=1.0)
+    own = images == label.reshape(-1, 1, 1, 1)
+    assert (own | (images == other.reshape(-1, 1, 1, 1))).all()
+    np.testing.assert_allclose(1 - own.mean((1, 2, 3)), share, atol=1e-6)
+    pasted = images[..., 0] != np.arange(1000)[:, None, None]
+    rows, columns = pasted.any(2), pasted.any(1)
+    np.testing.assert_array_equal(pasted, rows[:, :, None] & columns[:, None, :])
+    for runs in (rows, columns):  # each a row of pixels without a gap
+        assert (np.abs(np.diff(np.pad(runs, ((0, 0), (1, 1))).astype(int), axis=1)).sum(1) <= 2).all()
+    sides = np.sqrt(np.random.RandomState(0).uniform(size=(1, 4000)))
+    high, wide = (sides * [[8], [9]]).astype(int)
+    y, x = (np.random.RandomState(1).randint(0, length, 4000) for length in (8, 9))
+    inside = [np.minimum(length, at - side // 2 + side) - np.maximum(0, at - side // 2)
+              for at, side, length in ((y, high, 8), (x, wide, 9))]
+    assert abs(pasted.mean() - (inside[0] * inside[1]).mean() / 72) < 0.03
+
+
+def test_half_of_the_images_are_mixed_by_either_where_both_are_on():
+    images, *_, share = mixed(mixup=1.0, cutmix=1.0)
+    blended = ((images % 1 != 0).any((1, 2, 3)))
+    assert 0.45 < blended[share > 0.01].mean() < 0.6  # boxes of no pixel are not counted
+
+
+def test_nothing_is_mixed_where_both_are_off():
+    images, labels = jnp.zeros((2, 3, 3, 1), jnp.uint8), jnp.arange(2)
+    batch = augment.mix(KEY, images, labels, section())
+    assert batch["image"] is images
+    assert batch["label"] is labels
+    assert len(batch) == 2

@@ -19,14 +19,19 @@ from modern_cnn.training.mesh import Devices
 from tests.data import files
 
 ROOT = Path(__file__).resolve().parents[2]
+# Whatever draws, mixes or averages; the streamed runs go without.
+RECIPE = ["--config.augment.resized_crop=0.5", "--config.augment.flip=True", "--config.augment.contrast=0.4",
+          "--config.augment.cutout=4", "--config.augment.mixup=0.2", "--config.augment.cutmix=1",
+          "--config.augment.test_flip=True", "--config.loss.label_smoothing=0.1", "--config.optimizer.clip_norm=1",
+          "--config.optimizer.ema_decay=0.9"]
 RUNS = {  # flags of the run; which one it must equal
-    "one": (["--config.parallel.count=1"], None),
-    "jit": ([], "one"),
-    "pmap": (["--config.parallel.compile=pmap"], "one"),
-    "accumulated": (["--config.model.name=lenet", "--config.accumulate=4"], "whole"),
-    "whole": (["--config.model.name=lenet", "--config.parallel.count=1"], None),
-    "jit, norm by device": (["--config.parallel.batch_norm=device"], None),
-    "pmap, norm by device": (["--config.parallel.batch_norm=device", "--config.parallel.compile=pmap"],
+    "one": ([*RECIPE, "--config.parallel.count=1"], None),
+    "jit": (RECIPE, "one"),
+    "pmap": ([*RECIPE, "--config.parallel.compile=pmap"], "one"),
+    "accumulated": ([*RECIPE, "--config.model.name=lenet", "--config.accumulate=4"], "whole"),
+    "whole": ([*RECIPE, "--config.model.name=lenet", "--config.parallel.count=1"], None),
+    "jit, norm by device": ([*RECIPE, "--config.parallel.batch_norm=device"], None),
+    "pmap, norm by device": ([*RECIPE, "--config.parallel.batch_norm=device", "--config.parallel.compile=pmap"],
                              "jit, norm by device"),
     "streamed": (["--config.data.stream=true", "--config.parallel.count=1"], None),
     "streamed, jit": (["--config.data.stream=true"], "streamed"),
@@ -72,7 +77,7 @@ def runs(tmp_path_factory):
     source = f"--config.data.source={files.write_digits(root / 'digits', 400)}"
     for name, (flags, _) in RUNS.items():
         end([start(root / name, *flags, *([source] if name.startswith("streamed") else []))])
-    end(start_two(root / "two processes"))
+    end(start_two(root / "two processes", *RECIPE))
     end(start_two(root / "streamed, two processes", source, "--config.data.stream=true"))
     return {name: result(root / name) for name in (*RUNS, "two processes", "streamed, two processes")}
 

@@ -13,7 +13,7 @@ import modern_cnn
 from modern_cnn.data import augment, batches, formats, sources
 from modern_cnn.errors import UserError
 from modern_cnn.training import evaluation, logs, loop, optim, workdir
-from modern_cnn.training.checkpoint import saved_steps
+from modern_cnn.training.checkpoint import Checkpoints, saved_steps
 from modern_cnn.training.mesh import Devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
@@ -54,6 +54,34 @@ def test_load_and_evaluate_agree_with_the_run(config, tmp_path):
     images, labels = data.splits["test"]
     logits = module.apply(variables, augment.normalize(jnp.asarray(images), data.spec.mean, data.spec.std), train=False)
     assert (np.argmax(np.asarray(logits), 1) == labels).mean() == result["test"]["accuracy"]
+
+
+def test_averages_are_scored_and_kept_and_the_weights_go_on(config, tmp_path):
+    """The result is the averages, in the log, in `load` and in evaluation; training goes on from the weights."""
+    loop.train_and_evaluate(config, tmp_path / "plain")
+    config.optimizer.ema_decay = 0.9
+    config.augment.test_flip = True
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    losses, plain = ([r["loss"] for r in records(tmp_path / name, "train")] for name in ("run", "plain"))
+    assert losses == plain
+    module, averages = modern_cnn.load(tmp_path / "run")
+    weights = modern_cnn.load(tmp_path / "plain")[1]
+    data = sources.load(config.data)
+    images, labels = jnp.asarray(data.splits["test"][0]), data.splits["test"][1]
+    logits = [module.apply(averages, augment.normalize(each, data.spec.mean, data.spec.std), train=False)
+              for each in (images, images[:, :, ::-1])]
+    wanted = Metrics.of((logits[0] + logits[1]) / 2, jnp.asarray(labels, jnp.int32)).means(10)
+    scored = evaluation.evaluate_workdir(tmp_path / "run")
+    for scores in (result["test"], scored):
+        assert np.isclose(scores["loss"], wanted["loss"], rtol=1e-5)
+        assert scores["accuracy"] == wanted["accuracy"]
+    checkpoints = Checkpoints(tmp_path / "run", read_only=True)
+    kept = checkpoints._manager.restore(33)
+    checkpoints.close()
+    for average, weight, saved in zip(*map(jax.tree.leaves, (averages, weights, kept["training"]["tree"]["variables"])),
+                                      strict=True):
+        np.testing.assert_array_equal(weight, saved)
+        assert (average != weight).any()
 
 
 def test_images_enlarged_on_the_device_train_and_score_as_those_enlarged_in_files(config, tmp_path):
@@ -222,6 +250,10 @@ def test_checkpoints_by_steps_count_epoch_ends_too(config, tmp_path):
     ("optimizer.momentum", 1.5, r"momentum=1\.5 must be a number between 0 and 1"),
     ("schedule.warmup_epochs", -1.0, r"warmup_epochs=-1\.0 must be"),
     ("augment.zoom", 2.0, r"augment\.zoom=2\.0 must be a number between 0 and 0\.99"),
+    ("augment.hue", 0.6, r"augment\.hue=0\.6 must be a number between 0 and 0\.5"),
+    ("loss.label_smoothing", 1.5, r"label_smoothing=1\.5 must be"),
+    ("optimizer.ema_decay", 2.0, r"ema_decay=2\.0 must be a number between 0 and 1"),
+    ("optimizer.clip_norm", -1.0, r"clip_norm=-1\.0 must be a number of at least 0"),
     ("model.dropout_rate", 1.5, "cannot be built for .*a dropout rate is a probability"),
     ("model.hidden_sizes", (0,), "cannot be built for"),
     ("model.num_classes", 3, r"the data say how many classes there are \(config\.data\.num_classes\)"),

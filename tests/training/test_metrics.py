@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.metrics import Metrics, cross_entropy
 
 
 def batch(n=257, classes=23, seed=0):
@@ -63,3 +63,13 @@ def test_bfloat16_logits_are_summed_in_float32():
     metrics = Metrics.of(jnp.zeros((3, 4), jnp.bfloat16), jnp.zeros(3, jnp.int32))
     assert metrics.loss.dtype == jnp.float32
     assert jax.tree.map(lambda x: x.shape, metrics) == jax.tree.map(lambda x: x.shape, Metrics.empty())
+
+
+def test_label_smoothing_is_torchs():
+    logits, labels = batch()
+    for smoothing in (0.0, 0.1, 1.0):
+        theirs = torch.nn.functional.cross_entropy(
+            torch.tensor(logits, dtype=torch.float64), torch.tensor(labels, dtype=torch.long), reduction="none",
+            label_smoothing=smoothing)
+        for ours in (cross_entropy(logits, labels, smoothing), jax.jit(cross_entropy)(logits, labels, smoothing)):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -16,11 +16,12 @@ from modern_cnn.training.checkpoint import Checkpoints
 from tests.data import files
 
 ROOT = Path(__file__).resolve().parents[2]
-# Batch statistics, momentum, augmentation, a validation split to choose by, checkpoints within epochs.
+# Batch statistics, momentum, averages, augmentation, a validation split to choose by, checkpoints within epochs.
 TRAIN = (sys.executable, str(ROOT / "scripts/train.py"), f"--config={ROOT / 'configs/quickstart.py'}",
          "--config.epochs=4", "--config.eval_every_epochs=2", "--config.data.validation=0.1",
          "--config.data.image_size=16", "--config.log_every_steps=3", "--config.checkpoint_every_steps=4",
-         "--config.test_every_epoch=True")
+         "--config.test_every_epoch=True", "--config.optimizer.ema_decay=0.9", "--config.augment.mixup=0.2",
+         "--config.loss.label_smoothing=0.1")
 TOTAL_STEPS = 4 * (1293 // 64)
 
 

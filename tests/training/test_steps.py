@@ -1,4 +1,8 @@
 """The train step against the same network, loss and optimiser in PyTorch, step for step."""
+import collections
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +10,9 @@ import optax
 import torch
 
 from modern_cnn import models
+from modern_cnn.layers import Dropout
 from modern_cnn.training import steps
+from modern_cnn.training.metrics import Metrics, cross_entropy
 from modern_cnn.training.state import TrainState
 
 KEY = jax.random.key(0)
@@ -100,3 +106,134 @@ def test_pmap_compiles_the_same_function():
     mapped, _ = jax.pmap(steps.train_step, in_axes=(0, 0, None))(*stacked, KEY)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(mapped), strict=True):
         np.testing.assert_allclose(a, b[0], rtol=1e-6, atol=1e-7)
+
+
+class Biased(nn.Module):
+    """Logits that are a bias alone, the same for every image; twice, as GoogLeNet has them in training."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        bias = self.param("bias", lambda key, shape: jnp.linspace(-1, 1, shape[0]), (12,))
+        logits = jnp.broadcast_to(bias, (len(x), 12))
+        if train:
+            self.sow("aux_logits", "head", logits)
+        return logits
+
+
+def test_losses_and_gradients_of_mixed_and_smoothed_labels_are_torchs():
+    """Of the main logits and of auxiliary ones; accuracy counts the label with the larger share."""
+    rng = np.random.default_rng(0)
+    batch = {"image": jnp.zeros((64, 2, 2, 1)), "label": rng.integers(0, 12, 64), "other": rng.integers(0, 12, 64),
+             "share": rng.uniform(0, 0.5, 64).astype(np.float32)}
+    state = TrainState.create(KEY, Biased(), optax.sgd(1.0), (2, 2, 1))
+    for smoothing in (0.0, 0.1):
+        bias = torch.linspace(-1, 1, 12, dtype=torch.float64, requires_grad=True)
+        wanted = torch.tensor((1 - batch["share"])[:, None] * np.eye(12)[batch["label"]]
+                              + batch["share"][:, None] * np.eye(12)[batch["other"]])
+        loss = torch.nn.functional.cross_entropy(bias.expand(64, 12), wanted, label_smoothing=smoothing)
+        (1.3 * loss).backward()
+        for traced in (False, True):
+            step = jax.jit(steps.train_step) if traced else steps.train_step
+            after, metrics = step(state, batch, KEY, label_smoothing=smoothing)
+            assert np.isclose(metrics.loss / 64, loss.item(), rtol=1e-6)
+            assert int(metrics.correct) == (batch["label"] == 11).sum()
+            np.testing.assert_allclose(after.params["bias"], (bias - bias.grad).detach(), atol=1e-6)
+
+
+def test_mixed_batches_in_parts_are_the_same_step():
+    state = TrainState.create(KEY, models.build("mlp"), optax.sgd(0.1), (8, 8, 1))
+    batch = {"image": jax.random.normal(KEY, (16, 8, 8, 1)), "label": jnp.arange(16) % 10,
+             "other": jnp.arange(16) // 2, "share": jnp.linspace(0, 0.5, 16)}
+    whole, metrics = steps.train_step(state, batch, KEY, label_smoothing=0.1)
+    parts, sums = steps.train_step(state, batch, KEY, label_smoothing=0.1, accumulate=4)
+    assert np.isclose(metrics.loss, sums.loss, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def operations(function, *args):
+    """How often each operation occurs in a program, in the programs that it calls too."""
+    return collections.Counter(re.findall(r" = (\w+)", str(jax.make_jaxpr(function)(*args))))
+
+
+def test_what_is_off_costs_no_operation():
+    """The step is that of a loss, its gradient, the optimiser and nothing else, operation by operation."""
+    def plain(state, batch, key):
+        key = jax.random.fold_in(key, state.step)
+
+        def loss_of(params):
+            logits, others = state.module.apply({"params": params, **state.collections}, batch["image"], train=True,
+                                                mutable=["batch_stats", "aux_logits"], rngs={"dropout": key})
+            losses = cross_entropy(logits, batch["label"])
+            return losses.mean(), (others, Metrics.of(logits, batch["label"], step=state.step + 1, losses=losses))
+
+        gradients, (collections, metrics) = jax.grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
+        return (state.step + 1, jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates), collections,
+                opt_state, metrics)
+
+    state = TrainState.create(KEY, models.build("lenet_bn", dropout_rate=0.0), optax.sgd(0.1, 0.9), (28, 28, 1))
+    batch = {"image": jnp.zeros((4, 28, 28, 1)), "label": jnp.arange(4)}
+    assert operations(steps.train_step, state, batch, KEY) == operations(plain, state, batch, KEY)
+    averaged = state.replace(ema=state.variables)
+    for changed, options in ((state, {"label_smoothing": 0.1}), (averaged, {"ema_decay": 0.9})):
+        more = operations(lambda *args, options=options: steps.train_step(*args, **options), changed, batch, KEY)
+        assert more.total() > operations(plain, state, batch, KEY).total()
+
+
+def test_averages_of_weights_and_batch_statistics_by_hand():
+    """In numpy, over five steps; evaluation scores the averages, and training does not look at them."""
+    rng = np.random.default_rng(0)
+    module, optimizer = models.build("lenet_bn"), optax.sgd(0.5)
+    state = TrainState.create(KEY, module, optimizer, (28, 28, 1), ema=True)
+    plain = TrainState.create(KEY, module, optimizer, (28, 28, 1))
+    assert plain.ema is None
+    averages = jax.tree.map(np.array, state.variables)
+    step = jax.jit(steps.train_step)
+    for number in range(5):
+        batch = {"image": rng.random((8, 28, 28, 1), dtype=np.float32), "label": np.arange(8)}
+        state, _ = step(state, batch, KEY, ema_decay=0.3)
+        plain, _ = step(plain, batch, KEY)
+        decay = min(0.3, (2 + number) / (11 + number))
+        averages = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * np.array(new, np.float64), averages,
+                                state.variables)
+    assert decay == 0.3
+    for ours, theirs, raw, other in zip(*map(jax.tree.leaves, (state.ema, averages, state.variables, plain.variables)),
+                                        strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        np.testing.assert_array_equal(raw, other)
+    assert set(state.ema) == {"params", "batch_stats"}
+    batch |= {"mask": np.ones(8, bool)}
+    logits, raw = (module.apply(variables, batch["image"], train=False) for variables in (state.ema, state.variables))
+    wanted, unwanted = (float(cross_entropy(each, batch["label"]).sum()) for each in (logits, raw))
+    loss = float(steps.eval_step(state, batch).loss)
+    assert np.isclose(loss, wanted, rtol=1e-5)
+    assert abs(loss - unwanted) > 1e-3
+
+
+def test_flipped_scoring_is_the_mean_of_two_logits():
+    state = TrainState.create(KEY, models.build("lenet_bn"), optax.sgd(0.1), (28, 28, 1))
+    batch = {"image": jax.random.normal(KEY, (6, 28, 28, 1)), "label": jnp.arange(6), "mask": jnp.arange(6) < 5}
+    logits = sum(state.module.apply(state.variables, images, train=False)
+                 for images in (batch["image"], batch["image"][:, :, ::-1])) / 2
+    wanted, got = Metrics.of(logits, batch["label"], batch["mask"]), steps.eval_step(state, batch, flip=True)
+    assert np.isclose(got.loss, wanted.loss, rtol=1e-5)
+    assert abs(got.loss - steps.eval_step(state, batch).loss) > 1e-4
+    assert int(got.count) == 5
+
+
+def test_a_dropout_rate_may_be_traced_as_the_other_numbers_may():
+    batch = {"image": jnp.ones((16, 8, 8, 1)), "label": jnp.arange(16) % 10}
+    start = TrainState.create(KEY, models.build("mlp"), optax.sgd(0.1), (8, 8, 1), ema=True)
+
+    def step(rate, smoothing, decay):
+        state = start.replace(module=models.build("mlp", dropout_rate=rate))
+        state, metrics = steps.train_step(state, batch, KEY, label_smoothing=smoothing, ema_decay=decay)
+        return state.variables, state.ema, metrics
+
+    for numbers in ((0.5, 0.1, 0.9), (0.0, 0.0, 0.0)):
+        for a, b in zip(*map(jax.tree.leaves, (jax.jit(step)(*numbers), step(*numbers))), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    x = jnp.ones((50, 4))
+    dropped = jax.jit(lambda rate: Dropout(rate, train=True).apply({}, x, rngs={"dropout": KEY}))(0.25)
+    np.testing.assert_array_equal(dropped, Dropout(0.25, train=True).apply({}, x, rngs={"dropout": KEY}))
