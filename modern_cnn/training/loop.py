@@ -333,18 +333,17 @@ class Run:
                 if split in self.spec.sizes and (split, chosen) not in self.scores]
 
     def conclude(self, chosen: int) -> dict[str, Any]:
-        """The scores of the chosen checkpoint, each measured once by now; curves.png and the final table."""
+        """The scores of the chosen checkpoint, each measured once by now; curves.png and the table, unless quiet."""
         for split in ("validation", "test"):
             if split in self.spec.sizes:
                 recorded = self.scores[split, chosen]
                 self.results[split] = {name: recorded[name] for name in ("loss", "accuracy", "top5")
                                        if name in recorded}
         self.log.close()
-        if mesh.leads():
+        if mesh.leads() and not self.log.quiet:
             curves = logs.draw_curves(
                 self.directory, f"{self.config.model.name} on {self.spec.source}, {self.parameters:,} parameters")
-            if not self.log.quiet:
-                log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
+            log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
         return {"step": chosen} | self.results
 
     def _summary(self, chosen: int) -> list[tuple[str, str]]:

@@ -86,7 +86,7 @@ def _bare(state: TrainState) -> TrainState:
 def _unstack(tree: Any, count: int) -> list[Any]:
     """In the host's memory, copied: the device's may be donated while a checkpoint is still being written."""
     host = jax.tree.map(np.array, jax.device_get(tree))
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(count)]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i, ...], host) for i in range(count)]
 
 
 def initial_states(configs: Sequence, spec: sources.Spec) -> list[TrainState]:
@@ -94,7 +94,7 @@ def initial_states(configs: Sequence, spec: sources.Spec) -> list[TrainState]:
     devices, config = Apart(1), configs[0]
     create = loop.state_function(config, spec, loop.make_plan(config, spec, devices), devices)
     keys = jnp.stack([jax.random.key_data(jax.random.split(jax.random.key(config.seed))[0]) for config in configs])
-    return _unstack(jax.jit(jax.vmap(lambda data: _bare(create(data))))(keys), len(configs))
+    return _unstack(jax.jit(lambda keys: jax.lax.map(lambda data: _bare(create(data)), keys))(keys), len(configs))
 
 
 class _Progress(logs.RunLog):

@@ -138,7 +138,7 @@ def test_out_of_memory_is_tried_in_halves_then_alone(config, tmp_path, monkeypat
 
     def exhausted(configs, *args):
         sizes.append(len(configs))
-        if len(configs) > 2:
+        if len(configs) > 2 or configs[-1].seed == 4:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
         return together(configs, *args)
 
@@ -151,7 +151,7 @@ def test_out_of_memory_is_tried_in_halves_then_alone(config, tmp_path, monkeypat
     monkeypatch.setattr(trials, "train_together", exhausted)
     monkeypatch.setattr(loop, "train_and_evaluate", exhausted_too)
     assert sweep.run(config, ["seed=0:5"], tmp_path)["done"] == 4
-    assert sizes == [5, 2, 3, 1, 2] or sizes == [5, 2, 3, 2, 1]
+    assert sizes == [5, 2, 3, 1, 2, 1, 1]
     assert rows(tmp_path)[4]["status"].startswith("failed: out of memory")
 
 
@@ -227,4 +227,4 @@ def test_kill_minus_nine_loses_the_steps_since_the_checkpoint(tmp_path):
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [row["status"] for row in rows(tmp_path / "sweep")] == ["done"] * 2
-    assert [step for step, split in curve(tmp_path / "sweep/trials/seed=1") if split == "test"] == [20 * 89]
+    assert max(curve(tmp_path / "sweep/trials/seed=1")) == (20 * 89, "train")
