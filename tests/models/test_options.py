@@ -200,6 +200,17 @@ def test_zero_init_residual_reaches_every_block(name, layer, zero):
         assert still == (["/".join(layer)] if zero else [])
 
 
+def test_identity_layers_make_nested_function_classes():
+    """A deeper plain network with added identities is the shallower one: the same logits from the same other layers."""
+    few, many = (build("resnet20", stage_sizes=sizes, shortcut="none", norm="none", initializer="identity")
+                 for sizes in ((1, 1), (3, 4)))
+    few, many = (net.clone(stage_features=(8, 12)) for net in (few, many))
+    images = np.random.default_rng(0).random((2, 9, 8, 3), np.float32)
+    shallow, deep = (fast(net.init)(KEY, images) for net in (few, many))
+    np.testing.assert_allclose(fast(many.apply)({"params": deep["params"] | shallow["params"]}, images),
+                               fast(few.apply)(shallow, images), rtol=1e-5)
+
+
 def test_the_stride_is_in_the_3x3_convolution_unless_asked():
     """Both have the same shapes and parameters (resnet50's 4.09 and 3.86 billion multiplications): numbers differ."""
     first, second = (case("resnet50", stride_in_1x1=stride, **SHALLOW) for stride in (False, True))

@@ -64,12 +64,13 @@ def alexnet_2012(num_classes, in_channels, width=1.0, hidden=(4096, 4096), size=
     return Classifier(features, nn.Identity(), classifier)
 
 
-def vgg(num_classes, in_channels, stage_sizes, width=1.0, hidden=(4096, 4096), norm="none"):
+def vgg(num_classes, in_channels, stage_sizes, width=1.0, hidden=(4096, 4096), norm="none", kernel_size=3):
     layers, inside = [], in_channels
     for size, features in zip(stage_sizes, (64, 128, 256, 512, 512), strict=True):
         for _ in range(size):
             outside = wide(features, width)
-            layers += [nn.Conv2d(inside, outside, 3, padding=1), *norm_after(outside, norm), nn.ReLU()]
+            layers += [nn.Conv2d(inside, outside, kernel_size, padding=kernel_size // 2), *norm_after(outside, norm),
+                       nn.ReLU()]
             inside = outside
         layers.append(nn.MaxPool2d(2, 2))
     classifier = nn.Sequential(
@@ -112,17 +113,19 @@ class Unit(nn.Module):
 
 
 class Inception(nn.Module):
-    def __init__(self, inside, unit, kernel_size, one, reduce3, three, reduce5, five, projection):
+    def __init__(self, inside, unit, kernel_size, branches, one, reduce3, three, reduce5, five, projection):
         super().__init__()
-        self.branch1 = unit(inside, one, 1)
-        self.branch2 = nn.Sequential(unit(inside, reduce3, 1), unit(reduce3, three, 3, padding=1))
-        self.branch3 = nn.Sequential(unit(inside, reduce5, 1),
-                                     unit(reduce5, five, kernel_size, padding=kernel_size // 2))
-        self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, 1), unit(inside, projection, 1))
-        self.out_channels = one + three + five + projection
+        makers = {1: lambda: unit(inside, one, 1),
+                  2: lambda: nn.Sequential(unit(inside, reduce3, 1), unit(reduce3, three, 3, padding=1)),
+                  3: lambda: nn.Sequential(unit(inside, reduce5, 1),
+                                           unit(reduce5, five, kernel_size, padding=kernel_size // 2)),
+                  4: lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), unit(inside, projection, 1))}
+        for number in branches:
+            self.add_module(f"branch{number}", makers[number]())
+        self.out_channels = sum((one, three, five, projection)[number - 1] for number in branches)
 
     def forward(self, x):
-        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
+        return torch.cat([branch(x) for branch in self.children()], 1)
 
 
 class Auxiliary(nn.Module):
@@ -149,7 +152,8 @@ class GoogLeNet(nn.Module):
     In training it returns the logits and the two auxiliary ones.
     """
 
-    def __init__(self, num_classes, in_channels, width=1.0, original=False, aux_logits=True, size=224):
+    def __init__(self, num_classes, in_channels, width=1.0, original=False, aux_logits=True, size=224,
+                 branches=(1, 2, 3, 4)):
         super().__init__()
         unit = partial(Unit, batch_norm=not original)
         pool = nn.MaxPool2d(3, 2, ceil_mode=True)
@@ -161,7 +165,7 @@ class GoogLeNet(nn.Module):
         self.lrn = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if original else nn.Identity()
         inside, widths = b, {}
         for label, features in INCEPTIONS.items():
-            block = Inception(inside, unit, 5 if original else 3, *(wide(n, width) for n in features))
+            block = Inception(inside, unit, 5 if original else 3, branches, *(wide(n, width) for n in features))
             setattr(self, f"inception{label}", block)
             inside = widths[label] = block.out_channels
         aux_pool = nn.AvgPool2d(5, 3) if original else nn.AdaptiveAvgPool2d(4)
@@ -203,7 +207,8 @@ class DenseBlock(nn.Module):
         return x
 
 
-def densenet(num_classes, in_channels, block_sizes, width=1.0, growth=32, stem=64, small=False, dropout_rate=0.0):
+def densenet(num_classes, in_channels, block_sizes, width=1.0, growth=32, stem=64, small=False, dropout_rate=0.0,
+             compression=0.5):
     """torchvision's; `small` is the paper's for CIFAR, whose stem is one 3x3 convolution."""
     growth, inside = wide(growth, width), wide(stem, width)
     if small:
@@ -215,10 +220,11 @@ def densenet(num_classes, in_channels, block_sizes, width=1.0, growth=32, stem=6
         layers[f"denseblock{i}"] = block = DenseBlock(inside, size, growth, dropout_rate)
         inside = block.out_channels
         if i < len(block_sizes):
+            kept = int(inside * compression)
             layers[f"transition{i}"] = chain(
-                norm=nn.BatchNorm2d(inside), relu=nn.ReLU(), conv=nn.Conv2d(inside, inside // 2, 1, bias=False),
+                norm=nn.BatchNorm2d(inside), relu=nn.ReLU(), conv=nn.Conv2d(inside, kept, 1, bias=False),
                 pool=nn.AvgPool2d(2))
-            inside //= 2
+            inside = kept
     layers[f"norm{len(block_sizes) + 1}"] = nn.BatchNorm2d(inside)
     return Classifier(chain(**layers, relu=nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Linear(inside, num_classes))
 
