@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "training": {"training", "models", "data", "errors"},
     "weights": {"weights", "models", "errors"},
     "benchmarks": {"models", "training", "data", "functional", "analysis", "errors"},
+    "sweep": {"training", "analysis", "errors"},
     "scaling": {"models", "training", "functional", "errors"},
     "analysis": {"analysis", "functional", "errors"},
     "__init__": {"training"},

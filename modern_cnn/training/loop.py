@@ -26,6 +26,14 @@ log = logging.getLogger(__name__)
 PROFILE_STEPS = (10, 20)  # --profile skips the first steps (compilation) and records this many
 
 
+class NotFinite(UserError):
+    """The loss of `step`, or a parameter after it, is not finite."""
+
+    def __init__(self, text: str, step: int):
+        super().__init__(text)
+        self.step = step
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Numbers derived once from a config and a data set; none of them is ever in a config."""
@@ -186,12 +194,12 @@ class Run:
         if bad_step >= 0:
             self.checkpoints.wait()
             kept = self.checkpoints.steps()
-            raise UserError(
+            raise NotFinite(
                 f"the loss is not finite at step {bad_step} (epoch {bad_step / self.plan.steps_per_epoch:.2f}); "
                 + (f"the last good checkpoint, step {kept[-1]}, is kept in {self.directory}. " if kept else
                    "no checkpoint had been written yet. ")
                 + f"Lower config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}) in another "
-                "--workdir, or add --debug_nans to see which operation it was")
+                "--workdir, or add --debug_nans to see which operation it was", bad_step)
 
     def save(self, validation: dict[str, float] | None = None) -> None:
         """A checkpoint of this step, unless the run has become non-finite."""

@@ -137,6 +137,19 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, run
 
 
+def differences(before: dict[str, Any], config: dict[str, Any],
+                free: tuple[str, ...] = ()) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+    """Between two configs: (every one as field, old, new; those that make it another run, in words).
+
+    Args:
+      free: fields that may change too, beside those of FREE and LENGTH.
+    """
+    old, new = _flat(before), _flat(json.loads(json.dumps(config)))  # as it is read back: tuples are lists
+    changed = [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
+    free += FREE + (() if config["schedule"]["name"] == "cosine" else LENGTH)
+    return changed, [f"{key} was {a!r}, is {b!r}" for key, a, b in changed if key.removeprefix("config.") not in free]
+
+
 def record(workdir: Path, config: dict[str, Any], run: dict[str, Any], resuming: bool) -> None:
     """Writes config.json and run.json; where there are checkpoints, checks first that this is the same run.
 
@@ -152,13 +165,11 @@ def record(workdir: Path, config: dict[str, Any], run: dict[str, Any], resuming:
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} has checkpoints but no config.json: not a run that can be resumed")
     config_before, before = read_run(workdir)
-    old, new = _flat(config_before), _flat(config)
-    changed = [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
     was, now = before["data"], run["data"]
     data = [f"the data set's {field} was {was[field]}, is {now[field]}"
             for field in ("digest", "image_shape", "num_classes", "sizes") if was[field] != now[field]]
-    free = FREE + (() if data else PLACES) + (() if config["schedule"]["name"] == "cosine" else LENGTH)
-    refused = [f"{key} was {a!r}, is {b!r}" for key, a, b in changed if key.removeprefix("config.") not in free] + data
+    changed, refused = differences(config_before, config, () if data else PLACES)
+    refused += data
     if refused:
         raise UserError(f"{workdir} holds a different run: {'; '.join(refused)}. Choose another --workdir, or repeat "
                         "the command it was started with")
