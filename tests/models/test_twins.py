@@ -28,7 +28,6 @@ QUICK = [
     case("resnet20", stage_sizes=(1, 2, 1), preactivation=True),
     case("resnet20", stage_sizes=(1, 2, 1), shortcut="none"),
     *(case(name, activation=kind) for name, kind in (("lenet", "relu"), ("lenet_bn", "relu"), ("lenet", "tanh"))),
-    case("vgg11", kernel_size=5), case("googlenet", branches=(1, 3)), case("googlenet", branches=(2, 4)),
     Case("nin_d2l", (99, 99, 1), NARROW | {"hidden": (24, 16)}, flattens=True),
     *(replace(case("googlenet"), image=image) for image in ((15, 30, 3), (112, 65, 3))),  # windows beyond the edge
     replace(case("densenet121", block_sizes=(2, 1)), image=(29, 35, 3)),  # odd maps, halved

@@ -64,13 +64,12 @@ def alexnet_2012(num_classes, in_channels, width=1.0, hidden=(4096, 4096), size=
     return Classifier(features, nn.Identity(), classifier)
 
 
-def vgg(num_classes, in_channels, stage_sizes, width=1.0, hidden=(4096, 4096), norm="none", kernel_size=3):
+def vgg(num_classes, in_channels, stage_sizes, width=1.0, hidden=(4096, 4096), norm="none"):
     layers, inside = [], in_channels
     for size, features in zip(stage_sizes, (64, 128, 256, 512, 512), strict=True):
         for _ in range(size):
             outside = wide(features, width)
-            layers += [nn.Conv2d(inside, outside, kernel_size, padding=kernel_size // 2), *norm_after(outside, norm),
-                       nn.ReLU()]
+            layers += [nn.Conv2d(inside, outside, 3, padding=1), *norm_after(outside, norm), nn.ReLU()]
             inside = outside
         layers.append(nn.MaxPool2d(2, 2))
     classifier = nn.Sequential(
@@ -113,19 +112,17 @@ class Unit(nn.Module):
 
 
 class Inception(nn.Module):
-    def __init__(self, inside, unit, kernel_size, branches, one, reduce3, three, reduce5, five, projection):
+    def __init__(self, inside, unit, kernel_size, one, reduce3, three, reduce5, five, projection):
         super().__init__()
-        makers = {1: lambda: unit(inside, one, 1),
-                  2: lambda: nn.Sequential(unit(inside, reduce3, 1), unit(reduce3, three, 3, padding=1)),
-                  3: lambda: nn.Sequential(unit(inside, reduce5, 1),
-                                           unit(reduce5, five, kernel_size, padding=kernel_size // 2)),
-                  4: lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), unit(inside, projection, 1))}
-        for number in branches:
-            self.add_module(f"branch{number}", makers[number]())
-        self.out_channels = sum((one, three, five, projection)[number - 1] for number in branches)
+        self.branch1 = unit(inside, one, 1)
+        self.branch2 = nn.Sequential(unit(inside, reduce3, 1), unit(reduce3, three, 3, padding=1))
+        self.branch3 = nn.Sequential(unit(inside, reduce5, 1),
+                                     unit(reduce5, five, kernel_size, padding=kernel_size // 2))
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, 1), unit(inside, projection, 1))
+        self.out_channels = one + three + five + projection
 
     def forward(self, x):
-        return torch.cat([branch(x) for branch in self.children()], 1)
+        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
 
 
 class Auxiliary(nn.Module):
@@ -152,8 +149,7 @@ class GoogLeNet(nn.Module):
     In training it returns the logits and the two auxiliary ones.
     """
 
-    def __init__(self, num_classes, in_channels, width=1.0, original=False, aux_logits=True, size=224,
-                 branches=(1, 2, 3, 4)):
+    def __init__(self, num_classes, in_channels, width=1.0, original=False, aux_logits=True, size=224):
         super().__init__()
         unit = partial(Unit, batch_norm=not original)
         pool = nn.MaxPool2d(3, 2, ceil_mode=True)
@@ -165,7 +161,7 @@ class GoogLeNet(nn.Module):
         self.lrn = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0) if original else nn.Identity()
         inside, widths = b, {}
         for label, features in INCEPTIONS.items():
-            block = Inception(inside, unit, 5 if original else 3, branches, *(wide(n, width) for n in features))
+            block = Inception(inside, unit, 5 if original else 3, *(wide(n, width) for n in features))
             setattr(self, f"inception{label}", block)
             inside = widths[label] = block.out_channels
         aux_pool = nn.AvgPool2d(5, 3) if original else nn.AdaptiveAvgPool2d(4)
