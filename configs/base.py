@@ -48,12 +48,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.shift = 0.0  # pixels in each direction
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "sgd"  # sgd, adam
+    config.optimizer.name = "sgd"  # sgd, adam, adamw, lars
     config.optimizer.learning_rate = 0.1  # after warm-up
     config.optimizer.base_batch_size = 0  # scale the learning rate by batch_size / this (Goyal et al. 2017); 0: never
-    config.optimizer.momentum = 0.0  # of sgd
+    config.optimizer.momentum = 0.0  # of sgd and lars
     config.optimizer.nesterov = False
-    config.optimizer.weight_decay = 0.0  # L2 on kernels alone, never on biases or normalisation
+    config.optimizer.weight_decay = 0.0  # L2 on kernels alone, never on biases or normalisation; of adamw: decoupled
+    config.optimizer.clip_norm = 0.0  # scale gradients down to this norm, taken over all of them; 0: never
 
     config.schedule = ml_collections.ConfigDict()
     config.schedule.name = "constant"  # constant, step, cosine (to 0)

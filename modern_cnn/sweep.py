@@ -21,11 +21,12 @@ from typing import Any
 
 from modern_cnn.analysis import report
 from modern_cnn.errors import UserError, did_you_mean
-from modern_cnn.training import logs, loop, workdir
+from modern_cnn.training import logs, loop, trials, workdir
 
 log = logging.getLogger(__name__)
 
 WAITING, DONE, DIVERGED = "waiting", "done", "diverged"
+LARGEST = 64  # trials that train together; each has a thread or two that write its checkpoints
 NAME_LENGTH = 120  # of a trial's directory; file systems take 255 bytes
 SCORES = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
 
@@ -182,11 +183,19 @@ class Sweep:
             section[last] = tuple(value) if isinstance(value, list) else value
         return config
 
-    def finish(self, trial: Trial, status: str, seconds: float, scores: dict[str, dict[str, float]]) -> None:
-        """Notes how a trial ended; `scores` is what `loop.train_and_evaluate` returned, or {}."""
-        trial.result = {"status": status, "seconds": round(trial.result["seconds"] + seconds, 2)} | {
-            f"{split}_{name}": scores[split][name]
-            for split in ("validation", "test") if split in scores for name in ("loss", "accuracy")}
+    def note(self, group: Sequence[Trial], outcomes: Sequence[dict | Exception | str], seconds: float) -> None:
+        """Writes how the trials of a group ended: what `loop.train_and_evaluate` returned, an error, or a status.
+
+        Args:
+          seconds: that the group took; each trial's share is added to what it has taken before.
+        """
+        for trial, outcome in zip(group, outcomes, strict=True):
+            scores = outcome if isinstance(outcome, dict) else {}
+            status = DONE if scores else outcome if isinstance(outcome, str) else _reason(outcome)
+            trial.result = {
+                "status": status, "seconds": round(trial.result["seconds"] + seconds / len(group), 2)} | {
+                f"{split}_{name}": scores[split][name]
+                for split in ("validation", "test") if split in scores for name in ("loss", "accuracy")}
         self.write()
 
     def write(self) -> None:
@@ -237,13 +246,14 @@ def _reason(error: Exception) -> str:
     return f"failed: {text}" if isinstance(error, UserError) else f"failed: {type(error).__name__}: {text}"
 
 
-def run(config, sweeps: Sequence[str], directory: str | Path) -> dict[str, Any]:
+def run(config, sweeps: Sequence[str], directory: str | Path, *, together: bool = True) -> dict[str, Any]:
     """Trains every trial of a grid that is not done yet, and draws the report of all that are in the directory.
 
     Args:
       config: a ConfigDict with the fields of configs/base.py.
       sweeps: as `parse` takes them.
       directory: of the sweep; the same command with the same one goes on.
+      together: train the trials of one `trials.program` as one; False: all one after the other.
     Returns:
       {'trials', 'done': how many, 'report': its path}.
     Raises:
@@ -256,7 +266,7 @@ def run(config, sweeps: Sequence[str], directory: str | Path) -> dict[str, Any]:
         sweep = Sweep(config, fields, directory)
         sweep.write()
         try:
-            _train(sweep)
+            _train(sweep, together)
         finally:
             path = sweep.report()
         done = sum(trial.result["status"] == DONE for trial in sweep.asked)
@@ -270,16 +280,36 @@ def run(config, sweeps: Sequence[str], directory: str | Path) -> dict[str, Any]:
         return {"trials": len(sweep.asked), "done": done, "report": str(path)}
 
 
-def _train(sweep: Sweep) -> None:
-    """The trials that are left, one after the other."""
-    left = [trial for trial in sweep.asked if not trial.ended]
-    for number, trial in enumerate(left, start=1):
-        log.info("trial %d of %d: %s", number, len(left), trial.name)
-        start, status, scores = time.perf_counter(), "stopped", {}
+def _train(sweep: Sweep, together: bool) -> None:
+    """The trials that are left: those of one program together, the others one after the other."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in sweep.asked:
+        if not trial.ended:
+            program = (trials.program(sweep.config_of(trial)) if together else None) or trial.name
+            groups.setdefault(program, []).append(trial)
+    waiting = [group[i:i + LARGEST] for group in groups.values() for i in range(0, len(group), LARGEST)]
+    while waiting:
+        group, start = waiting.pop(0), time.perf_counter()
+        note = (f"{sum(trial.ended for trial in sweep.asked)} of {len(sweep.asked)} trials done, "
+                f"{sum(map(len, waiting))} waiting: ")
         try:
-            scores, status = loop.train_and_evaluate(sweep.config_of(trial), trial.directory), DONE
+            outcomes = _outcomes(sweep, group, note)
         except Exception as e:  # whatever it is, the others go on
-            status = _reason(e)
-            log.warning("%s: %s", trial.name, status)
-        finally:
-            sweep.finish(trial, status, time.perf_counter() - start, scores)
+            if len(group) > 1:
+                log.warning("%d trials cannot be trained together (%s); trying half as many", len(group), _reason(e))
+                waiting[:0] = [group[:len(group) // 2], group[len(group) // 2:]]
+                continue
+            outcomes = [e]
+        except BaseException:  # a signal; what there is has been saved
+            sweep.note(group, [WAITING] * len(group), time.perf_counter() - start)
+            raise
+        sweep.note(group, outcomes, time.perf_counter() - start)
+
+
+def _outcomes(sweep: Sweep, group: Sequence[Trial], note: str) -> list[dict[str, Any] | Exception]:
+    """What came out of each trial of a group: its scores, or why it failed."""
+    configs = [sweep.config_of(trial) for trial in group]
+    if len(group) > 1:
+        return trials.train_together(configs, [trial.directory for trial in group], note)
+    log.info("%s%s", note, group[0].name)
+    return [loop.train_and_evaluate(configs[0], group[0].directory)]

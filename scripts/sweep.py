@@ -24,6 +24,8 @@ SWEEP = flags.DEFINE_multi_string(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the sweep; the same command goes on with one that was stopped there, and another "
     "grid adds its trials. By default runs/sweep-<config>-<variant>-<time>.")
+TOGETHER = flags.DEFINE_bool("together", True, "Train trials that differ in numbers alone as one compiled program; "
+                             "--notogether: one after the other.")
 
 
 def main():
@@ -38,7 +40,7 @@ def main():
         name = "-".join(filter(None, ["sweep", Path(path).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
         workdir = str(Path("runs") / name)
     print(f"workdir: {workdir}", flush=True)
-    sweep.run(CONFIG.value, SWEEP.value, workdir)
+    sweep.run(CONFIG.value, SWEEP.value, workdir, together=TOGETHER.value)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ and its band one standard deviation to either side.
 import html
 import io
 import json
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 SEED = "seed"
 AFTER_FIELDS = ("validation_loss", "test_loss")  # the first column of a row that is no field is one of these
+WIDE = 3  # losses that differ by a larger factor are drawn on a logarithmic scale
 LEGEND = 24  # settings that a legend names; there may be more
 PANELS = (("train", "loss"), ("held out", "loss"), ("train", "accuracy"), ("held out", "accuracy"))
 UNITS = {"loss": "cross-entropy (nats)", "accuracy": "accuracy"}
@@ -135,7 +137,9 @@ def _colors(count: int) -> list:
 
 def _draw(axes, settings: Sequence[Setting], split: str, field: str) -> None:
     """One panel: a curve with its band for each setting."""
-    lowest = []
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    means = []
     for setting, color in zip(settings, _colors(len(settings)), strict=True):
         epochs, mean, deviation = setting.band(split, field)
         if not epochs:
@@ -149,13 +153,17 @@ def _draw(axes, settings: Sequence[Setting], split: str, field: str) -> None:
             axes.plot(epochs, mean, color=color, linewidth=1.4, marker="o" if len(epochs) < 20 else None, markersize=3,
                       label=setting.label)
             axes.fill_between(epochs, low, high, color=color, alpha=0.18, linewidth=0)
-        lowest += mean
+        means += mean
     axes.set_title(f"{split} {field}", fontsize=10)
     axes.set_xlabel("epoch")
     axes.set_ylabel(UNITS[field])
     axes.grid(alpha=0.3)
-    if field == "loss" and lowest and min(lowest) > 0:
+    axes.set_xlim(left=0)
+    if field == "loss" and means and min(means) > 0 and max(means) > WIDE * min(means):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _panels(settings: Sequence[Setting]) -> Iterator[tuple[str, str]]:
@@ -193,13 +201,14 @@ def _svg(settings: Sequence[Setting], split: str, field: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "modern_cnn"}):
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
-        FigureCanvasSVG(figure)
-        _draw(figure.subplots(), settings, split, field)
-        file = io.StringIO()
+    figure, file = Figure(figsize=(4.6, 3.2), layout="constrained"), io.StringIO()
+    FigureCanvasSVG(figure)
+    _draw(figure.subplots(), settings, split, field)
+    with matplotlib.rc_context({"svg.hashsalt": f"{split} {field}"}):  # names that differ from those of other panels
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue().partition("<svg")[1] + file.getvalue().partition("<svg")[2]
+    text = re.sub('<g id="[^"]*"', "<g", file.getvalue()[file.getvalue().index("<svg"):])  # these do not
+    return text.replace("<svg", f'<svg role="img" aria-label="{split} {field}"', 1)
+
 
 
 STYLE = """
@@ -208,7 +217,7 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; p
 h1 { font-size: 1.4rem; line-height: 1.25 } h2 { font-size: 1.1rem; margin-top: 2rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }
-td.status { white-space: normal; min-width: 12rem } tr.best { background: #eaf5ea }
+td:last-child { white-space: normal; min-width: 7rem } tr.best { background: #eaf5ea }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: .5rem }
 .panels svg { width: 100%; height: auto }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .85rem; padding: 0; list-style: none }

@@ -22,14 +22,19 @@ from modern_cnn.training.state import TrainState
 log = logging.getLogger(__name__)
 
 
-def compile_eval(spec: sources.Spec, devices: Devices, feed) -> Callable:
+def eval_function(spec: sources.Spec, feed) -> Callable:
     """(state, metrics, *arguments of the feed) -> metrics, with the batch's examples added."""
     def step(state, metrics, *args):
         batch = feed.eval_batch(*args)
         batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
         return metrics.merge(steps.eval_step(state, batch))
 
-    return devices.on_every(step)
+    return step
+
+
+def compile_eval(spec: sources.Spec, devices: Devices, feed) -> Callable:
+    """`eval_function`, compiled."""
+    return devices.on_every(eval_function(spec, feed))
 
 
 def evaluate(eval_fn: Callable, state: TrainState, feed, split: str, spec: sources.Spec, batch_size: int,

@@ -40,16 +40,18 @@ class RunLog:
         None: in a process that does not lead, nothing is written.
       step, total_steps: steps done already, and in the whole run.
       batch_size: images in a step.
+      quiet: to files alone, nothing on the console.
     """
 
-    def __init__(self, workdir: Path | None, step: int, total_steps: int, batch_size: int):
+    def __init__(self, workdir: Path | None, step: int, total_steps: int, batch_size: int, quiet: bool = False):
+        self.quiet = quiet
         self._silent = workdir is None
         self._files = [] if self._silent else self._open(workdir, step)
         self._batch_size = batch_size
         self._pending: deque[tuple[int, jax.Array]] = deque()
         # On a terminal tqdm shows images/s and the time left; elsewhere `train` and `evaluation` print plain lines.
         self._bar = tqdm(total=total_steps * batch_size, initial=step * batch_size, unit="img", unit_scale=True,
-                         disable=self._silent or not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
+                         disable=self._silent or quiet or not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
         self._start = self._mark = (time.perf_counter(), step)  # when this process, and this log interval, began
         self._total_steps = total_steps
         self.training_seconds = 0.0  # without evaluation and start-up
@@ -99,6 +101,8 @@ class RunLog:
         self._bar.update(step * self._batch_size - self._bar.n)
         self._write(step, epoch, "train", means | {"images_per_second": round(speed, 1),
                                                    "learning_rate": learning_rate})
+        if self.quiet:
+            return
         if self._bar.disable:
             left = (now - self._start[0]) / max(step - self._start[1], 1) * (self._total_steps - step)
             log.info("step %d/%d  epoch %.2f  train       loss %.4f  accuracy %.4f  %s images/s, %s left", step,
@@ -109,6 +113,8 @@ class RunLog:
     def evaluation(self, step: int, epoch: float, split: str, means: dict[str, float]) -> None:
         """A record of a whole split."""
         self._write(step, epoch, split, means)
+        if self.quiet:
+            return
         log.info("step %d/%d  epoch %.2f  %-10s  loss %.4f  accuracy %.4f", step, self._total_steps, epoch, split,
                  means["loss"], means["accuracy"])
 

@@ -3,13 +3,14 @@ import contextlib
 import dataclasses
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from modern_cnn import models
 from modern_cnn.data import augment, formats, sources
@@ -17,7 +18,7 @@ from modern_cnn.errors import UserError
 from modern_cnn.training import logs, mesh, optim, settings, steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints, saved_steps
 from modern_cnn.training.evaluation import compile_eval, evaluate
-from modern_cnn.training.mesh import Devices
+from modern_cnn.training.mesh import Apart, Devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 
@@ -81,18 +82,25 @@ def build_model(model: dict[str, Any], spec: sources.Spec):
     return module
 
 
+def make_parts(config, spec: sources.Spec, plan: Plan, devices: Devices) -> tuple[Any, optax.GradientTransformation]:
+    """(network, optimiser): what of a state is not arrays."""
+    return (devices.module(build_model(config.model.to_dict(), spec)),
+            optim.make_optimizer(config.optimizer, plan.schedule))
+
+
 def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices) -> TrainState:
     """The state of step 0, drawn from `key`."""
-    module = devices.module(build_model(config.model.to_dict(), spec))
-    optimizer = optim.make_optimizer(config.optimizer, plan.schedule)
-    return devices.on_every(lambda: TrainState.create(key, module, optimizer, spec.image_shape))()
+    parts = make_parts(config, spec, plan, devices)
+    create = devices.on_every(lambda data: TrainState.create(jax.random.wrap_key_data(data), *parts, spec.image_shape))
+    return create(devices.replicate(jax.random.key_data(key)))  # an argument, as in compile_train
 
 
-def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, feed) -> Callable:
+def train_function(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, feed) -> Callable:
     """(state, metrics, *arguments of the feed) -> (state, metrics, done): learnt from the next batch of the epoch.
 
-    Of a set on the device the batch is found from `state.step`, so nothing but the call goes there from the host. State
-    and metrics are donated; `done` is an array that stays, to ask whether the step is over.
+    Of a set on the device the batch is found from `state.step`, so nothing but the call goes there from the host.
+    `done` is an array that stays where the others are donated, to ask whether the step is over. Under pmap it is two
+    programs, that which finds the batch and that which learns; elsewhere it is to be compiled as one.
     """
     dropout_key, augment_key = jax.random.split(key)
     train_step = devices.spread(partial(steps.train_step, accumulate=config.accumulate))
@@ -102,49 +110,76 @@ def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, device
         images = augment.augment(jax.random.fold_in(augment_key, step), batch["image"], config.augment)
         return devices.split(batch | {"image": augment.normalize(images, spec.mean, spec.std)})
 
+    if devices.pmapped:
+        next_batch = jax.jit(next_batch)
+
     def step(state, metrics, *args):
         state, new = train_step(state, next_batch(state.step, *args), dropout_key)
         return state, metrics.merge(new), new.count
 
-    if devices.pmapped:  # a program of its own, between those that find the batch and that count
-        next_batch = jax.jit(next_batch)
-        return step
+    return step
+
+
+def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, feed) -> Callable:
+    """`train_function`, compiled; state and metrics are donated."""
+    if devices.pmapped:
+        return train_function(config, spec, plan, key, devices, feed)
+
+    def step(key, *args):
+        return train_function(config, spec, plan, jax.random.wrap_key_data(key), devices, feed)(*args)
+
     # --debug_nans runs a bad step again, operation by operation: its inputs must still be there.
-    return jax.jit(step, donate_argnums=() if jax.config.jax_debug_nans else (0, 1))
+    compiled = jax.jit(step, donate_argnums=() if jax.config.jax_debug_nans else (1, 2))
+    # The key as an argument: runs of other seeds find this program in the compilation cache.
+    return partial(compiled, devices.replicate(jax.random.key_data(key)))
 
 
 class Run:
-    """One training run: what `train_and_evaluate` builds, and the steps it takes with it."""
+    """One training run: what `train_and_evaluate` builds, and the steps it takes with it.
 
-    def __init__(self, config, directory: Path):
+    Args:
+      config, directory: of `train_and_evaluate`.
+      dataset, state: the data, and the state of step 0, where there are any already (see trials.py, which also
+        compiles its own steps); else they are made.
+    """
+
+    def __init__(self, config, directory: Path, dataset: sources.Dataset | None = None,
+                 state: TrainState | None = None):
         settings.check(config)
-        dataset = sources.load(config.data)
+        together = state is not None
+        dataset = dataset or sources.load(config.data)
         self.config, self.directory, self.spec = config, directory, dataset.spec
-        self.devices = Devices(**config.parallel)
+        self.devices = (Apart if together else Devices)(**config.parallel)
         self.plan = make_plan(config, self.spec, self.devices)
         init_key, step_key = jax.random.split(jax.random.key(config.seed))
-        self.state = create_state(config, self.spec, self.plan, init_key, self.devices)
+        self.state = state or create_state(config, self.spec, self.plan, init_key, self.devices)
         self.metrics = self.devices.replicate(Metrics.empty())
         self.parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        saved = saved_steps(directory)
+        self._open(quiet=together)
+        if not together:
+            self.feed = dataset.feed(self.devices, config.augment.resized_crop)
+            self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices, self.feed)
+            self.eval_fn = compile_eval(self.spec, self.devices, self.feed)
+
+    def _open(self, quiet: bool) -> None:
+        """The directory: what it records and has recorded, and the newest checkpoint in it."""
+        saved = saved_steps(self.directory)
         if saved and saved[-1] > self.plan.total_steps:
-            raise UserError(f"{directory} is at step {saved[-1]} already, beyond the {self.plan.total_steps} steps "
-                            "that config.epochs and config.max_steps now ask for")
+            raise UserError(f"{self.directory} is at step {saved[-1]} already, beyond the {self.plan.total_steps} "
+                            "steps that config.epochs and config.max_steps now ask for")
         mesh.wait_for_all("every process has read what is there")
         if mesh.leads():
-            workdir.record(directory, config.to_dict(), workdir.describe_run(self.spec, self.parameters), bool(saved))
-        self.checkpoints = Checkpoints(directory)
+            workdir.record(self.directory, self.config.to_dict(), workdir.describe_run(self.spec, self.parameters),
+                           bool(saved))
+        self.checkpoints = Checkpoints(self.directory)
         restored = self.checkpoints.restore(self.state, self.metrics)
         if restored:
             self.state, self.metrics = restored
         self.step = self.resumed_at = self.saved_at = int(self.state.step)
         self.scores = {(record["split"], record["step"]): record
-                       for record in logs.read_metrics(directory / "metrics.jsonl") if record["step"] <= self.step}
-        self.feed = dataset.feed(self.devices, config.augment.resized_crop)
-        self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices, self.feed)
-        self.eval_fn = compile_eval(self.spec, self.devices, self.feed)
-        self.log = logs.RunLog(directory if mesh.leads() else None, self.step, self.plan.total_steps,
-                               self.plan.batch_size)
+                       for record in logs.read_metrics(self.directory / "metrics.jsonl") if record["step"] <= self.step}
+        self.log = logs.RunLog(self.directory if mesh.leads() else None, self.step, self.plan.total_steps,
+                               self.plan.batch_size, quiet)
         self.results: dict[str, dict[str, float]] = {}  # the latest of each split
         self.tracing = False
         self.stopped = 0  # the signal that ended the run before its last step
@@ -153,11 +188,26 @@ class Run:
     def epoch(self) -> float:
         return self.step / self.plan.steps_per_epoch
 
+    def train(self, stop: Callable[[int], int], profile: bool = False) -> None:
+        """To the end of the run, or until `stop` tells of a signal."""
+        self.log.restart()
+        while self.step < self.plan.total_steps and not self.stopped:
+            before = self.step
+            self.train_epoch(stop, profile)
+            if self.step == before:  # a signal came before the first step
+                break
+            if self.step % self.plan.steps_per_epoch == 0 or self.step >= self.plan.total_steps:
+                self.finish_epoch()
+
+    def batches(self, epoch: int, first: int) -> Iterator[tuple]:
+        """The arguments of `train_fn`, after state and metrics, for the batches of an epoch from number `first` on."""
+        return self.feed.train(self.config.seed, epoch, first, self.plan.batch_size)
+
     def train_epoch(self, stop: Callable[[int], int], profile: bool) -> None:
         """From `self.step` to the end of its epoch or of the run, or until `stop` tells of a signal."""
-        config, plan = self.config, self.plan
+        plan = self.plan
         epoch, first = divmod(self.step, plan.steps_per_epoch)
-        arguments = self.feed.train(config.seed, epoch, first, plan.batch_size)
+        arguments = self.batches(epoch, first)
         end = min((epoch + 1) * plan.steps_per_epoch, plan.total_steps)
         while self.step < end:
             self.stopped = stop(self.step)
@@ -227,6 +277,10 @@ class Run:
         step = self.step if step is None else step
         metrics = evaluate(self.eval_fn, state or self.state, self.feed, split, self.spec, self.plan.batch_size,
                            self.devices)
+        return self.note(split, step, metrics)
+
+    def note(self, split: str, step: int, metrics: Metrics) -> dict[str, float]:
+        """Records what was counted over a split."""
         means = metrics.means(self.spec.num_classes)
         self.results[split] = self.scores[split, step] = means
         self.log.evaluation(step, step / self.plan.steps_per_epoch, split, means)
@@ -252,24 +306,35 @@ class Run:
             log.info("profile: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at ui.perfetto.dev",
                      self.directory / "profile")
 
-    def conclude(self) -> dict[str, Any]:
-        """The scores of the chosen checkpoint, each measured once; curves.png and the final table."""
+    def leave(self) -> None:
+        """Saves what a signal has stopped."""
+        if self.saved_at < self.step:
+            self.save()
+        self.checkpoints.wait()
+
+    def choose(self) -> tuple[int, TrainState]:
+        """The run's result: the step of the chosen checkpoint, and the state in it but for the optimiser's."""
         chosen, variables = self.checkpoints.result(self.state.variables)
-        state = self.state.replace(params=variables.pop("params"), collections=variables)
+        return chosen, self.state.replace(params=variables.pop("params"), collections=variables)
+
+    def unscored(self, chosen: int) -> list[str]:
+        """The splits on which the chosen checkpoint has no score yet."""
+        return [split for split in ("validation", "test")
+                if split in self.spec.sizes and (split, chosen) not in self.scores]
+
+    def conclude(self, chosen: int) -> dict[str, Any]:
+        """The scores of the chosen checkpoint, each measured once by now; curves.png and the final table."""
         for split in ("validation", "test"):
-            if split not in self.spec.sizes:
-                continue
-            recorded = self.scores.get((split, chosen))
-            if recorded:
+            if split in self.spec.sizes:
+                recorded = self.scores[split, chosen]
                 self.results[split] = {name: recorded[name] for name in ("loss", "accuracy", "top5")
                                        if name in recorded}
-            else:
-                self.score(split, state, chosen)
         self.log.close()
         if mesh.leads():
             curves = logs.draw_curves(
                 self.directory, f"{self.config.model.name} on {self.spec.source}, {self.parameters:,} parameters")
-            log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
+            if not self.log.quiet:
+                log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
         return {"step": chosen} | self.results
 
     def _summary(self, chosen: int) -> list[tuple[str, str]]:
@@ -318,23 +383,17 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
                  jax.devices()[0].device_kind, f"{run.parameters:,}", run.plan.total_steps, run.plan.batch_size,
                  f", going on from step {run.step}" if run.step else "")
         stop = closing.enter_context(mesh.stop_signals())
-        run.log.restart()
-        while run.step < run.plan.total_steps and not run.stopped:
-            before = run.step
-            run.train_epoch(stop, profile)
-            if run.step == before:  # a signal came before the first step
-                break
-            if run.step % run.plan.steps_per_epoch == 0 or run.step >= run.plan.total_steps:
-                run.finish_epoch()
+        run.train(stop, profile)
         run.stop_profile()
         if profile and run.step - run.resumed_at <= PROFILE_STEPS[0]:
             log.warning("nothing was profiled: that begins after %d steps, and this process did %d", PROFILE_STEPS[0],
                         run.step - run.resumed_at)
         if run.stopped:
-            if run.saved_at < run.step:
-                run.save()
-            run.checkpoints.wait()
+            run.leave()
             log.warning("stopped by %s after step %d, which is saved; the same command with --workdir=%s goes on from "
                         "there", signal.Signals(run.stopped).name, run.step, directory)
             raise SystemExit(128 + run.stopped)
-        return run.conclude()
+        chosen, state = run.choose()
+        for split in run.unscored(chosen):
+            run.score(split, state, chosen)
+        return run.conclude(chosen)

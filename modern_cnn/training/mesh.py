@@ -141,6 +141,32 @@ class Devices:
         return spread
 
 
+class Apart(Devices):
+    """All devices, each of which trains whole trials of its own: inside of a trial's step there is but one."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def split(self, tree: Any) -> Any:
+        """A trial's batch stays where it is."""
+        return tree
+
+    def divide(self, tree: Any) -> Any:
+        """Arrays whose first axis is of as many trials as `padded` says, divided among the devices."""
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec(AXIS)))
+
+    def padded(self, count: int) -> int:
+        """`count`, or the next number that the devices can share equally."""
+        return -(-count // self.mesh.size) * self.mesh.size
+
+    def each(self, function: Callable) -> Callable:
+        """`function(own, shared)` of several trials, for all of them: those of a device on that device."""
+        if self.mesh.size == 1:
+            return function
+        own, shared = PartitionSpec(AXIS), PartitionSpec()
+        return jax.shard_map(function, mesh=self.mesh, in_specs=(own, shared), out_specs=own, check_vma=False)
+
+
 def check(parallel: Mapping[str, str]) -> None:
     """Raises UserError for a word in a config's `parallel` section that is not one of CHOICES."""
     for field, words in CHOICES.items():

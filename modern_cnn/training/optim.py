@@ -1,11 +1,15 @@
 """Optimisers and learning-rate schedules by name, from a config and the numbers derived at run time."""
+import itertools
+
 import jax
 import optax
 
 from modern_cnn.errors import UserError, did_you_mean
+from modern_cnn.numbers import is_off
 
 SCHEDULES = ("constant", "step", "cosine")
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
+TRUST = 0.001  # of LARS: a kernel's step is so much of its norm, times the learning rate
 
 
 def peak_learning_rate(optimizer, batch_size: int) -> float:
@@ -13,7 +17,7 @@ def peak_learning_rate(optimizer, batch_size: int) -> float:
 
     The linear scaling rule of Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.1.
     """
-    if optimizer.learning_rate <= 0:
+    if not isinstance(optimizer.learning_rate, jax.Array) and optimizer.learning_rate <= 0:
         raise UserError(f"config.optimizer.learning_rate must be above 0, not {optimizer.learning_rate}")
     base = optimizer.base_batch_size
     return optimizer.learning_rate * (batch_size / base if base else 1.0)
@@ -25,7 +29,7 @@ def make_schedule(schedule, peak: float, steps_per_epoch: int, total_steps: int)
     Args:
       schedule: a config's section: name (one of SCHEDULES), warmup_epochs (linear from 0), and for 'step' the
         milestones (epochs) and the factor that each multiplies by.
-      peak: the learning rate after warm-up.
+      peak: the learning rate after warm-up; like the factor, it may be a traced number.
     Raises:
       UserError: an unknown name, or a warm-up that outlasts the run.
     """
@@ -36,11 +40,10 @@ def make_schedule(schedule, peak: float, steps_per_epoch: int, total_steps: int)
     if schedule.name == "constant":
         after = optax.constant_schedule(peak)
     elif schedule.name == "step":
-        drops: dict[int, float] = {}
-        for epoch in schedule.milestones:
-            step = round(epoch * steps_per_epoch) - warmup
-            drops[step] = drops.get(step, 1.0) * schedule.factor
-        after = optax.piecewise_constant_schedule(peak, drops)
+        # optax.piecewise_constant_schedule would look whether the factor is positive, which a traced one does not tell.
+        drops = sorted(round(epoch * steps_per_epoch) - warmup for epoch in schedule.milestones)
+        rates = itertools.accumulate(drops, lambda rate, _: rate * schedule.factor, initial=peak)
+        after = optax.join_schedules([optax.constant_schedule(rate) for rate in rates], drops)
     elif schedule.name == "cosine":
         after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup))
     else:
@@ -56,20 +59,34 @@ def decays(params) -> dict:
 
 
 def make_optimizer(optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimiser of a config's section: name (one of OPTIMIZERS), momentum, nesterov, weight_decay.
+    """The optimiser of a config's section: name (one of OPTIMIZERS), momentum, nesterov, weight_decay, clip_norm.
 
-    Weight decay is added to the gradient of kernels (L2), as in PyTorch's SGD and Adam.
+    Weight decay is added to the gradient of kernels (L2), as in PyTorch's SGD and Adam; with 'adamw' it is taken off
+    them apart from the gradient, times the learning rate (Loshchilov and Hutter 2019). 'lars' (You et al. 2017, "Large
+    batch training of convolutional networks", algorithm 1) scales each kernel's gradient to TRUST of the kernel's norm;
+    biases and normalisation follow plain SGD. Gradients are clipped before all of that, as in PyTorch.
+
+    The numbers may be traced ones: nothing is left out then, so their optimiser's state has every part.
 
     Raises:
       UserError: an unknown name.
     """
+    decay, chain = optimizer.weight_decay, []
+    if not is_off(optimizer.clip_norm):
+        chain.append(optax.clip_by_global_norm(optimizer.clip_norm))
+    if not is_off(decay) and optimizer.name != "adamw":
+        chain.append(optax.add_decayed_weights(decay, decays))
     if optimizer.name == "sgd":
-        base = optax.sgd(schedule, optimizer.momentum or None, optimizer.nesterov)
+        momentum = None if is_off(optimizer.momentum) else optimizer.momentum
+        chain.append(optax.sgd(schedule, momentum, optimizer.nesterov))
     elif optimizer.name == "adam":
-        base = optax.adam(schedule)
+        chain.append(optax.adam(schedule))
+    elif optimizer.name == "adamw":
+        chain.append(optax.adamw(schedule, weight_decay=decay, mask=decays))
+    elif optimizer.name == "lars":  # the decayed gradient's norm is what it divides by, as in most implementations
+        chain.append(optax.lars(schedule, trust_coefficient=TRUST, trust_ratio_mask=decays,
+                                momentum=optimizer.momentum, nesterov=optimizer.nesterov))
     else:
         raise UserError(f"config.optimizer.name={optimizer.name!r} is unknown"
                         f"{did_you_mean(optimizer.name, OPTIMIZERS)}")
-    if not optimizer.weight_decay:
-        return base
-    return optax.chain(optax.add_decayed_weights(optimizer.weight_decay, decays), base)
+    return optax.chain(*chain) if len(chain) > 1 else chain[0]

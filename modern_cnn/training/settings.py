@@ -22,6 +22,7 @@ FIELDS = {
     "augment.zoom": (0, 0.99), "augment.shift": (0, inf),
     "optimizer.name": None, "optimizer.learning_rate": (0, inf), "optimizer.base_batch_size": (0, inf),
     "optimizer.momentum": (0, 1), "optimizer.nesterov": (0, 1), "optimizer.weight_decay": (0, inf),
+    "optimizer.clip_norm": (0, inf),
     "schedule.name": None, "schedule.warmup_epochs": (0, inf), "schedule.milestones": None, "schedule.factor": (0, inf),
 }
 

@@ -1,4 +1,6 @@
 """Optimisers and schedules against PyTorch's, trajectories and all."""
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,34 +26,55 @@ def float64():
         yield
 
 
-def descend(config, steps=20):
-    """Parameters after steps on a fixed quadratic, ours and torch's from the same start, in float64."""
+def start():
+    """Parameters of a layer, and what they are drawn to: the gradient is the difference."""
     rng = np.random.default_rng(0)
-    params = {"layer": {"kernel": rng.normal(size=(3, 4)).astype(np.float64), "bias": np.ones(4, np.float64),
-                        "scale": np.full(4, 2, np.float64)}}
-    targets = {name: rng.normal(size=value.shape).astype(np.float64) for name, value in params["layer"].items()}
+    params = {"kernel": rng.normal(size=(3, 4)), "bias": np.ones(4), "scale": np.full(4, 2.0)}
+    return params, {name: rng.normal(size=value.shape) for name, value in params.items()}
+
+
+def descend(config, steps=20):
+    """Parameters after steps on a fixed quadratic, in float64."""
+    params, targets = start()
     schedule = optim.make_schedule(config.schedule, config.optimizer.learning_rate, STEPS_PER_EPOCH, steps)
     optimizer = optim.make_optimizer(config.optimizer, schedule)
-    ours, state = jax.tree.map(jnp.asarray, params), optimizer.init(params)
-    for _ in range(steps):
+
+    def step(_, carried):
+        ours, state = carried
         gradients = {"layer": {name: ours["layer"][name] - targets[name] for name in targets}}
         updates, state = optimizer.update(gradients, state, ours)
-        ours = jax.tree.map(jnp.add, ours, updates)
-    theirs = {name: torch.tensor(value, requires_grad=True) for name, value in params["layer"].items()}
-    groups = [{"params": [theirs["kernel"]], "weight_decay": config.optimizer.weight_decay},
+        return jax.tree.map(jnp.add, ours, updates), state
+
+    ours = {"layer": jax.tree.map(jnp.asarray, params)}
+    return jax.lax.fori_loop(0, steps, step, (ours, optimizer.init(ours)))[0]["layer"]
+
+
+TORCH = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def descend_torch(config, steps=20):
+    """The same by PyTorch's optimiser, at the rates of our schedule."""
+    params, targets = start()
+    optimizer = config.optimizer
+    schedule = optim.make_schedule(config.schedule, optimizer.learning_rate, STEPS_PER_EPOCH, steps)
+    theirs = {name: torch.tensor(value, requires_grad=True) for name, value in params.items()}
+    groups = [{"params": [theirs["kernel"]], "weight_decay": optimizer.weight_decay},
               {"params": [theirs["bias"], theirs["scale"]], "weight_decay": 0.0}]
-    if config.optimizer.name == "adam":
-        torch_optimizer = torch.optim.Adam(groups, config.optimizer.learning_rate)
+    if optimizer.name == "sgd":
+        descent = torch.optim.SGD(groups, optimizer.learning_rate, optimizer.momentum, nesterov=optimizer.nesterov)
     else:
-        torch_optimizer = torch.optim.SGD(groups, config.optimizer.learning_rate, config.optimizer.momentum,
-                                          nesterov=config.optimizer.nesterov)
+        descent = TORCH[optimizer.name](groups, optimizer.learning_rate)
+    clipped = 0
     for step in range(steps):
-        for group in torch_optimizer.param_groups:
+        for group in descent.param_groups:
             group["lr"] = float(schedule(step))
-        torch_optimizer.zero_grad()
+        descent.zero_grad()
         sum(((value - torch.tensor(targets[name])) ** 2).sum() / 2 for name, value in theirs.items()).backward()
-        torch_optimizer.step()
-    return ours["layer"], {name: value.detach().numpy() for name, value in theirs.items()}
+        if optimizer.clip_norm:
+            clipped += torch.nn.utils.clip_grad_norm_(theirs.values(), optimizer.clip_norm) > optimizer.clip_norm
+        descent.step()
+    assert not optimizer.clip_norm or 0 < clipped < steps
+    return {name: value.detach().numpy() for name, value in theirs.items()}
 
 
 @pytest.mark.parametrize("fields", [
@@ -59,11 +82,60 @@ def descend(config, steps=20):
     {"optimizer.learning_rate": 0.1, "optimizer.momentum": 0.9, "optimizer.weight_decay": 0.05},
     {"optimizer.learning_rate": 0.1, "optimizer.momentum": 0.9, "optimizer.nesterov": True, "schedule.name": "cosine"},
     {"optimizer.name": "adam", "optimizer.learning_rate": 0.02, "optimizer.weight_decay": 0.05},
-], ids=["sgd", "momentum-decay", "nesterov-cosine", "adam-decay"])
+    {"optimizer.name": "adamw", "optimizer.learning_rate": 0.02, "optimizer.weight_decay": 0.5},
+    {"optimizer.name": "adamw", "optimizer.learning_rate": 0.02},
+    {"optimizer.learning_rate": 0.1, "optimizer.clip_norm": 3.0, "optimizer.weight_decay": 0.05},
+], ids=["sgd", "momentum-decay", "nesterov-cosine", "adam-decay", "adamw", "adamw-without-decay", "clip-decay"])
 def test_same_parameters_as_torch(fields):
-    ours, theirs = descend(configured(**fields))
+    ours, theirs = descend(configured(**fields)), descend_torch(configured(**fields))
+    atol = 1e-6 if "optimizer.clip_norm" in fields else 0  # PyTorch divides by the norm plus a millionth
     for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars_by_hand(nesterov):
+    """You et al. 2017, algorithm 1, in numpy: a rate of its own for the kernel, plain SGD for bias and scale."""
+    rate, momentum, decay = 50.0, 0.9, 0.05
+    fields = {"name": "lars", "learning_rate": rate, "nesterov": nesterov, "momentum": momentum, "weight_decay": decay}
+    ours = descend(configured(**{f"optimizer.{field}": value for field, value in fields.items()}), steps=5)
+    params, targets = start()
+    velocity = dict.fromkeys(params, 0.0)
+    for _ in range(5):
+        for name in params:
+            gradient = params[name] - targets[name]
+            if name == "kernel":
+                gradient += decay * params[name]
+                gradient *= 0.001 * np.sqrt((params[name] ** 2).sum() / (gradient ** 2).sum())
+            velocity[name] = momentum * velocity[name] + rate * gradient
+            params[name] = params[name] - (momentum * velocity[name] + rate * gradient if nesterov else velocity[name])
+    for name in params:
+        np.testing.assert_allclose(ours[name], params[name], rtol=1e-6, err_msg=name)
+
+
+NUMBERS = ("learning_rate", "momentum", "weight_decay", "clip_norm")
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_traced_numbers_are_the_same_numbers(name):
+    """As trials that differ in them are trained in one program: the optimiser is made inside the trace."""
+    fields = {"optimizer.name": name, "schedule.name": "step", "schedule.milestones": (1.0, 2.0, 2.0, 0.5)}
+    numbers = {"learning_rate": 0.1, "momentum": 0.8, "weight_decay": 0.1, "clip_norm": 1.0}
+
+    @jax.jit
+    def traced(factor, **numbers):
+        config = configured(**fields)
+        optimizer = SimpleNamespace(**dict(config.optimizer) | numbers)
+        schedule = SimpleNamespace(**dict(config.schedule) | {"factor": factor})
+        return descend(SimpleNamespace(optimizer=optimizer, schedule=schedule))
+
+    for off in ((), NUMBERS[1:]):  # a traced 0 means what 0 does; of a norm to clip at, infinity does
+        now = numbers | dict.fromkeys(off, 0.0)
+        config = configured(**fields | {f"optimizer.{number}": value for number, value in now.items()},
+                            **{"schedule.factor": 0.3})
+        wanted, got = descend(config), traced(0.3, **now | {"clip_norm": now["clip_norm"] or np.inf})
+        for leaf in wanted:
+            np.testing.assert_allclose(got[leaf], wanted[leaf], rtol=1e-6, err_msg=leaf)
 
 
 def test_decay_spares_biases_and_scales():
