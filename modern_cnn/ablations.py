@@ -6,6 +6,7 @@ how long each call of its script took; and `picture.png` where it has drawn one 
 import functools
 import json
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,9 @@ def read(directory: Path) -> tuple[list[Setting], dict[str, Any]]:
         variant = {} if sweep == directory else {"variant": sweep.name}
         swept = dict.fromkeys(field for trial in content["trials"].values() for field in trial["fields"])
         for name, trial in content["trials"].items():
-            of_sweep = {field: trial["fields"].get(field, _default(content["config"], field)) for field in swept}
-            trials.append((variant | of_sweep, trial["result"], sweep / "trials" / name))
+            unset = {field: _default(content["config"], field) for field in swept if field not in trial["fields"]}
+            fields = {field: (trial["fields"] | unset)[field] for field in swept}
+            trials.append((variant | fields, trial["result"], sweep / "trials" / name))
         runs += [path for path in (sweep / "run.json", *sweep.glob("trials/*/run.json")) if path.exists()]
     columns = dict.fromkeys(field for fields, _, _ in trials for field in fields)
     settings: dict[str, Setting] = {}
@@ -213,7 +215,8 @@ def _page(script: Script, directory: Path, docs: Path) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
     trained = any(setting.curves and setting.curves[0] for setting in settings)
     note = "\nTrain: the mean over the last epoch as it went, with dropout and augmentation.\n" if trained else ""
-    said = "\n\n".join(f"**{key.capitalize()}.** {script.paragraphs[key]}" for key in KEYS)
+    said = "\n\n".join(textwrap.fill(f"**{key.capitalize()}.** {(text := script.paragraphs[key])[0].upper()}{text[1:]}",
+                                     120, break_long_words=False, break_on_hyphens=False) for key in KEYS)
     return f"""# {script.title}
 
 {said}
