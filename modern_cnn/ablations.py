@@ -1,7 +1,8 @@
 """The experiments of scripts/ablations: those that no sweep can be, and the pages that tell of all of them.
 
-An experiment's directory holds a sweep, or several in directories of their own, whose names tell them apart; `seconds`,
-how long each call of its script took; and `picture.png` where it has drawn one itself.
+An experiment's directory holds a sweep, or several in directories of their own, whose names tell them apart (and begin
+with a number, `1-`, where the alphabet is not their order); `seconds`, how long each call of its script took; and
+`picture.png` where it has drawn one itself.
 """
 import functools
 import json
@@ -78,7 +79,7 @@ def read(directory: Path) -> tuple[list[Setting], dict[str, Any]]:
     trials, runs = [], []
     for sweep in sweeps:
         content = workdir.read_json(sweep / "sweep.json")
-        variant = {} if sweep == directory else {"variant": sweep.name}
+        variant = {} if sweep == directory else {"variant": re.sub(r"^\d+-", "", sweep.name)}
         swept = dict.fromkeys(field for trial in content["trials"].values() for field in trial["fields"])
         for name, trial in content["trials"].items():
             unset = {field: _default(content["config"], field) for field in swept if field not in trial["fields"]}

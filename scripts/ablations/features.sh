@@ -16,8 +16,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/features}
 python scripts/ablate.py --what=handmade --config=configs/lenet.py --sizes=300,1000,3000,10000,30000 \
-  --workdir="$workdir/histograms of gradients, linear"
-python scripts/sweep.py --config=configs/lenet.py:lenet_relu_bn --workdir="$workdir/LeNet" --sweep=seed=0:3 \
+  --workdir="$workdir/1-histograms of gradients, linear"
+python scripts/sweep.py --config=configs/lenet.py:lenet_relu_bn --workdir="$workdir/2-LeNet" --sweep=seed=0:3 \
   --sweep=data.train_size=300,1000,3000,10000,30000 --config.data.batch_size=128 \
   --config.optimizer.learning_rate=0.05 --config.optimizer.momentum=0.9 --config.data.normalize=standard \
   --config.epochs=1000 --config.max_steps=800 --config.eval_every_epochs=1000 --config.test_every_epoch=false \

@@ -25,8 +25,8 @@ classes() {
     --config.data.train_size=4000 --config.augment.crop=0 --config.augment.flip=false --config.schedule.name=constant \
     --config.test_every_epoch=true --config.log_every_steps=0 --config.epochs=4 "$@"
 }
-classes --workdir="$workdir/plain" --config.model.shortcut=none "$@"
-classes --workdir="$workdir/plain, identities" --config.model.shortcut=none --config.model.initializer=identity "$@"
-classes --workdir="$workdir/residual, identities" --config.model.preactivation=true \
+classes --workdir="$workdir/1-plain" --config.model.shortcut=none "$@"
+classes --workdir="$workdir/2-plain, identities" --config.model.shortcut=none --config.model.initializer=identity "$@"
+classes --workdir="$workdir/3-residual, identities" --config.model.preactivation=true \
   --config.model.zero_init_residual=true "$@"
 echo "$SECONDS" >> "$workdir/seconds"

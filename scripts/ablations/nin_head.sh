@@ -25,6 +25,6 @@ nin() {
     --config.optimizer.weight_decay=0 --config.schedule.name=constant --config.epochs=15 \
     --config.eval_every_epochs=5 --config.test_every_epoch=true --config.log_every_steps=0 "$@"
 }
-nin --workdir="$workdir/global average" "$@"
-nin --workdir="$workdir/dense layers" '--config.model.hidden=(512,512)' "$@"
+nin --workdir="$workdir/1-global average" "$@"
+nin --workdir="$workdir/2-dense layers" '--config.model.hidden=(512,512)' "$@"
 echo "$SECONDS" >> "$workdir/seconds"
