@@ -45,7 +45,7 @@ SIZES = {
     "densenet_d2l": (64, (96, 96, 1), {}),
 }
 RATE, MOMENTUM = 0.01, 0.9
-TURN_SECONDS = 0.25
+TURN_SECONDS = 1.0  # the first steps after another program are slower
 PAUSE_SECONDS = 0.05  # before each turn: the threads of the one before still spin for a while, waiting for work
 Step = Callable[[], float]  # takes one training step to its end and returns the loss
 
@@ -167,10 +167,16 @@ def our_epoch(config) -> tuple[Step, float]:
 
 
 class Images:
-    """A split as a PyTorch program has it: every image by way of PIL to a float tensor [C, H, W], and its label."""
+    """A split as a PyTorch program has it, image by image: torchvision's FashionMNIST (of colour images its CIFAR10)
+    with ToTensor, which go by way of PIL to a float tensor [C, H, W], and the label."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: int):
-        self.images, self.labels, self.image_size = images, labels, image_size
+        import torch
+
+        grey = images.shape[3] == 1  # there the images are tensors and so are the labels, else arrays and a list
+        self.images = torch.tensor(images[..., 0]) if grey else images
+        self.labels = torch.tensor(labels) if grey else labels.tolist()
+        self.image_size = image_size
 
     def __len__(self):
         return len(self.labels)
@@ -179,15 +185,18 @@ class Images:
         import torch
         from PIL import Image
 
-        pixels = self.images[index]
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        image = np.array(formats.resize(image, self.image_size), copy=True)  # as torchvision's Resize and ToTensor
+        pixels, label = self.images[index], int(self.labels[index])
+        image = Image.fromarray(np.asarray(pixels))
+        image = np.array(formats.resize(image, self.image_size), copy=True)
         tensor = torch.from_numpy(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1).contiguous()
-        return tensor.float().div(255), int(self.labels[index])
+        return tensor.float().div(255), label
 
 
-def torch_epoch(config, workers: int) -> tuple[Step, float]:
-    """The usual loop of a PyTorch program: a Dataset of PIL images made tensors one by one, in a DataLoader."""
+def torch_epoch(config, workers: int, channels_last: bool = False) -> tuple[Step, float]:
+    """The usual loop of a PyTorch program: a Dataset of PIL images made tensors one by one, in a DataLoader.
+
+    Usual is also PyTorch's own order of dimensions, channels first; on CPUs the other is faster.
+    """
     try:
         import torch
 
@@ -204,19 +213,26 @@ def torch_epoch(config, workers: int) -> tuple[Step, float]:
         shuffle=split == "train", drop_last=split == "train", num_workers=workers, **options)
         for split in ("train", "test")}
     net = torch_net(config.model.name, dataset.spec.num_classes, dataset.spec.image_shape[2])
-    net = net.to(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = net.to(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), config.optimizer.learning_rate)
     cross_entropy = torch.nn.functional.cross_entropy
+
+    def score(logits, y):
+        """(loss, sum of the losses, how many are right): all is counted that we count."""
+        loss = cross_entropy(logits, y)
+        return loss, loss.item() * len(y), int((logits.argmax(1) == y).sum())
 
     def epoch():
         net.train()
         for x, y in loaders["train"]:
             optimizer.zero_grad()
-            cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y).backward()
+            loss, *_ = score(net(x.contiguous(memory_format=layout)), y)
+            loss.backward()
             optimizer.step()
         net.eval()
         with torch.no_grad():
-            losses = [cross_entropy(net(x), y, reduction="sum").item() for x, y in loaders["test"]]
+            losses = [score(net(x), y)[1] for x, y in loaders["test"]]
         return sum(losses) / len(loaders["test"].dataset)
 
     return epoch, time.perf_counter() - start
@@ -351,11 +367,12 @@ def report_operations(names: Sequence[str], batch_size: int, dtype: str, rounds:
 
 def compare_epochs(config, peers: Sequence[str], rounds: int) -> list[dict]:
     """As `compare`, of epochs with their data and the scoring of the test split; the first, with compilation, is left
-    out. Of the peers only 'torch': without workers, and with one a core.
+    out. Of the peers only 'torch': without workers and with one a core, and without workers channels-last.
     """
     runners = {"ours": our_epoch(config)}
     if "torch" in peers:
         runners |= {f"torch, {workers} workers": torch_epoch(config, workers) for workers in (0, os.cpu_count())}
+        runners["torch, channels-last"] = torch_epoch(config, 0, channels_last=True)
     times = in_turn({who: epoch for who, (epoch, _) in runners.items()}, rounds, 1)
     spec = sources.load(config.data).spec
     return [{"phase": "epoch", "model": config.model.name, "batch_size": config.data.batch_size,

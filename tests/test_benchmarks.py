@@ -77,7 +77,8 @@ def test_an_epoch_is_what_training_does(tmp_path):
     config = quickstart.get_config()
     config.data.batch_size = 256
     records = benchmarks.compare_epochs(config, ["torch"], 1)
-    assert [record["who"] for record in records] == ["ours", "torch, 0 workers", f"torch, {os.cpu_count()} workers"]
+    assert [record["who"] for record in records] == ["ours", "torch, 0 workers", f"torch, {os.cpu_count()} workers",
+                                                     "torch, channels-last"]
     assert np.isclose(records[0]["images_per_second"], 1437 / records[0]["median_ms"] * 1e3)
     epoch, _ = benchmarks.our_epoch(config)
     theirs, _ = benchmarks.torch_epoch(config, 0)

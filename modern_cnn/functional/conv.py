@@ -96,8 +96,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, st
     pads = explicit_padding(padding, x.shape[1:3], kernel.shape[:2], strides, dilation)
     out = output_size(x.shape[1:3], kernel.shape[:2], strides, pads, dilation)
     way = formulations.convolution(kernel.shape, strides, pads, groups, x.shape[3], out)
-    y = formulations.CONVOLUTIONS[way](x, kernel, strides, pads, dilation, groups)
-    return y if bias is None else y + bias
+    return formulations.convolve(way, x, kernel, bias, strides, pads, dilation, groups)
 
 
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,
