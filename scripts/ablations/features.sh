@@ -9,14 +9,14 @@
 # LeNet with batch normalisation, 800 steps of batch 128 whatever the data, on 300 to 30,000 images of Fashion-MNIST.
 # Needs scikit-image.
 #
-# Full size: more --sizes and --sweep=data.train_size=...; a larger network by --config.
+# Full size: --config.data.source=cifar10 --config.max_steps=20000; other sizes in the script.
 #
 # Found: not run yet
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/features}
 python scripts/ablate.py --what=handmade --config=configs/lenet.py --sizes=300,1000,3000,10000,30000 \
-  --workdir="$workdir/1-histograms of gradients, linear"
+  --workdir="$workdir/1-histograms of gradients, linear" "$@"
 python scripts/sweep.py --config=configs/lenet.py:lenet_relu_bn --workdir="$workdir/2-LeNet" --sweep=seed=0:3 \
   --sweep=data.train_size=300,1000,3000,10000,30000 --config.data.batch_size=128 \
   --config.optimizer.learning_rate=0.05 --config.optimizer.momentum=0.9 --config.data.normalize=standard \
