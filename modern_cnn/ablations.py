@@ -201,7 +201,8 @@ def publish(scripts: Path, runs: Path, docs: Path, names: Sequence[str] = ()) ->
     (docs / "README.md").write_text(
         "# Ablations\n\nWhat the texts claim, as experiments that run in minutes on two cores:\n"
         "`bash scripts/ablations/NAME.sh`. These pages are written from the runs' own files, by\n"
-        "`python scripts/ablate.py --what=publish`.\n\n" + report.markdown(lines))
+        "`python scripts/ablate.py --what=publish`. The machine did other work too, so the times are long.\n\n"
+        + report.markdown(lines))
     return list(chosen)
 
 
@@ -215,7 +216,7 @@ def _page(script: Script, directory: Path, docs: Path) -> str:
     took = sum(map(int, (directory / "seconds").read_text().split())) if (directory / "seconds").exists() else 0
     versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
     trained = any(setting.curves and setting.curves[0] for setting in settings)
-    note = "\nTrain: the mean over the last epoch as it went, with dropout and augmentation.\n" if trained else ""
+    note = "\nTrain: the mean over the last epoch as it went, with any dropout and augmentation.\n" if trained else ""
     said = "\n\n".join(textwrap.fill(f"**{key.capitalize()}.** {(text := script.paragraphs[key])[0].upper()}{text[1:]}",
                                      120, break_long_words=False, break_on_hyphens=False) for key in KEYS)
     return f"""# {script.title}

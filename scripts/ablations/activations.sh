@@ -12,7 +12,9 @@
 # Full size: --config.data.train_size=0 --config.epochs=10; more activations and rates by a second call of sweep.py
 # with the same workdir.
 #
-# Found: not run yet
+# Found: as claimed, over 3 seeds. ReLU learns at every rate but the largest (74.6 to 81.8 % test accuracy); the
+# sigmoid stands still at 0.1 and below, and needs the textbook's 0.9 to get anywhere in 468 steps (61.8 ± 6.5 %). At
+# 0.9 ReLU does not learn: 10 %. No rate serves both. Took 10 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/activations}
