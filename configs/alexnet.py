@@ -23,7 +23,7 @@ VARIANTS = ("alexnet_d2l", "alexnet", "alexnet_2012")
 def get_config(variant: str = "alexnet_d2l") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, groups=int, response_norm=bool)
+    base.add_options(config, dropout_rate=float, groups=int, response_norm=bool, hidden=tuple)
     config.log_every_steps = 20
     config.data.source = "fashion_mnist"
     config.data.image_size = 227 if variant == "alexnet_2012" else 224

@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = 0  # resize to this many pixels, square; 0: as they are
     # 'unit' [0, 1], 'symmetric' [-1, 1]; by mean and deviation: 'standard' the set's own, 'imagenet' ImageNet's
     config.data.normalize = "unit"
+    config.data.train_size = 0  # train on so many of the training images, stratified and fixed; 0: all
     config.data.validation = 0.0  # fraction of train held out, stratified and fixed, to choose the best checkpoint
     config.data.stream = False  # decode as training goes: for folder: and tfds: sets that do not fit into memory
     config.data.num_classes = 0  # 0: as the data say
@@ -84,7 +85,7 @@ OPTIONS = {
     "width": float,  # multiplies the numbers of channels
     "norm": str,  # batch, layer, group, instance, none
     "unbiased": bool,  # the running variance of batch norm as PyTorch stores it
-    "initializer": str,  # xavier_uniform, keras, torch, normal, vgg, googlenet, resnet, densenet
+    "initializer": str,  # xavier_uniform, keras, torch, normal, vgg, googlenet, resnet, densenet, identity
     "dtype": str,  # of the computation: bfloat16; parameters stay float32
 }
 

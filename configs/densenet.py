@@ -22,7 +22,8 @@ VARIANTS = ("densenet_d2l", "densenet_bc_100_12", "densenet121", "densenet161", 
 def get_config(variant: str = "densenet_d2l") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, growth=int, bottleneck=int, remat=bool)
+    base.add_options(config, dropout_rate=float, growth=int, bottleneck=int, compression=float, block_sizes=tuple,
+                     remat=bool)
     config.log_every_steps = 20
     config.data.source = "fashion_mnist"
     config.data.image_size = 96

@@ -22,7 +22,7 @@ VARIANTS = ("googlenet_d2l", "googlenet", "googlenet_2014")
 def get_config(variant: str = "googlenet_d2l") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, aux_logits=bool, remat=bool)
+    base.add_options(config, dropout_rate=float, aux_logits=bool, branches=tuple, remat=bool)
     config.log_every_steps = 20
     config.data.source = "fashion_mnist"
     config.data.image_size = 96

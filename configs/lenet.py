@@ -28,7 +28,7 @@ VARIANTS = ("lenet", "lenet_bn", "lenet_relu", "lenet_relu_bn")
 def get_config(variant: str = "lenet") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float)
+    base.add_options(config, dropout_rate=float, activation=str)
     config.epochs = 10
     config.test_every_epoch = True
     config.data.source = "fashion_mnist"

@@ -23,7 +23,7 @@ VARIANTS = ("nin_d2l", "nin_cifar", "nin_imagenet")
 def get_config(variant: str = "nin_d2l") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float)
+    base.add_options(config, dropout_rate=float, hidden=tuple)
     config.log_every_steps = 20
     config.data.source = "cifar10" if variant == "nin_cifar" else "fashion_mnist"
     config.data.image_size = 32 if variant == "nin_cifar" else 224

@@ -36,8 +36,8 @@ VARIANTS = ("resnet18_d2l", *CIFAR, *NOTEBOOK, *IMAGENET)
 def get_config(variant: str = "resnet18_d2l") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, shortcut=str, stride_in_1x1=bool, zero_init_residual=bool, remat=bool,
-                     scan=bool)
+    base.add_options(config, dropout_rate=float, stage_sizes=tuple, stage_features=tuple, preactivation=bool,
+                     shortcut=str, stride_in_1x1=bool, zero_init_residual=bool, remat=bool, scan=bool)
     config.log_every_steps = 20
     if variant == "resnet18_d2l":
         config.epochs = 10

@@ -25,7 +25,8 @@ VARIANTS = ("vgg11_d2l", "vgg13_cifar", "vgg11", "vgg13", "vgg16", "vgg19", "vgg
 def get_config(variant: str = "vgg11_d2l") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, remat=bool, skip=bool)
+    base.add_options(config, dropout_rate=float, remat=bool, skip=bool, kernel_size=int, stage_sizes=tuple,
+                     stage_features=tuple, hidden=tuple)
     config.log_every_steps = 20
     config.data.source = "fashion_mnist"
     if variant == "vgg11_d2l":

@@ -28,6 +28,13 @@ def _he(fan: str) -> Initializer:
     return nn.initializers.variance_scaling(2, fan, "normal")
 
 
+def _identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Kernels [kh, kw, C, C] that return the map they get, padded to keep its size; He's (fan out) of other shapes."""
+    if shape[2] != shape[3]:
+        return _he("fan_out")(key, shape, dtype)
+    return jnp.zeros(shape, dtype).at[shape[0] // 2, shape[1] // 2].set(jnp.eye(shape[2], dtype=dtype))
+
+
 _TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's own, of both kinds of layer
 _XAVIER, _NORMAL, _ZEROS = nn.initializers.xavier_uniform(), nn.initializers.normal(0.01), nn.initializers.zeros
 
@@ -41,7 +48,9 @@ INITIALIZERS: dict[str, dict[str, tuple[Initializer, Initializer | None]]] = {
     "googlenet": {"conv": (_NORMAL, None), "dense": (_NORMAL, None)},
     "resnet": {"conv": (_he("fan_out"), None), "dense": (_TORCH, None)},
     "densenet": {"conv": (_he("fan_in"), None), "dense": (_TORCH, _ZEROS)},
+    "identity": {"conv": (_identity, _ZEROS), "dense": (_TORCH, _ZEROS)},
 }
+ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": nn.tanh, "relu": nn.relu}
 
 
 def initializers(name: str, layer: str) -> dict[str, Initializer | None]:

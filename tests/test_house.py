@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "weights": {"weights", "models", "errors"},
     "benchmarks": {"models", "training", "data", "functional", "analysis", "errors"},
     "sweep": {"training", "analysis", "errors"},
+    "ablations": {"training", "models", "data", "analysis", "errors"},
     "scaling": {"models", "training", "functional", "errors"},
     "analysis": {"analysis", "functional", "errors"},
     "__init__": {"training"},

@@ -46,7 +46,7 @@ FANS = {
 
 
 @pytest.mark.parametrize("kind", FANS)
-@pytest.mark.parametrize("name", INITIALIZERS)
+@pytest.mark.parametrize("name", [name for name in INITIALIZERS if name != "identity"])
 def test_initial_kernels_and_biases_are_drawn_as_named(name, kind):
     layer, options, shape, fan_in, fan_out = FANS[kind]
     of_layer = "dense" if kind == "dense" else "conv"
@@ -65,6 +65,18 @@ def test_initial_kernels_and_biases_are_drawn_as_named(name, kind):
         assert not parameters["bias"].any()
     else:
         is_uniform(parameters["bias"], 1 / np.sqrt(fan_in))
+
+
+def test_identity_kernels_are_torchs_dirac_or_hes():
+    for size in (1, 3, 5):
+        square = Conv(6, size, **initializers("identity", "conv")).init(KEY, jnp.ones((1, 7, 7, 6)))["params"]
+        dirac = torch.nn.init.dirac_(torch.empty(6, 6, size, size)).numpy()
+        np.testing.assert_array_equal(square["kernel"], dirac.transpose(2, 3, 1, 0))
+        assert not square["bias"].any()
+    layer, options, shape, _, fan_out = FANS["conv"]
+    is_normal(layer(**options, **initializers("identity", "conv")).init(KEY, jnp.ones(shape))["params"]["kernel"],
+              np.sqrt(2 / fan_out))
+    assert initializers("identity", "dense") == initializers("torch", "dense") | {"bias_init": nn.initializers.zeros}
 
 
 @pytest.mark.parametrize("kind", FANS)

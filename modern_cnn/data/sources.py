@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from modern_cnn import runtime
-from modern_cnn.data import batches, formats, stream
+from modern_cnn.data import batches, formats, holdout, stream
 from modern_cnn.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -70,55 +70,6 @@ class Dataset:
         if self.streamed:
             return stream.Streamed(self.spec, self.splits, devices, smallest_crop)
         return batches.Resident(self.spec, self.splits, devices)
-
-
-def stratified_holdout(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Sorted indices of `count` examples, each class in its share (largest remainders first). Fixed by `seed` alone."""
-    classes, sizes = np.unique(labels, return_counts=True)
-    quota, remainder = np.divmod(sizes * count, len(labels))
-    order = np.lexsort((-remainder, quota + 1 == sizes))  # a class's only remaining example goes last
-    quota[order[:count - quota.sum()]] += 1
-    random = np.random.RandomState(seed)  # its streams are frozen across numpy versions
-    chosen = [random.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota, strict=True)]
-    return np.sort(np.concatenate(chosen))
-
-
-def _split_off(labels: np.ndarray, count: int, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of (the rest, a stratified holdout of `count`). Raises UserError if that would leave none of a class."""
-    out = stratified_holdout(labels, count)
-    rest = np.setdiff1d(np.arange(len(labels)), out)
-    emptied = np.setdiff1d(labels, labels[rest])
-    if len(emptied):
-        raise UserError(f"{source}: holding out {count} of {len(labels)} training images would leave none of class "
-                        f"{emptied[0]} to train on")
-    return rest, out
-
-
-def _take(split, indices: np.ndarray):
-    return split.take(indices) if hasattr(split, "take") else tuple(array[indices] for array in split)
-
-
-def _hold_out_test(splits: dict, labels: np.ndarray, count: int, source: str) -> None:
-    """Makes a test split of some of the training images of a source that has none."""
-    parts = _split_off(labels, count, f"{source} has no test split")
-    splits["train"], splits["test"] = (_take(splits["train"], indices) for indices in parts)
-
-
-def _hold_out_validation(splits: dict, fraction: float, source: str) -> dict:
-    """`splits` with a share of the training images as 'validation', or as they are where the fraction is 0."""
-    if not fraction:
-        return splits
-    if not 0 < fraction < 1:
-        raise UserError(f"config.data.validation={fraction} is not a fraction between 0 and 1")
-    if "validation" in splits:
-        raise UserError(f"{source} has a validation split of its own; set --config.data.validation=0")
-    train = splits["train"]
-    labels = train[1] if isinstance(train, tuple) else train.labels
-    count = round(fraction * len(labels))
-    if not 0 < count < len(labels):
-        raise UserError(f"config.data.validation={fraction} of {len(labels)} training images is {count}: no split")
-    parts = _split_off(labels, count, f"config.data.validation={fraction}")
-    return splits | {name: _take(train, part) for name, part in zip(("train", "validation"), parts, strict=True)}
 
 
 def detect(directory: Path) -> str:
@@ -206,7 +157,7 @@ def _decode(kind: str, place: str, image_size: int,
             splits[split] = formats.resize_array(images, image_size, f"{kind}:{place}"), labels
     if "test" not in splits:
         count = 360 if kind == "digits" else max(1, round(HOLDOUT * len(splits["train"][1])))
-        _hold_out_test(splits, splits["train"][1], count, f"{kind}:{place}")
+        holdout.hold_out_test(splits, splits["train"][1], count, f"{kind}:{place}")
     return splits, names, own
 
 
@@ -330,7 +281,7 @@ def load(config) -> Dataset:
     """The data set of a config's `data` section.
 
     Args:
-      config: has source, image_size, normalize, validation, num_classes and manual_dir (see configs/base.py).
+      config: has source, image_size, normalize, validation, train_size, num_classes and manual_dir (configs/base.py).
     Raises:
       UserError: a source that does not exist, cannot be read, or holds something else than it should.
     """
@@ -344,7 +295,7 @@ def load(config) -> Dataset:
     except OSError as e:
         raise UserError(f"{config.source}: cannot read {e.filename or 'it'}: {e.strerror or e}") from e
     classes = _count_classes(splits, meta["class_names"], config.num_classes, config.source)
-    splits = _hold_out_validation(splits, config.validation, config.source)
+    splits = holdout.divide_train(splits, config)
     images = splits["train"][0]
     for split, (others, _) in splits.items():
         if not config.image_size and others.shape[1:] != images.shape[1:]:
@@ -376,8 +327,8 @@ def _load_stream(config) -> Dataset:
         channels = 3  # whether all are grayscale is known only after opening them all
     if "test" not in splits:
         count = max(1, round(HOLDOUT * len(splits["train"])))
-        _hold_out_test(splits, splits["train"].labels, count, f"{kind}:{place}")
-    splits = _hold_out_validation(splits, config.validation, config.source)
+        holdout.hold_out_test(splits, splits["train"].labels, count, f"{kind}:{place}")
+    splits = holdout.divide_train(splits, config)
     classes = max(config.num_classes, len(names))
     of_pixels = (stream.sample(splits["train"], config.image_size, channels) if config.normalize == "standard"
                  else np.zeros((1, 1, 1, channels), np.uint8))

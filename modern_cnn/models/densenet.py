@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn import functional as F
-from modern_cnn.errors import lookup
+from modern_cnn.errors import UserError, lookup
 from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, normalization, scaled
 
 Constructor = Callable[..., nn.Module]
@@ -81,7 +81,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """A stem, dense blocks with transitions between them that halve map and channels, one dense layer.
+    """A stem, dense blocks with transitions between them that halve the map, one dense layer.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 29 with the 'imagenet' stem.
 
@@ -89,6 +89,7 @@ class DenseNet(nn.Module):
       block_sizes: layers of each dense block.
       growth: channels that a layer adds, before `width`.
       bottleneck: see `DenseLayer`.
+      compression: the share of its channels that a transition keeps (the paper's theta, section 3), above 0 up to 1.
       stem: 'imagenet', 7x7 with stride 2, normalisation, ReLU, 3x3 max-pooling with stride 2; 'cifar', 3x3 alone.
       stem_features: its channels, before `width`.
       use_bias: of the convolutions; without normalisation they always have one.
@@ -101,6 +102,7 @@ class DenseNet(nn.Module):
     num_classes: int = 10
     growth: int = 32
     bottleneck: int = 4
+    compression: float = 0.5
     stem: str = "imagenet"
     stem_features: int = 64
     use_bias: bool = False
@@ -119,6 +121,8 @@ class DenseNet(nn.Module):
                        **initializers(self.initializer, "conv"))
         norm = normalization(self.norm, train=train, unbiased=self.unbiased,
                              axis_name=self.axis_name, dtype=self.dtype)
+        if not 0 < self.compression <= 1:
+            raise UserError(f"compression={self.compression} must be above 0 and at most 1: a share of the channels")
         maybe_remat = nn.remat if self.remat else lambda module: module
         dropout = partial(Dropout, self.dropout_rate, train)
         layer = partial(maybe_remat(DenseLayer), bottleneck=self.bottleneck, dropout=dropout, conv=conv, norm=norm)
@@ -132,7 +136,8 @@ class DenseNet(nn.Module):
             x = DenseBlock(size, scaled(self.growth, self.width), layer, name=f"block{i}")(x)
             self.sow("intermediates", f"stage{i}", x)
             if i < len(self.block_sizes):
-                x = maybe_remat(Transition)(x.shape[-1] // 2, conv, norm, name=f"transition{i}")(x)
+                kept = int(self.compression * x.shape[-1])
+                x = maybe_remat(Transition)(kept, conv, norm, name=f"transition{i}")(x)
                 self.sow("intermediates", f"stage{i}_halved", x)
         x = F.global_avg_pool(nn.relu(norm(name="norm2")(x)))
         return Dense(self.num_classes, dtype=self.dtype, **initializers(self.initializer, "dense"), name="dense")(x)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn import functional as F
+from modern_cnn.errors import UserError
 from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
 
 # Channels of every Inception block: 1x1; 3x3's reduction and 3x3; 5x5's reduction and 5x5; projection after pooling.
@@ -16,6 +17,7 @@ INCEPTIONS = (
      "4d": (112, 144, 288, 32, 64, 64), "4e": (256, 160, 320, 32, 128, 128)},
     {"5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128)},
 )
+BRANCHES = (1, 2, 3, 4)
 AUX_AFTER = {"4a": "aux1", "4d": "aux2"}
 POOL, CEIL_POOL = (partial(F.max_pool, window_shape=3, strides=2, padding=1),
                    partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True))
@@ -53,22 +55,29 @@ class Inception(nn.Module):
       features: channels of 1x1; of the reduction before 3x3, and 3x3; of the reduction before 5x5, and 5x5; of the
         projection after 3x3 max-pooling. The outputs are concatenated in this order.
       kernel_size: of the third branch; torchvision has 3 where the paper has 5.
+      branches: which of the four there are.
       unit: constructor of a convolution with its normalisation and ReLU.
     """
     features: Sequence[int]
     kernel_size: int = 5
+    branches: Sequence[int] = BRANCHES
     unit: Callable[..., nn.Module] = ConvUnit
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         one, reduce_three, three, reduce_five, five, projection = self.features
-        branch1 = self.unit(one, 1, name="branch1")(x)
-        branch2 = self.unit(reduce_three, 1, name="branch2_reduce")(x)
-        branch2 = self.unit(three, 3, padding=1, name="branch2")(branch2)
-        branch3 = self.unit(reduce_five, 1, name="branch3_reduce")(x)
-        branch3 = self.unit(five, self.kernel_size, padding=self.kernel_size // 2, name="branch3")(branch3)
-        branch4 = self.unit(projection, 1, name="branch4")(F.max_pool(x, 3, 1, padding=1))
-        return jnp.concatenate([branch1, branch2, branch3, branch4], axis=-1)
+        outputs = []
+        if 1 in self.branches:
+            outputs.append(self.unit(one, 1, name="branch1")(x))
+        if 2 in self.branches:
+            y = self.unit(reduce_three, 1, name="branch2_reduce")(x)
+            outputs.append(self.unit(three, 3, padding=1, name="branch2")(y))
+        if 3 in self.branches:
+            y = self.unit(reduce_five, 1, name="branch3_reduce")(x)
+            outputs.append(self.unit(five, self.kernel_size, padding=self.kernel_size // 2, name="branch3")(y))
+        if 4 in self.branches:
+            outputs.append(self.unit(projection, 1, name="branch4")(F.max_pool(x, 3, 1, padding=1)))
+        return jnp.concatenate(outputs, axis=-1)
 
 
 class AuxiliaryHead(nn.Module):
@@ -102,6 +111,7 @@ class GoogLeNet(nn.Module):
 
     Attributes:
       kernel_size: of the blocks' third branch.
+      branches: which of each block's four branches there are: (1, 2, 4) leaves out the third.
       pool, last_pool: between the stages, and before the last stage.
       response_norm: local response normalisation around the stem's last two convolutions (the paper's figure 3).
       aux_logits: have the auxiliary heads. They are made by `init` whatever `train` is.
@@ -111,6 +121,7 @@ class GoogLeNet(nn.Module):
     """
     num_classes: int = 10
     kernel_size: int = 5
+    branches: Sequence[int] = BRANCHES
     pool: Callable[[jax.Array], jax.Array] = CEIL_POOL
     last_pool: Callable[[jax.Array], jax.Array] = CEIL_POOL
     response_norm: bool = False
@@ -133,7 +144,10 @@ class GoogLeNet(nn.Module):
         norm = normalization(self.norm, train=train, epsilon=1e-3, unbiased=self.unbiased,
                              axis_name=self.axis_name, dtype=self.dtype)
         unit = partial(ConvUnit, conv=conv, norm=norm)
-        inception = partial(nn.remat(Inception) if self.remat else Inception, kernel_size=self.kernel_size, unit=unit)
+        if not self.branches or set(self.branches) - set(BRANCHES):
+            raise UserError(f"branches={self.branches} must be some of {BRANCHES}")
+        inception = partial(nn.remat(Inception) if self.remat else Inception, kernel_size=self.kernel_size,
+                            branches=self.branches, unit=unit)
         aux = partial(AuxiliaryHead, num_classes=self.num_classes, pool=self.aux_pool, unit=unit, dense=dense,
                       dropout=partial(Dropout, self.aux_dropout_rate, train))
         respond = F.local_response_norm if self.response_norm else lambda x: x

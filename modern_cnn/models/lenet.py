@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn import functional as F
-from modern_cnn.layers import Conv, Dense, Dropout, initializers, normalization, scaled
+from modern_cnn.errors import lookup
+from modern_cnn.layers import ACTIVATIONS, Conv, Dense, Dropout, initializers, normalization, scaled
 
 
 class LeNet(nn.Module):
@@ -19,9 +20,15 @@ class LeNet(nn.Module):
     unpadded, batch normalisation before every sigmoid, 44,878 parameters and 452 running statistics.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 12 with padding 2, 16 without.
+
+    Attributes:
+      padding: pixels around the image, for the first convolution.
+      activation: after every layer but the last: 'sigmoid', 'tanh' or 'relu'.
+      width: multiplies the channels of the convolutions.
     """
     num_classes: int = 10
     padding: int = 2
+    activation: str = "sigmoid"
     dropout_rate: float = 0.0
     width: float = 1.0
     norm: str = "none"
@@ -36,18 +43,19 @@ class LeNet(nn.Module):
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
         norm = normalization(self.norm, train=train, unbiased=self.unbiased,
                              axis_name=self.axis_name, dtype=self.dtype)
+        activate = lookup(ACTIVATIONS, self.activation, "activation")
 
-        x = nn.sigmoid(norm(name="norm1")(conv(scaled(6, self.width), padding=self.padding, name="conv1")(x)))
+        x = activate(norm(name="norm1")(conv(scaled(6, self.width), padding=self.padding, name="conv1")(x)))
         x = F.avg_pool(x, 2)
         self.sow("intermediates", "stage1", x)
-        x = nn.sigmoid(norm(name="norm2")(conv(scaled(16, self.width), name="conv2")(x)))
+        x = activate(norm(name="norm2")(conv(scaled(16, self.width), name="conv2")(x)))
         x = F.avg_pool(x, 2)
         self.sow("intermediates", "stage2", x)
         x = x.reshape(len(x), -1)
-        x = nn.sigmoid(norm(name="norm3")(dense(120, name="dense1")(x)))
+        x = activate(norm(name="norm3")(dense(120, name="dense1")(x)))
         self.sow("intermediates", "stage3", x)
         x = Dropout(self.dropout_rate, train)(x)
-        x = nn.sigmoid(norm(name="norm4")(dense(84, name="dense2")(x)))
+        x = activate(norm(name="norm4")(dense(84, name="dense2")(x)))
         self.sow("intermediates", "stage4", x)
         x = Dropout(self.dropout_rate, train)(x)
         return dense(self.num_classes, name="dense3")(x)

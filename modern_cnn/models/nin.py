@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn import functional as F
-from modern_cnn.layers import Conv, Dropout, Identity, initializers, normalization, scaled
+from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
 
 
 class Stage(NamedTuple):
@@ -70,10 +70,13 @@ class NiN(nn.Module):
 
     Attributes:
       stages: blocks, and the pooling and dropout after each.
+      hidden: in place of the last block and its global average, dense layers of so many units and one for the logits,
+        as AlexNet's (4096, 4096), which NiN does without; () is that one alone.
       width: multiplies the channels, but never the number of classes.
     """
     stages: Sequence[Stage]
     num_classes: int = 10
+    hidden: Sequence[int] | None = None
     dropout_rate: float = 0.5
     width: float = 1.0
     norm: str = "none"
@@ -87,12 +90,20 @@ class NiN(nn.Module):
         conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
         norm = normalization(self.norm, train=train, unbiased=self.unbiased,
                              axis_name=self.axis_name, dtype=self.dtype)
-        for i, stage in enumerate(self.stages, start=1):
+        averaged = self.hidden is None
+        for i, stage in enumerate(self.stages if averaged else self.stages[:-1], start=1):
             features = [self.num_classes if n is None else scaled(n, self.width) for n in stage.features]
-            last = i == len(self.stages)
+            last = i == len(self.stages)  # its channels are the classes
             x = NiNBlock(features, stage.kernel_size, stage.strides, stage.padding, conv, Identity if last else norm,
                          name=f"block{i}")(x)
             x = stage.pool(x) if stage.pool else x
             self.sow("intermediates", f"stage{i}", x)
             x = Dropout(self.dropout_rate, train)(x) if stage.dropout else x
-        return F.global_avg_pool(x)
+        if averaged:
+            return F.global_avg_pool(x)
+        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
+        x = x.reshape(len(x), -1)
+        for i, units in enumerate(self.hidden, start=1):
+            x = nn.relu(dense(units, name=f"dense{i}")(x))
+            x = Dropout(self.dropout_rate, train)(x)
+        return dense(self.num_classes, name=f"dense{len(self.hidden) + 1}")(x)

@@ -29,14 +29,16 @@ VARIANTS = {
 
 
 class VGGBlock(nn.Module):
-    """`convolutions` 3x3 convolutions with ReLU, then 2x2 max-pooling: [N, H, W, C] -> [N, H/2, W/2, features].
+    """`convolutions` convolutions with ReLU, then 2x2 max-pooling: [N, H, W, C] -> [N, H/2, W/2, features].
 
     Attributes:
+      kernel_size: of the convolutions, odd; they are padded to keep the map's size.
       skip: add the block's input before the last ReLU; it must have `features` channels.
       conv, norm: constructors, `conv(features, kernel_size, padding=..., name=...)` and `norm(name=...)`.
     """
     features: int
     convolutions: int
+    kernel_size: int = 3
     skip: bool = False
     conv: Callable[..., nn.Module] = Conv
     norm: Callable[..., nn.Module] = Identity
@@ -45,7 +47,7 @@ class VGGBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x
         for i in range(1, self.convolutions + 1):
-            x = self.conv(self.features, 3, padding=1, name=f"conv{i}")(x)
+            x = self.conv(self.features, self.kernel_size, padding=self.kernel_size // 2, name=f"conv{i}")(x)
             x = self.norm(name=f"norm{i}")(x)
             if self.skip and i == self.convolutions:
                 x = x + shortcut
@@ -60,6 +62,7 @@ class VGG(nn.Module):
 
     Attributes:
       stage_sizes, stage_features: convolutions of each block and their channels, before `width`.
+      kernel_size: of all convolutions, odd. One of 5x5 sees what two of 3x3 see (the paper's section 2.3).
       skip: a shortcut over the convolutions of the last block, as the TensorFlow text's section 10.12 adds one to
         its VGG-13.
       pooled_size: average the last map to this many pixels, square, so that any image fits; 0 leaves it.
@@ -70,6 +73,7 @@ class VGG(nn.Module):
     stage_sizes: Sequence[int]
     num_classes: int = 10
     stage_features: Sequence[int] = (64, 128, 256, 512, 512)
+    kernel_size: int = 3
     skip: bool = False
     pooled_size: int = 7
     hidden: Sequence[int] = (4096, 4096)
@@ -92,7 +96,7 @@ class VGG(nn.Module):
 
         for i, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):
             skip = self.skip and i == len(self.stage_sizes)
-            x = block(scaled(features, self.width), size, skip, name=f"block{i}")(x)
+            x = block(scaled(features, self.width), size, self.kernel_size, skip, name=f"block{i}")(x)
             self.sow("intermediates", f"stage{i}", x)
         if self.pooled_size:
             x = F.adaptive_avg_pool(x, self.pooled_size)

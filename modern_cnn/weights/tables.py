@@ -42,12 +42,14 @@ def vgg(net: VGG, textbook: bool) -> Pairs:
 
 def nin(net: NiN, textbook: bool) -> Pairs:
     index = 0
-    for block, stage in enumerate(net.stages, start=1):
+    for block, stage in enumerate(net.stages if net.hidden is None else net.stages[:-1], start=1):
         step = 2 if net.norm == "none" or block == len(net.stages) else 3
         for i in range(3):
             yield f"{index}.{step * i}", (f"block{block}", f"conv{i + 1}")
             yield f"{index}.{step * i + 1}", (f"block{block}", f"norm{i + 1}")
         index += 1 + (stage.pool is not None) + stage.dropout
+    for i in range(0 if net.hidden is None else len(net.hidden) + 1):  # flattening; then dense, ReLU and dropout
+        yield f"{index + 1 + 3 * i}", (f"dense{i + 1}",)
 
 
 def googlenet(net: GoogLeNet, textbook: bool) -> Pairs:

@@ -8,10 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from modern_cnn.data import formats, sources, tfds
+from modern_cnn.data import formats, tfds
 from modern_cnn.errors import UserError
 from tests.data import files
 
@@ -21,10 +19,6 @@ DIGITS = "3e5d0f8c6a02b433"  # of the split that every result on digits was meas
 def same(a, b) -> bool:
     return a.spec == b.spec and all(np.array_equal(x, y) for split in a.splits
                                     for x, y in zip(a.splits[split], b.splits[split], strict=True))
-
-
-def rows(images, labels) -> list[bytes]:
-    return sorted(image.tobytes() + bytes([label]) for image, label in zip(images, labels, strict=True))
 
 
 @pytest.fixture
@@ -303,42 +297,6 @@ def test_very_long_directory_name_is_cached(tmp_path, log):
     assert "could not be cached" not in log.text
 
 
-# --- hold-outs
-
-LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=80).map(np.array)
-
-
-@given(LABELS, st.data())
-def test_stratified_holdout(labels, data):
-    count = data.draw(st.integers(1, len(labels) - 1))
-    chosen = sources.stratified_holdout(labels, count)
-    assert len(chosen) == count
-    assert (np.diff(chosen) > 0).all()
-    assert 0 <= chosen[0] <= chosen[-1] < len(labels)
-    np.testing.assert_array_equal(chosen, sources.stratified_holdout(labels, count))
-    classes, sizes = np.unique(labels, return_counts=True)
-    got = np.array([(labels[chosen] == c).sum() for c in classes])
-    assert (abs(got * len(labels) - sizes * count) <= len(labels)).all()  # within 1 of its share
-    spare = np.minimum(sizes * count // len(labels) + 1, sizes - 1)
-    assert (got < sizes).all() or spare.sum() < count  # a class loses its last example only where that must be
-
-
-def test_stratified_holdout_is_the_same_in_every_version():
-    assert sources.stratified_holdout(np.repeat([0, 1, 2], [10, 5, 3]), 6).tolist() == [2, 4, 8, 10, 11, 16]
-
-
-def test_validation_is_stratified_fixed_and_disjoint():
-    whole, held = files.load("digits"), files.load("digits", validation=0.1)
-    assert held.spec.sizes == {"train": 1293, "validation": 144, "test": 360}
-    assert same(held, files.load("digits", validation=0.1))
-    counts = np.bincount(whole.splits["train"][1])
-    np.testing.assert_allclose(np.bincount(held.splits["validation"][1]), counts * 144 / 1437, atol=1)
-    parts = rows(*held.splits["train"]) + rows(*held.splits["validation"])
-    assert sorted(parts) == rows(*whole.splits["train"])
-    assert rows(*held.splits["test"]) == rows(*whole.splits["test"])
-    assert whole.spec.digest == held.spec.digest
-
-
 def test_mean_and_deviation_are_those_of_the_remaining_training_images(tmp_path):
     files.write_cifar10(tmp_path)
     dataset = files.load(f"cifar:{tmp_path}", normalize="standard", validation=0.5)
@@ -360,27 +318,6 @@ def test_normalize(tmp_path):
 def test_normalize_of_a_constant_image_stays_finite(tmp_path):
     files.write_idx(tmp_path, train_images=np.full((20, 6, 5), 7))
     assert files.load(f"idx:{tmp_path}", normalize="standard").spec.std[0] > 0
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5, 1e-9, float("nan")])
-def test_validation_out_of_range(fraction):
-    with pytest.raises(UserError, match=r"config\.data\.validation"):
-        files.load("digits", validation=fraction)
-
-
-def test_validation_beside_the_sets_own(tmp_path):
-    for split in ("train", "validation", "test"):
-        files.write_images(tmp_path / split)
-    with pytest.raises(UserError, match="a validation split of its own"):
-        files.load(f"folder:{tmp_path}", validation=0.1)
-
-
-def test_holdout_never_empties_a_class_silently(tmp_path):
-    files.write_images(tmp_path, ["a", "b", "c", "d"], count=1)
-    with pytest.raises(UserError, match=r"no test split: holding out 1 of 4 .* none of class 0"):
-        files.load(f"folder:{tmp_path}")
-    files.write_images(tmp_path, ["e"], count=16)
-    assert np.bincount(files.load(f"folder:{tmp_path}").splits["train"][1]).tolist() == [1, 1, 1, 1, 12]
 
 
 @pytest.mark.parametrize("fields", [{"image_size": -3}, {"num_classes": -1}])

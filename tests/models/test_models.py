@@ -51,6 +51,12 @@ def test_the_golden_counts(name):
     ("googlenet_2014", {"aux_logits": False}, 6_998_552), ("alexnet_2012", {"groups": 1}, 62_378_344),
     ("googlenet", {"aux_logits": False, "kernel_size": 5}, 6_624_904 + 380_928),
     ("resnet50", {"stride_in_1x1": True}, 25_557_032), ("resnet101", {"stride_in_1x1": True}, 44_549_160),
+    # one 5x5 convolution for each of two 3x3: 25 instead of 18 for every square of channels
+    ("vgg13_cifar", {"stage_sizes": (1,) * 5, "kernel_size": 5}, 165_514 + sum(
+        25 * a * b + b for a, b in zip((3, 64, 128, 256, 512), (64, 128, 256, 512, 512), strict=True))),
+    # flattened 8x8x192 into two dense layers, instead of the last block: 3x3, 1x1 and 1x1 convolutions
+    ("nin_cifar", {"hidden": (512,)}, 966_986 - (9 + 1) * 192 ** 2 - 2 * 192 - 1_930 + 8 * 8 * 192 * 512 + 512 + 5_130),
+    ("nin_cifar", {"hidden": ()}, 966_986 - (9 + 1) * 192 ** 2 - 2 * 192 - 1_930 + 8 * 8 * 192 * 10 + 10),
     ("vgg13_cifar", {"hidden": (256, 64)}, 9_404_992 + 148_426), ("vgg13_cifar", {"skip": True}, 9_570_506),
 ], ids=str)
 def test_the_golden_counts_of_variants(name, options, parameters):
@@ -228,6 +234,11 @@ NORMALISED = ("lenet", "lenet_relu", "alexnet", "vgg11", "nin_d2l", "googlenet",
     ("resnet18", {"zero_init_residual": True, "norm": "none"}, "zero_init_residual .* norm='none'"),
     ("plain18", {"zero_init_residual": True}, "zero_init_residual .* shortcut='none'"),
     ("resnet18", {"stride_in_1x1": True}, "stride_in_1x1 .* 'residual'"),
+    ("lenet", {"activation": "rleu"}, "no activation 'rleu'; did you mean 'relu'"),
+    ("googlenet", {"branches": (1, 5)}, r"branches=\(1, 5\) must be some of \(1, 2, 3, 4\)"),
+    ("googlenet", {"branches": ()}, r"branches=\(\) must be some of"),
+    *(("densenet121", {"compression": share}, f"compression={share} must be above 0 and at most 1")
+      for share in (0, 1.5, float("nan"))),
 ], ids=str)
 def test_a_wrong_value_of_an_option_names_the_closest(name, options, words):
     height, width, channels = DEEP[name].image

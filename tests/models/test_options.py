@@ -5,11 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from modern_cnn import weights
 from modern_cnn.layers import NORMS, BatchNorm, Conv
 from modern_cnn.models import build, googlenet
 from modern_cnn.models.resnet import Bottleneck, Residual
+from modern_cnn.models.vgg import VGGBlock
 from tests.functional.oracle import FAST_COMPILE
 from tests.models.cases import NARROW, SHALLOW, Case, case
 from tests.models.compare import our_step
@@ -198,6 +200,48 @@ def test_zero_init_residual_reaches_every_block(name, layer, zero):
         still = [f"{name}/{leaf}" for name, leaves in block.items() for leaf, value in leaves.items()
                  if leaf != "bias" and not value.any()]
         assert still == (["/".join(layer)] if zero else [])
+
+
+@pytest.mark.parametrize("branches", [(1, 3), (2, 4), (3,)])
+def test_branches_left_out_leave_the_others_as_they_were(branches):
+    """The whole block is compared with PyTorch's in test_twins."""
+    images = np.random.default_rng(0).random((2, 6, 5, 3), np.float32)
+    whole, part = (googlenet.Inception((2, 3, 4, 1, 3, 5), branches=some) for some in (googlenet.BRANCHES, branches))
+    outputs, variables = fast(whole.init_with_output)(KEY, images)
+    kept = {name: layer for name, layer in variables["params"].items() if int(name[6]) in branches}
+    assert jax.tree.structure(kept) == jax.tree.structure(jax.eval_shape(part.init, KEY, images)["params"])
+    wanted = [np.split(outputs, (2, 6, 9), axis=-1)[number - 1] for number in branches]
+    np.testing.assert_allclose(fast(part.apply)({"params": kept}, images), np.concatenate(wanted, -1), rtol=1e-6)
+
+
+def test_googlenet_leaves_the_branch_out_of_every_block():
+    params = jax.eval_shape(case("googlenet", branches=(1, 2, 4)).ours().init, KEY, jnp.zeros((1, 64, 48, 3)))["params"]
+    blocks = [set(layers) for name, layers in params.items() if name.startswith("inception")]
+    assert blocks == [{"branch1", "branch2_reduce", "branch2", "branch4"}] * 3
+
+
+def test_vgg_blocks_of_other_kernels_keep_the_map():
+    images = np.random.default_rng(0).random((2, 6, 8, 3))
+    with jax.enable_x64(True):
+        block = VGGBlock(4, 2, kernel_size=5)
+        variables = unlike_initial(block, images)
+        got = fast(block.apply)(variables, images)
+    y = torch.tensor(images.transpose(0, 3, 1, 2))
+    for layer in variables["params"].values():
+        kernel, bias = torch.tensor(layer["kernel"].transpose(3, 2, 0, 1)), torch.tensor(layer["bias"])
+        y = torch.relu(torch.nn.functional.conv2d(y, kernel, bias, padding=2))
+    np.testing.assert_allclose(got, torch.max_pool2d(y, 2).numpy().transpose(0, 2, 3, 1), rtol=1e-10)
+
+
+def test_identity_layers_make_nested_function_classes():
+    """A deeper plain network with added identities is the shallower one: the same logits from the same other layers."""
+    few, many = (build("resnet20", stage_sizes=sizes, shortcut="none", norm="none", initializer="identity")
+                 for sizes in ((1, 1), (3, 4)))
+    few, many = (net.clone(stage_features=(8, 12)) for net in (few, many))
+    images = np.random.default_rng(0).random((2, 9, 8, 3), np.float32)
+    shallow, deep = (fast(net.init)(KEY, images) for net in (few, many))
+    np.testing.assert_allclose(fast(many.apply)({"params": deep["params"] | shallow["params"]}, images),
+                               fast(few.apply)(shallow, images), rtol=1e-5)
 
 
 def test_the_stride_is_in_the_3x3_convolution_unless_asked():

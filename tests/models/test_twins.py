@@ -13,7 +13,7 @@ import torch
 
 from modern_cnn import functional
 from tests.functional.oracle import FAST_COMPILE
-from tests.models.cases import DEEP, SHALLOW, SMALL, case
+from tests.models.cases import DEEP, NARROW, SHALLOW, SMALL, Case, case
 from tests.models.compare import close, our_step, torch_step
 
 QUICK = [
@@ -24,7 +24,11 @@ QUICK = [
     case("resnet50", stride_in_1x1=True, dropout_rate=0.2, **SHALLOW),
     case("preact_resnet50", stride_in_1x1=True, norm="none", **SHALLOW),
     case("resnet20", stage_sizes=(1, 1, 1), shortcut="projection"),
-    case("densenet161", block_sizes=(1, 2), dropout_rate=0.2),
+    case("densenet161", block_sizes=(1, 2), dropout_rate=0.2), case("densenet121", block_sizes=(1, 2), compression=0.7),
+    case("resnet20", stage_sizes=(1, 2, 1), preactivation=True),
+    case("resnet20", stage_sizes=(1, 2, 1), shortcut="none"),
+    *(case(name, activation=kind) for name, kind in (("lenet", "relu"), ("lenet_bn", "relu"), ("lenet", "tanh"))),
+    Case("nin_d2l", (99, 99, 1), NARROW | {"hidden": (24, 16)}, flattens=True),
     *(replace(case("googlenet"), image=image) for image in ((15, 30, 3), (112, 65, 3))),  # windows beyond the edge
     replace(case("densenet121", block_sizes=(2, 1)), image=(29, 35, 3)),  # odd maps, halved
 ]

@@ -203,7 +203,8 @@ class DenseBlock(nn.Module):
         return x
 
 
-def densenet(num_classes, in_channels, block_sizes, width=1.0, growth=32, stem=64, small=False, dropout_rate=0.0):
+def densenet(num_classes, in_channels, block_sizes, width=1.0, growth=32, stem=64, small=False, dropout_rate=0.0,
+             compression=0.5):
     """torchvision's; `small` is the paper's for CIFAR, whose stem is one 3x3 convolution."""
     growth, inside = wide(growth, width), wide(stem, width)
     if small:
@@ -215,10 +216,11 @@ def densenet(num_classes, in_channels, block_sizes, width=1.0, growth=32, stem=6
         layers[f"denseblock{i}"] = block = DenseBlock(inside, size, growth, dropout_rate)
         inside = block.out_channels
         if i < len(block_sizes):
+            kept = int(inside * compression)
             layers[f"transition{i}"] = chain(
-                norm=nn.BatchNorm2d(inside), relu=nn.ReLU(), conv=nn.Conv2d(inside, inside // 2, 1, bias=False),
+                norm=nn.BatchNorm2d(inside), relu=nn.ReLU(), conv=nn.Conv2d(inside, kept, 1, bias=False),
                 pool=nn.AvgPool2d(2))
-            inside //= 2
+            inside = kept
     layers[f"norm{len(block_sizes) + 1}"] = nn.BatchNorm2d(inside)
     return Classifier(chain(**layers, relu=nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Linear(inside, num_classes))
 

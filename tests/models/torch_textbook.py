@@ -25,11 +25,13 @@ def perceptron(num_classes, in_channels, dropout_rate=0.0):
     return nn.Sequential(*layers, nn.Linear(256, num_classes))
 
 
-def lenet(num_classes, in_channels, padding=2, features=400, norm=False, dropout_rate=0.0):
+def lenet(num_classes, in_channels, padding=2, features=400, norm=False, dropout_rate=0.0, activation="sigmoid"):
     """5x5 convolutions, sigmoid, average pooling."""
+    function = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}[activation]
+
     def block(layer, size, normalise, *after):
-        sigmoid = nn.Sigmoid() if after else dropped(nn.Sigmoid(), dropout_rate)
-        return [layer, *([normalise(size)] if norm else []), sigmoid, *after]
+        activate = function() if after else dropped(function(), dropout_rate)
+        return [layer, *([normalise(size)] if norm else []), activate, *after]
 
     return nn.Sequential(
         *block(nn.Conv2d(in_channels, 6, 5, padding=padding), 6, nn.BatchNorm2d, nn.AvgPool2d(2)),
@@ -86,15 +88,19 @@ def nin_block(inside, features, norm="none", **first):
     return nn.Sequential(*layers)
 
 
-def nin(num_classes, in_channels, width=1.0, last=(None, None, None), norm="none"):
-    """The textbook's; with `last`, channels of the last block before the classes', the authors' for ImageNet."""
+def nin(num_classes, in_channels, width=1.0, last=(None, None, None), norm="none", hidden=None, size=99):
+    """The textbook's; with `last`, channels of the last block before the classes', the authors' for ImageNet.
+
+    With `hidden`, dense layers instead of the last block, for images of `size` pixels a side.
+    """
     a, b, c = (wide(n, width) for n in (96, 256, 384))
     last = [wide(n, width) if n else num_classes for n in last]
-    return nn.Sequential(
-        nin_block(in_channels, (a, a, a), norm, kernel_size=11, stride=4), nn.MaxPool2d(3, 2),
-        nin_block(a, (b, b, b), norm, kernel_size=5, padding=2), nn.MaxPool2d(3, 2),
-        nin_block(b, (c, c, c), norm, kernel_size=3, padding=1), nn.MaxPool2d(3, 2), nn.Dropout(0.5),
-        nin_block(c, last, kernel_size=3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    features = [nin_block(in_channels, (a, a, a), norm, kernel_size=11, stride=4), nn.MaxPool2d(3, 2),
+                nin_block(a, (b, b, b), norm, kernel_size=5, padding=2), nn.MaxPool2d(3, 2),
+                nin_block(b, (c, c, c), norm, kernel_size=3, padding=1), nn.MaxPool2d(3, 2), nn.Dropout(0.5)]
+    if hidden is not None:
+        return nn.Sequential(*features, *dense_layers(features, in_channels, size, hidden, num_classes))
+    return nn.Sequential(*features, nin_block(c, last, kernel_size=3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def nin_cifar(num_classes, in_channels, width=1.0):

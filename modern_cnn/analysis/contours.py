@@ -1,0 +1,95 @@
+"""Why inputs are scaled: gradient descent on a linear model of two inputs, and the contours that it goes down.
+
+The TensorFlow text's example (section 10.8): inputs in [1, 10] and [1, 10] against [1, 10] and [100, 1000]. The text
+takes the output itself for the loss, which has no minimum; here it is half the mean squared error to known weights.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from modern_cnn.errors import UserError
+
+RANGES = {"alike": ((1, 10), (1, 10)), "unlike": ((1, 10), (100, 1000))}  # of the two inputs
+CASES = ("alike", "unlike", "unlike, standardised")
+EXAMPLES, NEAR, LONGEST = 100, 0.01, 10**7
+BEST = np.array([1.0, 1.0])  # the weights that make the loss 0
+SHOWN = 30  # steps in the picture
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Gradient descent at the rate 1 / the loss's largest curvature, from a distance of 1 to the best weights.
+
+    Half of the way is along each principal axis: a start that favours none of the cases.
+
+    Attributes:
+      hessian: [2, 2], of the loss.
+      path: [SHOWN + 1, 2], the weights of the first steps.
+      steps: until the weights are no further from the best ones than NEAR of the way.
+    """
+    hessian: np.ndarray
+    path: np.ndarray
+    steps: int
+
+    @property
+    def condition(self) -> float:
+        """Largest curvature over the smallest."""
+        low, high = np.linalg.eigvalsh(self.hessian)
+        return high / low
+
+
+def draw_inputs(case: str, seed: int) -> np.ndarray:
+    """float64 [EXAMPLES, 2], uniform in the case's RANGES; 'standardised' to mean 0 and deviation 1 afterwards.
+
+    Raises:
+      UserError: not one of CASES.
+    """
+    if case not in CASES:
+        raise UserError(f"there is no case {case!r} of inputs; known: {'; '.join(CASES)}")
+    ranges, _, standardised = case.partition(", ")
+    low, high = np.array(RANGES[ranges], np.float64).T
+    inputs = np.random.default_rng(seed).uniform(low, high, (EXAMPLES, 2))
+    return (inputs - inputs.mean(0)) / inputs.std(0) if standardised else inputs
+
+
+def descend(inputs: np.ndarray) -> Descent:
+    """On the loss mean((inputs @ (w - BEST))^2) / 2 of inputs [N, 2].
+
+    After t steps the way left is (1 - rate * curvature)^t of what it was, along each principal axis by itself: the
+    first t at which that is near enough is found by bisection.
+    """
+    hessian = inputs.T @ inputs / len(inputs)
+    curvatures, axes = np.linalg.eigh(hessian)
+    shrink, start = 1 - curvatures / curvatures[-1], np.full(2, -(0.5 ** 0.5))
+
+    low, high = 0, LONGEST
+    while low < high:
+        middle = (low + high) // 2
+        near = np.linalg.norm(start * shrink ** middle) <= NEAR
+        low, high = (low, middle) if near else (middle + 1, high)
+    path = np.array([BEST + axes @ (start * shrink ** step) for step in range(SHOWN + 1)])
+    return Descent(hessian, path, low)
+
+
+def draw(descents: Sequence[tuple[str, Descent]], path: Path) -> None:
+    """A panel for each (title, descent): the loss's contours and the first steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.3 * len(descents), 3.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    first, second = np.meshgrid(np.linspace(-0.2, 2.2, 200), np.linspace(-0.2, 2.2, 200))
+    away = np.stack([first, second], -1) - BEST
+    for axes, (title, descent) in zip(figure.subplots(1, len(descents), squeeze=False)[0], descents, strict=True):
+        loss = np.einsum("abi,ij,abj->ab", away, descent.hessian, away) / 2
+        axes.contour(first, second, loss, levels=loss.max() * np.geomspace(1e-3, 1, 10), linewidths=0.8, cmap="viridis")
+        axes.plot(*descent.path.T, color="tab:red", marker="o", markersize=2.5, linewidth=1)
+        axes.plot(*BEST, color="black", marker="*", markersize=9)
+        axes.set_title(f"{title}\n{descent.steps:,} steps, condition {descent.condition:,.3g}", fontsize=9)
+        axes.set_xlabel("$w_1$")
+        axes.set_ylabel("$w_2$")
+        axes.set_aspect("equal")
+    figure.suptitle(f"the first {SHOWN} steps of gradient descent", fontsize=10)
+    figure.savefig(path, dpi=130)
