@@ -21,15 +21,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from modern_cnn import cli, runtime
 from modern_cnn.errors import UserError
 
-WHAT = flags.DEFINE_enum(
-    "what", None, ["filters", "features", "deconv", "saliency", "gradcam", "occlusion", "batch_norm", "surface",
-                   "augment"], "What to draw; see above.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run that scripts/train.py or import_weights.py made.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "For augment: a config instead of a run's.")
 OUT = flags.DEFINE_string("out", None, "The PNG file to write; by default WHAT.png in the workdir.")
@@ -38,8 +36,8 @@ SOURCE = flags.DEFINE_string("source", None, "Images of this data source instead
 IMAGES = flags.DEFINE_list("images", [], "Their numbers in the split; by default one of each class, --count in all.")
 COUNT = flags.DEFINE_integer("count", 6, "How many images, or units.", lower_bound=1)
 LAYER = flags.DEFINE_string(
-    "layer", None, "A stage, or a module by its path: stage2, block3/conv1. By default all stages for features, and "
-    "the last that is a map of at least 4x4 for deconv and gradcam.")
+    "layer", None, "A stage, or a module by its path: stage2, block3/conv1. By default the last stage of at least 4x4 "
+    "pixels; for features all of these.")
 UNITS = flags.DEFINE_list("units", [], "For deconv: channels of the layer; by default those that respond most.")
 OTHER = flags.DEFINE_string("other", None, "For surface: another run of the same network.")
 
@@ -59,21 +57,18 @@ class Inside:
     """A trained network and some images that it knows."""
 
     def __init__(self):
-        import numpy as np
-
-        from modern_cnn.training import evaluation
+        from modern_cnn.training import evaluation, workdir
 
         if not WORKDIR.value:
             raise UserError("--workdir is missing: the directory of a trained run")
-        self.module, self.variables, self.run, self.step = evaluation.load_run(WORKDIR.value)
+        self.config, _ = workdir.read_run(Path(WORKDIR.value))
+        self.module, self.variables, _, _ = evaluation.load_run(WORKDIR.value)
         self.data = evaluation.load_data(WORKDIR.value, SPLIT.value, {"source": SOURCE.value} if SOURCE.value else None)
-        self.spec, self.name = self.data.spec, type(self.module).__name__
+        self.spec, self.name = self.data.spec, self.config["model"]["name"]
         self.blank = np.zeros((1, *self.spec.image_shape), np.float32)
 
     def examples(self, indices):
         """(pixels in [0, 1], normalised images, labels)."""
-        import numpy as np
-
         from modern_cnn.data import augment
         from modern_cnn.training import evaluation
 
@@ -82,15 +77,12 @@ class Inside:
 
     def spread(self, count):
         """Numbers of images, evenly over the split."""
-        import numpy as np
-
         return np.unique(np.linspace(0, self.spec.sizes[SPLIT.value] - 1, count).round().astype(int))
 
     def chosen(self):
         """`examples` of --images, or of one image of each class in turn."""
         if IMAGES.value:
             return self.examples(numbers(IMAGES))
-        import numpy as np
 
         pixels, images, labels = self.examples(self.spread(40 * COUNT.value))
         nth = np.array([np.sum(labels[:i] == label) for i, label in enumerate(labels)])  # of its class
@@ -98,19 +90,13 @@ class Inside:
         return pixels[order], images[order], labels[order]
 
     def layer(self):
-        from modern_cnn.analysis import replay
+        from modern_cnn.analysis import features
 
-        known = replay.layers(self.module, self.variables, self.blank)
-        maps = [name for name, shape in known.items() if name.startswith("stage") and min(shape[1:3]) >= 4
-                and len(shape) == 4]
-        if not (LAYER.value or maps):
-            raise UserError(f"{self.name} has no stage of 4x4 or more here; choose a --layer: {', '.join(known)}")
-        return LAYER.value or maps[-1]
+        return LAYER.value or features.stages(self.module, self.variables, self.blank)[-1]
 
     def said(self, images, labels):
         """'cat', or 'cat (dog 0.83)' where the network says dog."""
         import jax
-        import numpy as np
 
         chances = np.asarray(jax.nn.softmax(self.module.apply(self.variables, images, train=False)))
         names = self.spec.class_names
@@ -128,8 +114,6 @@ def draw_filters(out):
 
 
 def draw_features(out):
-    import numpy as np
-
     from modern_cnn.analysis import features, pictures
 
     inside = Inside()
@@ -137,15 +121,14 @@ def draw_features(out):
     names = [LAYER.value] if LAYER.value else features.stages(inside.module, inside.variables, inside.blank)
     maps = {name: np.asarray(features.feature_maps(inside.module, inside.variables, images, name)[0]) for name in names}
     flat = [name for name, values in maps.items() if values.ndim != 3]
-    if flat or not maps:
-        raise UserError(f"{flat[0] if flat else inside.name} has no height and width to show; choose another --layer")
+    if flat:
+        raise UserError(f"--layer={flat[0]} has no height and width to show; choose another")
     return pictures.feature_maps(pixels[0], maps, f"{inside.name} looks at: {inside.spec.class_names[labels[0]]}", out)
 
 
 def draw_deconv(out):
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
     from modern_cnn.analysis import deconv, features, pictures
 
@@ -215,21 +198,21 @@ def draw_occlusion(out):
 
 def draw_batch_norm(out):
     from modern_cnn.analysis import pictures
-    from modern_cnn.training import logs
+    from modern_cnn.training import logs, workdir
 
     records = logs.read_norms(Path(WORKDIR.value or ""))
     if not records or not records[0]["mean"]:
         raise UserError(f"{WORKDIR.value} has no record of batch normalisation: train with --config.log_norms=true, "
                         "and a network that has it")
-    return pictures.norms(records, logs.NORM_PERCENTILES, f"Batch normalisation in {WORKDIR.value}", out)
+    name = workdir.read_run(Path(WORKDIR.value))[0]["model"]["name"]
+    return pictures.norms(records, logs.NORM_PERCENTILES, f"{name}'s batch normalisation while it trained", out)
 
 
 def draw_surface(out):
     import jax
-    import numpy as np
 
     from modern_cnn.analysis import pictures, surface
-    from modern_cnn.training import evaluation, workdir
+    from modern_cnn.training import evaluation
 
     inside = Inside()
     _, images, labels = inside.examples(inside.spread(SURFACE_IMAGES))
@@ -242,8 +225,8 @@ def draw_surface(out):
     if OTHER.value:
         start, label = evaluation.load_run(OTHER.value)[1], "the other run"
     else:
-        seed = workdir.read_run(Path(WORKDIR.value))[0].get("seed", 0)
-        start = dict(inside.module.init(jax.random.split(jax.random.key(seed))[0], inside.blank, train=False))
+        key, _ = jax.random.split(jax.random.key(inside.config.get("seed", 0)))  # as training.loop.Run does
+        start = dict(inside.module.init(key, inside.blank, train=False))
         label = "the initial weights"
     if jax.tree.map(np.shape, start) != jax.tree.map(np.shape, inside.variables):
         raise UserError(f"{OTHER.value} holds another network than {WORKDIR.value}")
@@ -256,7 +239,6 @@ def draw_surface(out):
 
 def draw_augment(out):
     import jax
-    import numpy as np
 
     from modern_cnn.analysis import pictures
     from modern_cnn.data import augment, sources
@@ -275,13 +257,19 @@ def draw_augment(out):
                               np.clip(np.stack(draws) / 255.0, 0, 1), f"{config.model.name}'s training images", out)
 
 
+DRAW = {"filters": draw_filters, "features": draw_features, "deconv": draw_deconv, "saliency": draw_saliency,
+        "gradcam": draw_gradcam, "occlusion": draw_occlusion, "batch_norm": draw_batch_norm, "surface": draw_surface,
+        "augment": draw_augment}
+WHAT = flags.DEFINE_enum("what", None, list(DRAW), "What to draw; see above.")
+
+
 def main():
     runtime.configure()
     if WORKDIR.value == "":
         raise UserError("--workdir is empty; is a shell variable unset?")
     if not OUT.value and not WORKDIR.value:
         raise UserError("--workdir is missing" + (", or --out for the picture" if WHAT.value == "augment" else ""))
-    print(globals()[f"draw_{WHAT.value}"](Path(OUT.value or f"{WORKDIR.value}/{WHAT.value}.png")))
+    print(DRAW[WHAT.value](Path(OUT.value or f"{WORKDIR.value}/{WHAT.value}.png")))
 
 
 if __name__ == "__main__":

@@ -41,10 +41,19 @@ def feature_maps(module: nn.Module, variables: Any, images: jax.Array, layer: st
     return with_layer(module, layer)(variables, images)[0]
 
 
-def stages(module: nn.Module, variables: Any, images: jax.Array) -> list[str]:
-    """The names of the stages that are maps [N, H', W', C'], in order."""
-    return [name for name, shape in layers(module, variables, images).items()
-            if name.startswith("stage") and len(shape) == 4]
+def stages(module: nn.Module, variables: Any, images: jax.Array, side: int = 4) -> list[str]:
+    """The names of the stages whose maps [N, H', W', C'] have at least so many pixels a side, in order.
+
+    Raises:
+      UserError: there is none.
+    """
+    known = layers(module, variables, images)
+    found = [name for name, shape in known.items()
+             if name.startswith("stage") and len(shape) == 4 and min(shape[1:3]) >= side]
+    if not found:
+        raise UserError(f"of these images this network has no stage of {side}x{side} pixels or more; choose another "
+                        f"layer: {', '.join(known)}")
+    return found
 
 
 def saliency(module: nn.Module, variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:

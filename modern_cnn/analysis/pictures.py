@@ -73,7 +73,7 @@ def filters(kernel: np.ndarray, title: str, path: Path) -> Path:
     each = np.moveaxis(np.asarray(kernel, np.float32), -1, 0)
     if each.shape[3] != 3:
         each = np.moveaxis(each[..., :3], 3, 1).reshape(-1, *each.shape[1:3], 1)
-    columns = int(np.ceil(np.sqrt(2 * len(each))))
+    columns = int(np.ceil(np.sqrt(4 * len(each))))
     table = tiles(around_grey(each), columns, 24)
     figure = _figure(8, 8 * table.shape[0] / table.shape[1] + 0.5)
     _show(figure.subplots(), table)
@@ -126,7 +126,7 @@ def beside(images: np.ndarray, names: Sequence[str], maps: np.ndarray, labels: S
       smooth: interpolate the map between its values.
     """
     count = len(images)
-    figure = _figure(1.5 * count + (0.8 if bar else 0), 3.9)
+    figure = _figure(1.5 * count + (0.8 if bar else 0), 3.4 + 0.25 * any(labels))
     axes = figure.subplots(2, count, squeeze=False)
     height, width = images.shape[1:3]
     for column, (image, name, values, label) in enumerate(zip(images, names, maps, labels, strict=True)):
