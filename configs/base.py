@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every_epochs = 1  # evaluate and save after every so many epochs
     config.test_every_epoch = False  # also score the test split then, as textbooks plot it; it never chooses anything
     config.log_every_steps = 100  # a training record after so many steps, and at the end of an epoch; 0: only there
+    config.log_norms = False  # with it, record how batch norm's running statistics move: visualize.py --what=batch_norm
     config.accumulate = 1  # go through each batch in so many parts, one after the other, to save memory
     config.checkpoint_every_steps = 0  # also save within an epoch; 0: only where evaluation is
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modern_cnn import models
-from modern_cnn.analysis import contours, handmade, pictures, report, summary
+from modern_cnn.analysis import comparison, contours, handmade, report, summary
 from modern_cnn.analysis.report import Setting
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError
@@ -126,16 +126,16 @@ def _summary(network, image_shape: tuple[int, int, int]) -> dict[str, int]:
 
 def table(settings: Sequence[Setting]) -> list[list[str]]:
     """A heading and a line a setting: what tells it from the others, its size, mean and deviation of its scores."""
-    fields = pictures.varying(settings)
+    fields = comparison.varying(settings)
     rows = [row for setting in settings for row in setting.done()]
     sizes = [name for name in ("parameters", "MACs") if len({row.get(name) for row in rows}) > 1]
     present = {name: None for row in rows for name, value in row.items() if isinstance(value, (int, float))}
     scores = [name for name in (*SCORES, *present) if name in present and name not in (*UNTOLD, "seconds")]
     scores = [*dict.fromkeys(scores), *(["seconds"] if "seconds" in present else [])]
-    lines = [[*map(pictures.short_field, fields), "trials", *sizes, *(SCORES.get(name, name) for name in scores)]]
+    lines = [[*map(comparison.short_field, fields), "trials", *sizes, *(SCORES.get(name, name) for name in scores)]]
     for setting in settings:
         done, total = len(setting.done()), len(setting.rows)
-        lines.append([*(pictures.short(setting.fields[field]) for field in fields),
+        lines.append([*(comparison.short(setting.fields[field]) for field in fields),
                       str(total) if done == total else f"{done} of {total}",
                       *(_spread(setting, name) for name in (*sizes, *scores))])
     return lines
@@ -212,7 +212,7 @@ def _page(script: Script, directory: Path, docs: Path) -> str:
     if (directory / "picture.png").exists():
         picture.write_bytes((directory / "picture.png").read_bytes())
     else:
-        pictures.draw(settings, picture, script.title)
+        comparison.draw(settings, picture, script.title)
     took = sum(map(int, (directory / "seconds").read_text().split())) if (directory / "seconds").exists() else 0
     versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
     trained = any(setting.curves and setting.curves[0] for setting in settings)

@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from configs import quickstart
 from modern_cnn import ablations, sweep
-from modern_cnn.analysis import pictures
+from modern_cnn.analysis import comparison
 from modern_cnn.errors import UserError
 from modern_cnn.training import settings
 
@@ -133,7 +133,7 @@ def test_an_experiment_without_a_success_has_an_empty_line(tmp_path):
     write_sweep(tmp_path, [({"seed": 0}, {"status": "failed: x", "seconds": 1.0}, None)])
     found, _ = ablations.read(tmp_path)
     assert ablations.table(found) == [["trials"], ["0 of 1"]]
-    pictures.draw(found, tmp_path / "picture.png", "nothing")
+    comparison.draw(found, tmp_path / "picture.png", "nothing")
 
 
 def test_pages_and_index(places):
@@ -173,7 +173,7 @@ def test_a_script_that_does_not_say_what_it_found_is_refused(tmp_path):
 
 def test_the_axis_is_the_first_of_three_numbers():
     def axis(field, *values):
-        return pictures.axis_of([pictures.Setting({"model.norm": "x", field: value}, [], []) for value in values])
+        return comparison.axis_of([comparison.Setting({"model.norm": "x", field: value}, [], []) for value in values])
 
     assert axis("seedless", 1, 2.5, 4) == "seedless"
     assert axis("model.stage_sizes", [1, 1], [2, 2], [3, 3]) == "model.stage_sizes"

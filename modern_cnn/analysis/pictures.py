@@ -1,131 +1,219 @@
-"""The picture of an experiment: its scores against the number that was varied, or side by side; and its curves."""
+"""Arrays as PNG files that a person can read. Every function writes one file and returns its path."""
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modern_cnn.analysis.report import Setting
+import numpy as np
 
-MARKERS = "os^Dv<>P*X"
-WIDE = 8.0  # a number that varies by more than this factor goes on a logarithmic axis
-
-
-def varying(settings: Sequence[Setting]) -> list[str]:
-    """The fields in which the settings differ."""
-    return [field for field in settings[0].fields if len({str(setting.fields[field]) for setting in settings}) > 1]
+DPI = 110
+GAP = 1.0  # white, between tiles
+HEAT = "inferno"
 
 
-def short(value: Any) -> str:
-    """A value of a field as a reader likes it."""
-    if isinstance(value, list):
-        return "-".join(map(str, value))
-    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def short_field(field: str) -> str:
-    """'model.stage_sizes' -> 'stage sizes'; 'model.name' -> 'network'."""
-    return "network" if field == "model.name" else field.rpartition(".")[2].replace("_", " ")
-
-
-def _number(value: Any) -> float | None:
-    """What a value counts: itself, the blocks of all stages, the depth at the end of a network's name."""
-    if isinstance(value, list) and all(isinstance(part, int) for part in value):
-        return sum(value)
-    if isinstance(value, str) and (depth := re.fullmatch(r"\w*?[a-z_](\d+)", value)):
-        return int(depth[1])
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def axis_of(settings: Sequence[Setting]) -> str | None:
-    """The field to draw scores against: the first of at least three numbers; None if there is none."""
-    for field in varying(settings):
-        numbers = {_number(setting.fields[field]) for setting in settings}
-        if None not in numbers and len(numbers) >= 3:
-            return field
-    return None
-
-
-def _label(setting: Setting, fields: Sequence[str]) -> str:
-    """Text alone says enough; numbers and truths need the name of their field."""
-    return ", ".join(short(value) if isinstance(value := setting.fields[field], str) and value
-                     else f"{short_field(field)} {short(value) or 'none'}" for field in fields)
-
-
-def _points(setting: Setting, score: str) -> tuple[float, float] | None:
-    """(mean, deviation) of a score; None where no trial has it."""
-    if not setting.done() or any(score not in row for row in setting.done()):
-        return None
-    scale = 100 if score.endswith("accuracy") else 1
-    return scale * setting.mean(score), scale * (setting.deviation(score) or 0.0)
-
-
-def _against(axes, settings: Sequence[Setting], field: str, score: str, colors: Sequence) -> None:
-    """A line for each of the other fields' values, over the numbers of `field`."""
-    others = [other for other in varying(settings) if other != field]
-    lines: dict[str, list] = {}
-    for setting in settings:
-        if point := _points(setting, score):
-            lines.setdefault(_label(setting, others), []).append((_number(setting.fields[field]), *point))
-    for i, (label, points) in enumerate(lines.items()):
-        x, mean, deviation = zip(*sorted(points), strict=True)
-        axes.errorbar(x, mean, deviation, color=colors[i % len(colors)], marker=MARKERS[i % len(MARKERS)], markersize=4,
-                      capsize=2.5, linewidth=1.3, label=label or None)
-    numbers = [_number(setting.fields[field]) for setting in settings]
-    if min(numbers) > 0 and max(numbers) > WIDE * min(numbers):
-        axes.set_xscale("log")
-    axes.set_xlabel(short_field(field))
-
-
-def _beside(axes, settings: Sequence[Setting], score: str, colors: Sequence) -> None:
-    """A row for each setting, the first on top."""
-    for i, setting in enumerate(settings):
-        if point := _points(setting, score):
-            axes.errorbar(point[0], i, xerr=point[1], color=colors[i % len(colors)], marker="o", markersize=5,
-                          capsize=3)
-    axes.set_yticks(range(len(settings)), [_label(setting, varying(settings)) for setting in settings], fontsize=8)
-    axes.set_ylim(len(settings) - 0.5, -0.5)
-
-
-def _curves(axes, settings: Sequence[Setting], colors: Sequence) -> None:
-    for i, setting in enumerate(settings):
-        epochs, mean, deviation = setting.band("train", "loss")
-        if epochs:
-            axes.plot(epochs, mean, color=colors[i % len(colors)], linewidth=1.3)
-            axes.fill_between(epochs, [m - d for m, d in zip(mean, deviation, strict=True)],
-                              [m + d for m, d in zip(mean, deviation, strict=True)], color=colors[i % len(colors)],
-                              alpha=0.15, linewidth=0)
-    axes.set_yscale("log")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("train loss (nats)")
-
-
-def draw(settings: Sequence[Setting], path: Path, title: str) -> None:
-    """Two panels. Where a number was varied: test accuracy and train loss against it; else the settings' test accuracy
-    one below the other, and the curves of their training loss in the same colours."""
-    import matplotlib
+def _figure(width: float, height: float):
+    """A matplotlib figure of so many inches; without pyplot, which would look for a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    field = axis_of(settings)
-    figure = Figure(figsize=(9.5, 3.9 if field else max(3.9, 0.36 * len(settings) + 1.2)), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    colors = matplotlib.colormaps["tab10" if field or len(settings) <= 10 else "tab20"].colors
-    if field:
-        _against(left, settings, field, "test_accuracy", colors)
-        left.set_ylabel("test accuracy (%)")
-        second = "train_loss" if any(_points(setting, "train_loss") for setting in settings) else "train_accuracy"
-        _against(right, settings, field, second, colors)
-        right.set_ylabel("train loss (nats)" if second == "train_loss" else "train accuracy (%)")
-        handles, labels = left.get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8,
-                          frameon=False)
-    else:
-        _beside(left, settings, "test_accuracy", colors)
-        left.set_xlabel("test accuracy (%)")
-        _curves(right, settings, colors)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=130)
+    return figure
+
+
+def _save(figure, title: str, path: Path) -> Path:
+    figure.suptitle(title, fontsize=11)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True})
+    return path
+
+
+def _show(axis, picture: np.ndarray, title: str = "", **options) -> None:
+    """One image [H, W], [H, W, 1] or [H, W, 3] in [0, 1], no ticks; pixels stay squares unless `options` say else."""
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[:, :, 0]
+    axis.imshow(picture, **{"cmap": "gray", "interpolation": "nearest"}
+                | ({} if "cmap" in options else {"vmin": 0, "vmax": 1}) | options)
+    axis.set_title(title, fontsize=9)
+    axis.set_axis_off()
+
+
+def around_grey(values: np.ndarray) -> np.ndarray:
+    """Signed values [..., H, W, C] as pixels: 0 is grey, and the largest of each image black or white."""
+    largest = np.abs(values).max((-3, -2, -1), keepdims=True)
+    return 0.5 + 0.5 * values / np.where(largest == 0, 1, largest)
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """Values [..., H, W] as pixels: the smallest of each image black, the largest white; black where all are equal."""
+    low, high = (f(values, (-2, -1), keepdims=True) for f in (np.min, np.max))
+    return (values - low) / np.where(high > low, high - low, 1)
+
+
+def tiles(images: np.ndarray, columns: int, pixels: int = 1) -> np.ndarray:
+    """Images [N, H, W(, C)] beside and below each other in one array, enlarged so that each is `pixels` wide or more.
+
+    Between them, and where the last row ends early, it is white.
+    """
+    zoom = max(1, -(-pixels // images.shape[2]))
+    images = images.repeat(zoom, 1).repeat(zoom, 2)
+    gap = max(1, images.shape[2] // 16)
+    rows = -(-len(images) // columns)
+    extra = rows * columns - len(images)
+    padded = np.pad(images, ((0, extra), (0, gap), (0, gap), *((0, 0),) * (images.ndim - 3)), constant_values=GAP)
+    padded[len(images):] = GAP
+    height, width, *channels = padded.shape[1:]
+    table = padded.reshape(rows, columns, height, width, *channels).swapaxes(1, 2)
+    return table.reshape(rows * height, columns * width, *channels)[:-gap, :-gap]
+
+
+def filters(kernel: np.ndarray, title: str, path: Path) -> Path:
+    """Filters [kh, kw, C, O]: in colour where they see colours, else each of the first three channels by itself."""
+    each = np.moveaxis(np.asarray(kernel, np.float32), -1, 0)
+    if each.shape[3] != 3:
+        each = np.moveaxis(each[..., :3], 3, 1).reshape(-1, *each.shape[1:3], 1)
+    columns = int(np.ceil(np.sqrt(4 * len(each))))
+    table = tiles(around_grey(each), columns, 24)
+    figure = _figure(8, 8 * table.shape[0] / table.shape[1] + 0.5)
+    _show(figure.subplots(), table)
+    return _save(figure, title, path)
+
+
+def feature_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str, path: Path, most: int = 24) -> Path:
+    """One image and what stages make of it: name -> [H, W, C], of which the `most` channels that vary most are shown.
+
+    Each map has its own scale, from black to white.
+    """
+    figure = _figure(9, 0.6 + 1.55 * len(maps))
+    axes = figure.subplots(len(maps), 2, squeeze=False, width_ratios=(1, 8))
+    for row, (name, values) in zip(axes, maps.items(), strict=True):
+        order = np.sort(np.argsort(-values.std((0, 1)), kind="stable")[:most])
+        _show(row[1], tiles(stretched(np.moveaxis(values[:, :, order], -1, 0)), -(-most // 2), 32),
+              f"{name}: {values.shape[0]}x{values.shape[1]}, {len(order)} of {values.shape[2]} channels")
+        row[0].set_axis_off()
+    _show(axes[0, 0], image, "the image")
+    return _save(figure, title, path)
+
+
+def projections(units: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
+    """The strongest activations of units sent back to the pixels, beside the parts of the images that they saw.
+
+    Args:
+      units: 'title', 'projections' [n, h, w, C] (signed) and 'patches' [n, h, w, C] in [0, 1] of each.
+    """
+    columns = min(3, len(units))
+    rows = -(-len(units) // columns)
+    figure = _figure(4 * columns, 0.5 + 2.25 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, unit in zip(axes, units, strict=False):
+        across = int(np.ceil(np.sqrt(len(unit["patches"]))))
+        both = [tiles(images, across, 60) for images in (around_grey(unit["projections"]), unit["patches"])]
+        gap = np.full((len(both[0]), both[0].shape[1] // 12, both[0].shape[2]), GAP)
+        _show(axis, np.concatenate([both[0], gap, both[1]], 1), unit["title"])
+    return _save(figure, title, path)
+
+
+def beside(images: np.ndarray, names: Sequence[str], maps: np.ndarray, labels: Sequence[str], title: str, path: Path, *,
+           over: float = 0.0, bar: str = "", smooth: bool = False) -> Path:
+    """Images [N, H, W, C] in [0, 1] above their maps [N, h, w], which have names too.
+
+    Args:
+      over: above 0, the map lies over the image, so opaque.
+      bar: what the colours mean; then all maps share one scale, 0 to 1, with a bar. Else each has its own.
+      smooth: interpolate the map between its values.
+    """
+    count = len(images)
+    figure = _figure(1.5 * count + (0.8 if bar else 0), 3.4 + 0.25 * any(labels))
+    axes = figure.subplots(2, count, squeeze=False)
+    height, width = images.shape[1:3]
+    for column, (image, name, values, label) in enumerate(zip(images, names, maps, labels, strict=True)):
+        _show(axes[0, column], image, name)
+        if over:
+            _show(axes[1, column], image, label)
+        drawn = axes[1, column].imshow(
+            values, cmap=HEAT, alpha=over or None, extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            interpolation="bilinear" if smooth else "nearest", **({"vmin": 0, "vmax": 1} if bar else {}))
+        axes[1, column].set_title(label, fontsize=9)
+        axes[1, column].set_axis_off()
+    if bar:
+        figure.colorbar(drawn, ax=axes[1], label=bar, shrink=0.9)
+    return _save(figure, title, path)
+
+
+def norms(records: Sequence[Mapping[str, Any]], percentiles: Sequence[int], title: str, path: Path,
+          most: int = 12) -> Path:
+    """How the running mean and deviation of batch normalisation moved, a panel for each layer.
+
+    Args:
+      records: 'epoch', 'mean' and 'deviation' (layer -> three percentiles over its channels) of each.
+      most: of more layers so many are shown, evenly spaced.
+    """
+    names = sorted(records[0]["mean"], key=_by_number)
+    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
+    columns = min(len(names), 5 if len(names) % 5 == 0 else 4)
+    rows = -(-len(names) // columns)
+    figure = _figure(2.2 * columns + 0.6, 1.9 * rows + 0.8)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    epochs = [record["epoch"] for record in records]
+    for axis in axes[len(names):]:
+        axis.set_visible(False)
+    for axis, name in zip(axes, names, strict=False):
+        for kind, color in (("mean", "tab:blue"), ("deviation", "tab:orange")):
+            low, middle, high = np.array([record[kind][name] for record in records]).T
+            axis.fill_between(epochs, low, high, color=color, alpha=0.25, linewidth=0)
+            axis.plot(epochs, middle, color=color, linewidth=1.3, label=f"running {kind}")
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    for axis in axes[max(0, len(names) - columns):len(names)]:
+        axis.set_xlabel("epoch", fontsize=8)
+        axis.tick_params(labelbottom=True)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    low, middle, high = percentiles
+    return _save(figure, f"{title}\nmedian over the channels; shaded: percentiles {low} to {high}", path)
+
+
+def _by_number(name: str) -> list[str | int]:
+    """For sorting: 'block10/norm2' after 'block9/norm1'."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def surface(panels: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
+    """Loss and accuracy along lines through parameter space.
+
+    Args:
+      panels: 'title', 'xlabel', 'steps' [n] and 'lines', of (label, loss [n], accuracy [n]), of each.
+    """
+    figure = _figure(4.6 * len(panels), 5.4)
+    axes = figure.subplots(2, len(panels), squeeze=False, sharex="col")
+    for column, panel in zip(axes.T, panels, strict=True):
+        for label, *values in panel["lines"]:
+            for axis, line in zip(column, values, strict=True):
+                axis.plot(panel["steps"], line, marker="o", markersize=2.5, linewidth=1.3, label=label)
+        for axis in column:
+            axis.axvline(panel["result"], color="black", linewidth=0.8, linestyle=":")
+            axis.grid(alpha=0.3)
+        column[0].set_title(panel["title"], fontsize=10)
+        column[0].set_yscale("log")
+        column[1].set_ylim(0, 1)
+        column[1].set_xlabel(panel["xlabel"], fontsize=9)
+        column[0].legend(fontsize=8)
+    axes[0, 0].set_ylabel("cross-entropy (nats)")
+    axes[1, 0].set_ylabel("accuracy")
+    return _save(figure, title, path)
+
+
+def augmented(images: np.ndarray, names: Sequence[str], draws: np.ndarray, title: str, path: Path) -> Path:
+    """Images [N, H, W, C] in [0, 1], each at the left of a row of its augmented draws [K, N, H, W, C]."""
+    figure = _figure(1.05 * (len(draws) + 1), 1.12 * len(images) + 0.6)
+    axes = figure.subplots(len(images), len(draws) + 1, squeeze=False)
+    for row, (image, name) in enumerate(zip(images, names, strict=True)):
+        _show(axes[row, 0], image, name)
+        for axis, draw in zip(axes[row, 1:], draws[:, row], strict=True):
+            _show(axis, draw)
+    axes[0, 0].set_title(f"original\n{names[0]}", fontsize=9)
+    axes[0, (len(draws) + 1) // 2].set_title("augmented", fontsize=9)
+    return _save(figure, title, path)

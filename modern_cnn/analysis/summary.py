@@ -7,8 +7,9 @@ convolution may be written as a matrix product.
 """
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,6 +30,7 @@ FUNCTIONS = {"max_pool": "pool", "avg_pool": "pool", "global_max_pool": "pool", 
              "adaptive_avg_pool": "pool", "local_response_norm": "norm"}
 REDUCTIONS = {"reduce_window_max": "max_pool", "reduce_window_sum": "avg_pool", "reduce_max": "global_max_pool",
               "reduce_sum": "global_avg_pool"}
+PIXEL = (View(0, 1, (0, 1, 0, 0)), View(0, 1, (0, 0, 1, 0)))  # what a value of the images themselves sees
 KERNELS = {2: "dense", 4: "conv", 6: "local"}  # what a layer is, by the rank of its kernel
 
 
@@ -80,8 +82,7 @@ def summarize(module: nn.Module, image_shape: Sequence[int]) -> Summary:
             raise
         raise UserError(f"the network cannot be built for {'x'.join(map(str, image_shape))} images: {e}") from e
     reader = _Reader({path[:-1] for collection in variables.values() for path in flatten_dict(collection)})
-    pixel = (View(0, 1, (0, 1, 0, 0)), View(0, 1, (0, 0, 1, 0)))
-    reader.read(jaxpr.jaxpr, [leaf.ndim for leaf in jax.tree.leaves(variables)] + [pixel])
+    reader.read(jaxpr.jaxpr, [leaf.ndim for leaf in jax.tree.leaves(variables)] + [PIXEL])
     params, stats = (flatten_dict(variables.get(kind, {})) for kind in ("params", "batch_stats"))
     rows = reader.finish(params, stats, type(module).__name__)
     fields = [row.receptive_field for row in rows if row.receptive_field and "all" not in row.receptive_field]
@@ -95,6 +96,19 @@ def summarize(module: nn.Module, image_shape: Sequence[int]) -> Summary:
         activation_bytes=sum(row.activation_bytes for row in rows),
         receptive_field=max(fields, default=None),
         layers=rows)
+
+
+def views(function: Callable[[Any, jax.Array], Any], variables: Any, images: jax.Array) -> Value:
+    """What the elements of the first output of `function(variables, images)` see, along the image's height and width.
+
+    Args:
+      images: [N, H, W, C].
+    Returns:
+      A View for the height, and one for the width.
+    """
+    with formulations.platform("gpu"):
+        jaxpr = jax.make_jaxpr(function)(variables, images)
+    return _Reader(set()).read(jaxpr.jaxpr, [leaf.ndim for leaf in jax.tree.leaves(variables)] + [PIXEL])[0]
 
 
 class _Reader:

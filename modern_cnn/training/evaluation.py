@@ -76,12 +76,34 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     Raises:
       UserError: no such split, or other classes or shapes than the network was trained on.
     """
-    config, _ = workdir.read_run(Path(directory))
+    dataset = load_data(directory, split, data)
+    module, variables, _, step = load_run(directory)
+    spec, config = dataset.spec, workdir.read_run(Path(directory))[0]
+    params = variables.pop("params")
+    state = TrainState(np.int32(step), params, variables, (), module, None)
+    devices = Devices()
+    feed = dataset.feed(devices)
+    flip = config.get("augment", {}).get("test_flip", False)  # older runs have no such field
+    metrics = evaluate(compile_eval(spec, devices, feed, flip), devices.replicate(state), feed, split, spec,
+                       config["data"]["batch_size"], devices)
+    means = metrics.means(spec.num_classes)
+    return {"split": split, "step": step, "accuracy": means["accuracy"], "loss": means["loss"],
+            "count": int(metrics.count)} | means
+
+
+def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> sources.Dataset:
+    """A run's data, or others, whose spec says how pixels were normalised in training.
+
+    Args:
+      data: as in `evaluate_workdir`.
+    Raises:
+      UserError: no such split, or other classes or shapes than the network was trained on.
+    """
+    config, run = workdir.read_run(Path(directory))
     section = ml_collections.ConfigDict(config["data"] | (data or {}))
     if not section.source:
         raise UserError(f"the weights in {directory} were imported without data: say which, --source=folder:DIR")
     dataset = sources.load(section)
-    module, variables, run, step = load_run(directory)
     trained = run["data"]
     if [*dataset.spec.image_shape] != trained["image_shape"] or dataset.spec.num_classes != trained["num_classes"]:
         shape = [*dataset.spec.image_shape]
@@ -101,13 +123,23 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
         raise UserError(f"{section.source} has no split {split!r}, only {', '.join(dataset.splits)}")
     # Normalised as in training, also where the data are others.
     spec = dataclasses.replace(dataset.spec, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
-    params = variables.pop("params")
-    state = TrainState(np.int32(step), params, variables, (), module, None)
-    devices = Devices()
-    feed = dataset.feed(devices)
-    flip = config.get("augment", {}).get("test_flip", False)  # older runs have no such field
-    metrics = evaluate(compile_eval(spec, devices, feed, flip), devices.replicate(state), feed, split, spec,
-                       section.batch_size, devices)
-    means = metrics.means(spec.num_classes)
-    return {"split": split, "step": step, "accuracy": means["accuracy"], "loss": means["loss"],
-            "count": int(metrics.count)} | means
+    return dataclasses.replace(dataset, spec=spec)
+
+
+def examples(dataset: sources.Dataset, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(images uint8 [n, H, W, C] as the network sees them before normalisation, labels int32 [n]) of a split.
+
+    Raises:
+      UserError: an index beyond the split.
+    """
+    size = dataset.spec.sizes[split]
+    outside = [index for index in indices if not 0 <= index < size]
+    if outside:
+        raise UserError(f"{dataset.spec.source} has no image {outside[0]}: its {split} split has {size:,}, from 0 on")
+    chosen = dataset.splits[split]
+    chosen = chosen.take(indices) if dataset.streamed else tuple(array[indices] for array in chosen)
+    spec = dataclasses.replace(dataset.spec, sizes={split: len(indices)})
+    feed = dataclasses.replace(dataset, spec=spec, splits={split: chosen}).feed(Devices(count=1))
+    batches = [feed.eval_batch(*arguments) for arguments in feed.evaluation(split, min(len(indices), 128))]
+    images, labels, mask = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label", "mask"))
+    return images[mask], labels[mask]

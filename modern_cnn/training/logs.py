@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -19,13 +21,25 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = {"cpu": 0, "gpu": 8, "tpu": 8}
 
 
+NORM_PERCENTILES = (15, 50, 85)  # as Ioffe and Szegedy 2015, figure 1, have them
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl. Bad lines are left out, with a warning unless it is a last one, cut by a kill."""
+    return _read_records(path, {"step", "epoch", "split", "loss", "accuracy"})
+
+
+def read_norms(workdir: Path) -> list[dict[str, Any]]:
+    """What `RunLog.norms` wrote, in order; none where config.log_norms was off."""
+    return _read_records(workdir / "norms.jsonl", {"step", "epoch", "mean", "deviation"})
+
+
+def _read_records(path: Path, fields: set[str]) -> list[dict[str, Any]]:
     records, lines = [], path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            if not {"step", "epoch", "split", "loss", "accuracy"} <= record.keys():
+            if not fields <= record.keys():
                 raise ValueError
             records.append(record)
         except (ValueError, AttributeError):
@@ -65,10 +79,13 @@ class RunLog:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._path = workdir / "metrics.jsonl"
-        kept = [record for record in read_metrics(self._path) if record["step"] <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(temporary, self._path)
+        self._norms = workdir / "norms.jsonl"
+        for path, records in ((self._path, read_metrics(self._path)), (self._norms, read_norms(workdir))):
+            if records or path == self._path:
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in records
+                                             if record["step"] <= step))
+                os.replace(temporary, path)
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
         (workdir / "tensorboard").mkdir(exist_ok=True)
         self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
@@ -110,6 +127,17 @@ class RunLog:
                      self._total_steps, epoch, means["loss"], means["accuracy"], f"{speed:,.0f}", duration(left))
         else:
             self._bar.set_postfix_str(f"epoch {epoch:.2f} loss {means['loss']:.4f} accuracy {means['accuracy']:.4f}")
+
+    def norms(self, step: int, epoch: float, batch_stats: Any) -> None:
+        """A line of norms.jsonl: of each normalisation's running mean and deviation, NORM_PERCENTILES over channels."""
+        if self._silent:
+            return
+        record = {"step": step, "epoch": round(epoch, 4), "mean": {}, "deviation": {}}
+        for (*layer, kind), values in flatten_dict(jax.device_get(batch_stats)).items():
+            name, values = ("mean", values) if kind == "mean" else ("deviation", np.sqrt(values))
+            record[name]["/".join(layer)] = np.percentile(values, NORM_PERCENTILES).round(6).tolist()
+        with open(self._norms, "a") as file:
+            file.write(json.dumps(record) + "\n")
 
     def evaluation(self, step: int, epoch: float, split: str, means: dict[str, float]) -> None:
         """A record of a whole split."""

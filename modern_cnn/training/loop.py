@@ -249,6 +249,8 @@ class Run:
         self.results["train"] = means
         self.metrics = self.devices.replicate(Metrics.empty())
         self.log.train(self.step, self.epoch, means, float(self.plan.schedule(self.step - 1)))
+        if self.config.log_norms:
+            self.log.norms(self.step, self.epoch, self.state.collections.get("batch_stats", {}))
 
     def _check(self, bad_step: int) -> None:
         if bad_step >= 0:

@@ -11,7 +11,7 @@ from modern_cnn.training import mesh, optim
 # field -> (smallest, largest) for numbers, None for text and lists.
 FIELDS = {
     "seed": (0, 2**32 - 1), "epochs": (1, inf), "max_steps": (0, inf), "eval_every_epochs": (1, inf),
-    "test_every_epoch": (0, 1), "log_every_steps": (0, inf), "accumulate": (1, inf),
+    "test_every_epoch": (0, 1), "log_every_steps": (0, inf), "log_norms": (0, 1), "accumulate": (1, inf),
     "checkpoint_every_steps": (0, inf),
     "parallel.count": (0, inf), "parallel.compile": None, "parallel.batch_norm": None,
     "model.name": None,

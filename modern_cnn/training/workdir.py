@@ -20,7 +20,7 @@ from modern_cnn.errors import UserError
 log = logging.getLogger(__name__)
 
 # What may change when a run is resumed; everything else would make it another run.
-FREE = ("max_steps", "log_every_steps", "checkpoint_every_steps", "eval_every_epochs", "test_every_epoch",
+FREE = ("max_steps", "log_every_steps", "log_norms", "checkpoint_every_steps", "eval_every_epochs", "test_every_epoch",
         "parallel.count", "parallel.compile")
 LENGTH = ("epochs",)  # may change too, unless the learning rate follows it
 PLACES = ("data.source", "data.manual_dir")  # may change too, as long as the same images are there
