@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "cli": {"errors"},
     "training": {"training", "models", "data", "errors"},
     "weights": {"weights", "models", "errors"},
+    "reuse": {"reuse", "training", "data", "functional", "errors"},
     "benchmarks": {"models", "training", "data", "functional", "analysis", "errors"},
     "scaling": {"models", "training", "functional", "errors"},
     "analysis": {"analysis", "functional", "errors"},
