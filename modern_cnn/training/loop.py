@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from modern_cnn import models
 from modern_cnn.data import augment, formats, sources
 from modern_cnn.errors import UserError
-from modern_cnn.training import logs, mesh, optim, settings, steps, workdir
+from modern_cnn.training import finetune, logs, mesh, optim, settings, steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints, saved_steps
 from modern_cnn.training.evaluation import compile_eval, evaluate
 from modern_cnn.training.mesh import Devices
@@ -73,11 +73,21 @@ def build_model(model: dict[str, Any], spec: sources.Spec):
     return module
 
 
-def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices) -> TrainState:
-    """The state of step 0, drawn from `key`."""
+def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, *,
+                 resuming: bool = False) -> tuple[TrainState, dict[str, Any]]:
+    """The state of step 0, drawn from `key`, and for run.json where its weights come from if not all are drawn.
+
+    Args:
+      resuming: a checkpoint will replace it: weights to start from are not read again.
+    """
     module = devices.module(build_model(config.model.to_dict(), spec))
+    start, origin = None, {}
+    if config.finetune.workdir and not resuming:
+        start, origin = finetune.pretrained(config, module, spec)
     optimizer = optim.make_optimizer(config.optimizer, plan.schedule)
-    return devices.on_every(lambda: TrainState.create(key, module, optimizer, spec.image_shape))()
+    module, optimizer = finetune.adapt(config.finetune, module, optimizer, spec.image_shape)
+    create = devices.on_every(lambda start: TrainState.create(key, module, optimizer, spec.image_shape, start))
+    return create(start), origin
 
 
 def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, feed) -> Callable:
@@ -115,16 +125,17 @@ class Run:
         self.devices = Devices(**config.parallel)
         self.plan = make_plan(config, self.spec, self.devices)
         init_key, step_key = jax.random.split(jax.random.key(config.seed))
-        self.state = create_state(config, self.spec, self.plan, init_key, self.devices)
+        saved = saved_steps(directory)
+        self.state, origin = create_state(config, self.spec, self.plan, init_key, self.devices, resuming=bool(saved))
         self.metrics = self.devices.replicate(Metrics.empty())
         self.parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        saved = saved_steps(directory)
         if saved and saved[-1] > self.plan.total_steps:
             raise UserError(f"{directory} is at step {saved[-1]} already, beyond the {self.plan.total_steps} steps "
                             "that config.epochs and config.max_steps now ask for")
         mesh.wait_for_all("every process has read what is there")
         if mesh.leads():
-            workdir.record(directory, config.to_dict(), workdir.describe_run(self.spec, self.parameters), bool(saved))
+            described = workdir.describe_run(self.spec, self.parameters) | origin
+            workdir.record(directory, config.to_dict(), described, bool(saved))
         self.checkpoints = Checkpoints(directory)
         restored = self.checkpoints.restore(self.state, self.metrics)
         if restored:

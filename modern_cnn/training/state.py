@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 class TrainState(struct.PyTreeNode):
@@ -22,9 +23,10 @@ class TrainState(struct.PyTreeNode):
 
     @classmethod
     def create(cls, key: jax.Array, module: nn.Module, optimizer: optax.GradientTransformation,
-               image_shape: tuple[int, int, int]) -> "TrainState":
-        """Freshly drawn parameters for images of `image_shape` (H, W, C)."""
-        variables = dict(module.init(key, jnp.zeros((1, *image_shape)), train=False))
+               image_shape: tuple[int, int, int], pretrained: dict[str, Any] | None = None) -> "TrainState":
+        """Parameters for images of `image_shape` (H, W, C): `pretrained` ones where there are some, the rest drawn."""
+        variables = module.init(key, jnp.zeros((1, *image_shape)), train=False)
+        variables = unflatten_dict(flatten_dict(variables) | flatten_dict(pretrained or {}))
         params = variables.pop("params")
         return cls(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), module, optimizer)
 
