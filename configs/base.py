@@ -76,6 +76,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule.milestones = (30.0, 60.0, 80.0)  # of 'step': the epochs at which the rate is multiplied by factor
     config.schedule.factor = 0.1
 
+    config.finetune = ml_collections.ConfigDict()
+    config.finetune.workdir = ""  # start from the result of this run, trained or imported, with a new head
+    config.finetune.freeze = ""  # parameters that stay as they are: 'conv1/*,stage1_*'; 'backbone': all but the head
+    config.finetune.freeze_statistics = False  # batch norm uses the running statistics in training too, and keeps them
+    config.finetune.head_multiplier = 1.0  # of the learning rate, for the head
+
     config.lock()  # a misspelt field in a family's config is an error; only the network's options are its own
     config.model.unlock()
     return config

@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from absl import app, flags
@@ -74,14 +75,14 @@ def _explain(argv: list[str], error: Exception) -> str:
     return f"the config file raised {type(error).__name__}: {_one_line(error)}"
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], positional: bool) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
             _ = flags.FLAGS.config.keys  # a file that is not there is only reported when the config is looked at
     except Exception as e:  # a config file is a program, which can raise anything
         _fail(f"{_explain(argv, e)} (--help lists the flags)", 2)
-    if rest[1:]:
+    if rest[1:] and not positional:
         _fail(f"unexpected argument {rest[1]!r}; flags begin with -- (--help lists them)", 2)
     return rest
 
@@ -92,12 +93,12 @@ def _unraisable(hook) -> None:
         sys.__unraisablehook__(hook)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a script's `main` with its flags parsed.
+def run(main: Callable[..., None], *, positional: bool = False) -> None:
+    """Runs a script's `main` with its flags parsed; where `positional`, what is no flag are its arguments.
 
     Exit codes: 0 done, 1 bad input or a failed run (one line on stderr), 2 bad flags, 130 and 143 stopped by a signal.
     """
-    def guarded(_):
+    def guarded(argv):
         sys.unraisablehook = _unraisable
         absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every step and traceback; what matters is raised
         ours = logging.getLogger("modern_cnn")
@@ -105,12 +106,12 @@ def run(main: Callable[[], None]) -> None:
         ours.propagate = False
         ours.handlers = [_Console()]
         try:
-            main()
+            main(*argv[1:])
         except UserError as e:
             _fail(_one_line(e), 1)
         except KeyboardInterrupt:
             _fail("interrupted", 130)
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=partial(_parse, positional=positional))
 
 
 def network_options(flags_given: Sequence[str]) -> dict[str, Any]:

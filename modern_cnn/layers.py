@@ -333,11 +333,13 @@ def normalization(name: str, **options) -> Callable[..., nn.Module]:
     """A constructor for the named normalisation: `norm = normalization('batch', train=train)`; `norm(name='n1')(x)`.
 
     Args:
-      name: one of NORMS.
+      name: one of NORMS, or 'frozen': batch norm by its running statistics alone, in training too.
       **options: fields of `BatchNorm`; each normalisation takes those that it has.
     Raises:
       UserError: an unknown name.
     """
+    if name == "frozen":
+        name, options = "batch", options | {"train": False}
     module = lookup(NORMS, name, "normalisation")
 
     def construct(**extra) -> nn.Module:

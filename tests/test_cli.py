@@ -172,7 +172,9 @@ def test_evaluate_of_what_a_run_has_not_got(script, tmp_path):
     ("train.py", ["--config", "--workdir", "--profile", "--debug_nans"]),
     ("evaluate.py", ["--workdir", "--split", "--source"]),
     ("summarize.py", ["--model", "--image_size", "--option", "--json", "--list"]),
-    ("import_weights.py", ["--model", "--weights", "--workdir", "--export", "--classes"])])
+    ("import_weights.py", ["--model", "--weights", "--workdir", "--export", "--classes"]),
+    ("export.py", ["--workdir", "--out", "--format", "--platforms"]),
+    ("predict.py", ["--workdir", "--top_k", "--format", "--out"])])
 def test_help(script, name, flags):
     result = script(name, "--help")
     text = result.out + result.err
@@ -189,4 +191,15 @@ def test_a_process_of_its_own_says_the_same(script, tmp_path):
                             capture_output=True, text=True, check=False)
     refused(Result(result.returncode, result.stdout, result.stderr), 1, "5000", "1437")
     assert script(*flags).err == result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_predict_and_export_of_what_is_not_there(script, tmp_path):
+    refused(script("predict.py", "cat.png"), 2, "--workdir is missing")
+    refused(script("predict.py", "--workdir=nowhere"), 1, "no files")
+    refused(script("predict.py", "--workdir=nowhere", "cat.png"), 1, "there is no file or folder cat.png")
+    refused(script("predict.py", "--workdir=nowhere", ROOT / "docs"), 1, "nowhere is not a run's workdir")
+    refused(script("export.py", "--workdir=nowhere"), 2, "--out is missing")
+    refused(script("export.py", "--workdir=nowhere", "--out=x"), 1, "nowhere is not a run's workdir")
+    refused(script("export.py", "--workdir=x", "--out=x", "--format=tflite"), 2, "stablehlo", "onnx")
     assert not any(tmp_path.iterdir())

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform
 
 @contextlib.contextmanager
 def platform(name: str) -> Iterator[None]:
-    """What is traced inside is meant for this platform ('cpu', 'gpu', 'tpu'), not for the one that JAX runs on."""
+    """What is traced inside is meant for this platform ('cpu', 'gpu', 'tpu', 'onnx'), not for the one JAX runs on."""
     token = _platform.set(name)
     try:
         yield
@@ -240,7 +241,12 @@ CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
 
 
 def pooling() -> str:
-    """The key of MAX_POOLINGS: 'slices' on CPUs, where XLA's gradient takes several times as long, else 'library'."""
+    """The key of MAX_POOLINGS: 'slices' on CPUs, where XLA's gradient takes several times as long, else 'library'.
+
+    For ONNX it is 'flax', the one that jax2onnx knows how to write: XLA's windows are over four axes, ONNX's over two.
+    """
+    if _platform.get() == "onnx":
+        return "flax"
     return "slices" if _on_cpu() else "library"
 
 
@@ -311,7 +317,14 @@ def _along(axis: int, index: slice) -> tuple[slice, ...]:
     return (slice(None),) * axis + (index,)
 
 
-MAX_POOLINGS: dict[str, Callable[..., jax.Array]] = {"library": _library_max, "slices": _sliced_max}
+def _flax_max(x, window, strides, pads):
+    """jax2onnx has to find these two functions by their names, and the window by its keyword."""
+    if any(map(any, pads)):
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=_lowest(x.dtype))
+    return flax.linen.max_pool(x, window_shape=window, strides=strides, padding="VALID")
+
+
+MAX_POOLINGS: dict[str, Callable[..., jax.Array]] = {"library": _library_max, "slices": _sliced_max, "flax": _flax_max}
 
 
 def window_sums(x: jax.Array, window: Size, strides: Size, pads: Pads) -> jax.Array:

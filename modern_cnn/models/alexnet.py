@@ -83,7 +83,7 @@ class AlexNet(nn.Module):
                 self.sow("intermediates", f"stage{(stage := stage + 1)}", x)
         if self.pooled_size:
             x = F.adaptive_avg_pool(x, self.pooled_size)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for i, units in enumerate(self.hidden, start=1):
             x = dropout()(x) if self.dropout_first else x
             x = nn.relu(dense(units, name=f"dense{i}", **raised)(x))

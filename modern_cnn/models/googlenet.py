@@ -95,7 +95,7 @@ class AuxiliaryHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.unit(self.features, 1, name="conv1")(self.pool(x))
-        x = nn.relu(self.dense(1024, name="dense1")(x.reshape(len(x), -1)))
+        x = nn.relu(self.dense(1024, name="dense1")(x.reshape(x.shape[0], -1)))
         x = self.dense(self.num_classes, name="dense2")(self.dropout()(x))
         if not self.is_initializing():  # or they would be among the variables
             self.sow("aux_logits", "logits", x)

@@ -25,7 +25,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for i, size in enumerate(self.hidden_sizes, start=1):
             x = nn.relu(dense(size, name=f"dense{i}")(x))
             self.sow("intermediates", f"stage{i}", x)

@@ -100,7 +100,7 @@ class VGG(nn.Module):
             self.sow("intermediates", f"stage{i}", x)
         if self.pooled_size:
             x = F.adaptive_avg_pool(x, self.pooled_size)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for i, units in enumerate(self.hidden, start=1):
             x = nn.relu(dense(units, name=f"dense{i}")(x))
             x = Dropout(self.dropout_rate, train)(x)

@@ -16,7 +16,7 @@ from modern_cnn import models
 from modern_cnn.data import augment, formats, sources
 from modern_cnn.errors import UserError
 from modern_cnn.numbers import is_off
-from modern_cnn.training import logs, mesh, optim, settings, steps, workdir
+from modern_cnn.training import finetune, logs, mesh, optim, settings, steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints, saved_steps
 from modern_cnn.training.evaluation import compile_eval, evaluate
 from modern_cnn.training.mesh import Apart, Devices
@@ -85,20 +85,30 @@ def build_model(model: dict[str, Any], spec: sources.Spec):
 
 def make_parts(config, spec: sources.Spec, plan: Plan, devices: Devices) -> tuple[Any, optax.GradientTransformation]:
     """(network, optimiser): what of a state is not arrays."""
-    return (devices.module(build_model(config.model.to_dict(), spec)),
-            optim.make_optimizer(config.optimizer, plan.schedule))
+    module = devices.module(build_model(config.model.to_dict(), spec))
+    optimizer = optim.make_optimizer(config.optimizer, plan.schedule)
+    return finetune.adapt(config.finetune, module, optimizer, spec.image_shape)
 
 
 def state_function(config, spec: sources.Spec, plan: Plan, devices: Devices) -> Callable:
-    """(data of a key) -> the state of step 0 that is drawn from it."""
+    """(data of a key, variables to start from or None) -> the state of step 0, where they say nothing drawn from it."""
     parts, ema = make_parts(config, spec, plan, devices), not is_off(config.optimizer.ema_decay)
-    return lambda data: TrainState.create(jax.random.wrap_key_data(data), *parts, spec.image_shape, ema=ema)
+    return lambda data, start=None: TrainState.create(jax.random.wrap_key_data(data), *parts, spec.image_shape, start,
+                                                      ema=ema)
 
 
-def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices) -> TrainState:
-    """The state of step 0, drawn from `key`."""
+def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, *,
+                 resuming: bool = False) -> tuple[TrainState, dict[str, Any]]:
+    """The state of step 0, drawn from `key`, and for run.json where its weights come from if not all are drawn.
+
+    Args:
+      resuming: a checkpoint will replace it: weights to start from are not read again.
+    """
+    start, origin = None, {}
+    if config.finetune.workdir and not resuming:
+        start, origin = finetune.pretrained(config, build_model(config.model.to_dict(), spec), spec)
     create = devices.on_every(state_function(config, spec, plan, devices))
-    return create(devices.replicate(jax.random.key_data(key)))  # an argument, as in compile_train
+    return create(devices.replicate(jax.random.key_data(key)), start), origin  # an argument, as in compile_train
 
 
 def train_function(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, feed) -> Callable:
@@ -162,16 +172,19 @@ class Run:
         self.devices = (Apart if together else Devices)(**config.parallel)
         self.plan = make_plan(config, self.spec, self.devices)
         init_key, step_key = jax.random.split(jax.random.key(config.seed))
-        self.state = state or create_state(config, self.spec, self.plan, init_key, self.devices)
-        self.metrics = self.devices.replicate(Metrics.empty())
+        origin: dict[str, Any] = {}
+        if not together:
+            state, origin = create_state(config, self.spec, self.plan, init_key, self.devices,
+                                         resuming=bool(saved_steps(directory)))
+        self.state, self.metrics = state, self.devices.replicate(Metrics.empty())
         self.parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        self._open(quiet=together)
+        self._open(origin, quiet=together)
         if not together:
             self.feed = dataset.feed(self.devices, config.augment.resized_crop)
             self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices, self.feed)
             self.eval_fn = compile_eval(self.spec, self.devices, self.feed, config.augment.test_flip)
 
-    def _open(self, quiet: bool) -> None:
+    def _open(self, origin: dict[str, Any], quiet: bool) -> None:
         """The directory: what it records and has recorded, and the newest checkpoint in it."""
         saved = saved_steps(self.directory)
         if saved and saved[-1] > self.plan.total_steps:
@@ -179,8 +192,8 @@ class Run:
                             "steps that config.epochs and config.max_steps now ask for")
         mesh.wait_for_all("every process has read what is there")
         if mesh.leads():
-            workdir.record(self.directory, self.config.to_dict(), workdir.describe_run(self.spec, self.parameters),
-                           bool(saved))
+            described = workdir.describe_run(self.spec, self.parameters) | origin
+            workdir.record(self.directory, self.config.to_dict(), described, bool(saved))
         self.checkpoints = Checkpoints(self.directory)
         restored = self.checkpoints.restore(self.state, self.metrics)
         if restored:

@@ -6,7 +6,7 @@ import ml_collections
 
 from modern_cnn import models
 from modern_cnn.errors import UserError
-from modern_cnn.training import mesh, optim
+from modern_cnn.training import finetune, mesh, optim
 
 # field -> (smallest, largest) for numbers, None for text and lists.
 FIELDS = {
@@ -26,6 +26,8 @@ FIELDS = {
     "optimizer.name": None, "optimizer.learning_rate": (0, inf), "optimizer.base_batch_size": (0, inf),
     "optimizer.momentum": (0, 1), "optimizer.nesterov": (0, 1), "optimizer.weight_decay": (0, inf),
     "optimizer.clip_norm": (0, inf), "optimizer.ema_decay": (0, 1),
+    "finetune.workdir": None, "finetune.freeze": None, "finetune.freeze_statistics": (0, 1),
+    "finetune.head_multiplier": (0, inf),
     "schedule.name": None, "schedule.warmup_epochs": (0, inf), "schedule.milestones": None, "schedule.factor": (0, inf),
 }
 
@@ -57,5 +59,6 @@ def check(config) -> None:
         raise UserError(f"the config holds something else than numbers, text and lists: {e}; a dtype goes by its name, "
                         "'bfloat16'") from e
     mesh.check(config.parallel)
+    finetune.check(config.finetune)
     models.build(**config.model)
     optim.make_optimizer(config.optimizer, optim.make_schedule(config.schedule, 1.0, 1, 10**9))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 class TrainState(struct.PyTreeNode):
@@ -24,9 +25,14 @@ class TrainState(struct.PyTreeNode):
 
     @classmethod
     def create(cls, key: jax.Array, module: nn.Module, optimizer: optax.GradientTransformation,
-               image_shape: tuple[int, int, int], *, ema: bool = False) -> "TrainState":
-        """Freshly drawn parameters for images of `image_shape` (H, W, C); with `ema` averages are kept from here on."""
-        variables = dict(module.init(key, jnp.zeros((1, *image_shape)), train=False))
+               image_shape: tuple[int, int, int], pretrained: dict[str, Any] | None = None, *,
+               ema: bool = False) -> "TrainState":
+        """Parameters for images of `image_shape` (H, W, C): `pretrained` ones where there are some, the rest drawn.
+
+        With `ema` averages are kept from here on.
+        """
+        variables = module.init(key, jnp.zeros((1, *image_shape)), train=False)
+        variables = unflatten_dict(flatten_dict(variables) | flatten_dict(pretrained or {}))
         params = variables.pop("params")
         state = cls(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), module, optimizer)
         return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state  # arrays of its own

@@ -58,9 +58,10 @@ def _put(config, field: str, value: Any) -> None:
 def program(config) -> str | None:
     """The same text for configs whose runs are one program; None for one that trains alone.
 
-    Alone are streamed sets, whose images come from the host, and what says how several devices share a batch.
+    Alone are streamed sets, whose images come from the host, runs that start from another's weights, and what says how
+    several devices share a batch.
     """
-    if config.data.stream or config.parallel.compile != "jit" or config.parallel.batch_norm != "global":
+    if config.data.stream or config.finetune.workdir or config.parallel.compile != "jit" or config.parallel.batch_norm != "global":
         return None
     config = copy.deepcopy(config)
     _put(config, "seed", 0)

@@ -179,5 +179,7 @@ def record(workdir: Path, config: dict[str, Any], run: dict[str, Any], resuming:
         if before.get(field) != run[field]:
             log.warning("this run was started with %s %s and goes on with %s: results may differ", field,
                         before.get(field), run[field])
+    if "finetuned_from" in before:  # what the run started from stays as it was read then
+        run["finetuned_from"] = before["finetuned_from"]
     write_json(workdir / "run.json", run)
     write_json(workdir / "config.json", config)

@@ -1,0 +1,113 @@
+"""Exported networks give the checkpoint's logits, in programs that know nothing of this package."""
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export as jax_export
+
+from modern_cnn import models
+from modern_cnn.errors import UserError
+from modern_cnn.reuse import export
+
+# Of every family one, small.
+FAMILIES = {
+    "mlp": ((8, 8, 1), {}), "lenet": ((28, 28, 1), {}), "lenet_relu_bn": ((28, 28, 1), {}),
+    "alexnet_d2l": ((96, 96, 1), {"width": 0.1}), "vgg11_d2l": ((32, 32, 1), {"width": 0.1}),
+    "nin_d2l": ((96, 96, 1), {"width": 0.1}), "googlenet": ((64, 64, 3), {"width": 0.1}),
+    "resnet18": ((32, 32, 3), {"width": 0.1}), "resnet32": ((16, 16, 3), {"scan": True}),
+    "densenet_d2l": ((32, 32, 1), {"width": 0.25}),
+}
+
+LOADER = """
+import sys
+import numpy as np
+from pathlib import Path
+import jax.export
+for name in sys.argv[1:]:
+    network = jax.export.deserialize(Path(name).read_bytes())
+    images = np.load(Path(name).stem + "-images.npy")
+    np.savez(Path(name).stem + "-logits.npz", one=network.call(images[:1]), all=network.call(images))
+assert not {"modern_cnn", "flax", "optax", "orbax", "ml_collections"} & set(sys.modules)
+"""
+
+
+def test_a_fresh_process_without_this_package_gets_the_same_logits(make_run, tmp_path):
+    names = {"lenet_bn": (28, 28, 1), "resnet20": (16, 16, 3)}
+    wanted = {}
+    for name, shape in names.items():
+        workdir, module, variables = make_run(name, shape)
+        platforms = ("cpu",) if name == "resnet20" else export.PLATFORMS
+        done = export.export_run(workdir, tmp_path / f"{name}.stablehlo", platforms=platforms)
+        images = np.random.default_rng(1).normal(size=(7, *shape)).astype(np.float32)
+        np.save(tmp_path / f"{name}-images.npy", images)
+        wanted[name] = module.apply(variables, images, train=False)
+        assert done.difference < 1e-5
+        assert done.largest > 0.01
+    subprocess.run([sys.executable, "-c", LOADER, *(f"{name}.stablehlo" for name in names)], check=True, cwd=tmp_path)
+    for name, want in wanted.items():
+        got = np.load(tmp_path / f"{name}-logits.npz")
+        np.testing.assert_allclose(got["all"], want, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(got["one"], want[:1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cpu"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_takes_any_number_of_images(name, platform):
+    shape, options = FAMILIES[name]
+    module = models.build(name, 3, **options)
+    with export.formulations.platform(platform):
+        variables = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False))
+        images = jax.ShapeDtypeStruct((*jax_export.symbolic_shape("n"), *shape), jnp.float32)
+        logits = jax.eval_shape(lambda v, x: module.apply(v, x, train=False), variables, images)
+    assert logits.shape == (*images.shape[:1], 3)
+
+
+def test_what_a_program_must_know_is_beside_the_file(make_run, tmp_path):
+    workdir, *_ = make_run("mlp", (8, 8, 1))
+    done = export.export_run(workdir, tmp_path / "new" / "mlp.stablehlo")
+    info = json.loads(done.info.read_text())
+    assert info["images"]["shape"] == ["batch", 8, 8, 1]
+    assert (info["images"]["mean"], info["images"]["std"]) == ([0.5], [0.5])
+    assert info["logits"]["class_names"] == ["cat", "dog", "emu"]
+    assert info["model"]["name"] == "mlp"
+    assert info["platforms"] == ["cpu", "cuda", "rocm", "tpu"]
+    loaded = jax_export.deserialize(bytearray(done.path.read_bytes()))
+    assert loaded.platforms == export.PLATFORMS
+    assert "deserialize" in done.loading
+
+
+def test_one_line_for_what_cannot_be(make_run, tmp_path, monkeypatch):
+    workdir, *_ = make_run("mlp", (8, 8, 1))
+    with pytest.raises(UserError, match=r"--platforms=gpu: choose of cpu, cuda"):
+        export.export_run(workdir, tmp_path / "x", platforms=("gpu",))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        export.export_run(workdir, tmp_path / "file" / "x", platforms=("cpu",))
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(UserError, match=r"requirements-onnx\.txt"):
+        export.export_run(workdir, tmp_path / "x", "onnx")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.skipif(not importlib.util.find_spec("jax2onnx"),
+                    reason="jax2onnx is not installed; it wants an environment of its own: requirements-onnx.txt")
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "resnet32"])
+def test_onnxruntime_gets_the_same_logits(name, make_run, tmp_path):
+    import onnxruntime
+
+    shape, options = FAMILIES[name]
+    workdir, module, variables = make_run(name, shape, **options)
+    done = export.export_run(workdir, tmp_path / f"{name}.onnx", "onnx")
+    images = np.random.default_rng(1).normal(size=(5, *shape)).astype(np.float32)
+    want = module.apply(variables, images, train=False)
+    session = onnxruntime.InferenceSession(done.path)
+    for count in (1, 5):
+        got, = session.run(["logits"], {"images": images[:count]})
+        np.testing.assert_allclose(got, want[:count], rtol=0, atol=1e-4)

@@ -1,0 +1,89 @@
+"""Predictions for files: those that evaluation counts, and nothing lost."""
+import csv
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import base
+from modern_cnn.errors import UserError
+from modern_cnn.reuse import predict
+from modern_cnn.training import evaluation, loop
+from tests.data import files
+
+
+def test_on_a_folders_test_images_it_has_the_accuracy_of_evaluation(tmp_path):
+    """Files of many sizes, larger and smaller than the network's images, and a last batch that is not full."""
+    config = base.get_config()
+    config.data.update(source=files.write_digits(tmp_path / "digits", 150), image_size=24, batch_size=32,
+                       normalize="standard")
+    config.model.update(name="mlp", hidden_sizes=(16,))
+    config.epochs = 2
+    loop.train_and_evaluate(config, tmp_path / "run")
+    scored = evaluation.evaluate_workdir(tmp_path / "run")
+    assert 0.3 < scored["accuracy"] < 1
+    found = list(predict.predict(tmp_path / "run", predict.image_files([str(tmp_path / "digits" / "test")])))
+    assert len(found) == scored["count"]
+    assert np.mean([p.classes[0][0] == Path(p.file).parent.name for p in found]) == scored["accuracy"]
+
+
+def write(path, pixels):
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def test_probabilities_of_a_hand_made_batch(make_run, tmp_path):
+    directory, module, variables = make_run("mlp", (8, 8, 1))
+    pixels = files.pixels(8, 8)
+    softmax = jax.nn.softmax(module.apply(variables, (pixels[None, ..., None] / 255 - 0.5) / 0.5, train=False))[0]
+    found, = predict.predict(directory, [write(tmp_path / "a.png", pixels)], top_k=9)
+    assert [name for name, _ in found.classes] == [("cat", "dog", "emu")[i] for i in np.argsort(-softmax)]
+    np.testing.assert_allclose([share for _, share in found.classes], sorted(softmax, reverse=True), rtol=1e-5)
+    first, = predict.predict(directory, [found.file], top_k=1)
+    assert first.classes == found.classes[:1]
+
+
+def test_colours_follow_the_network(tmp_path):
+    color = files.pixels(4, 4, 3)
+    gray = np.asarray(Image.fromarray(color).convert("L"))
+    saved = write(tmp_path / "color.png", color), write(tmp_path / "gray.png", gray)
+    for file in saved:
+        np.testing.assert_array_equal(predict.read_image(file, (4, 4, 1)), gray[..., None])
+    np.testing.assert_array_equal(predict.read_image(saved[0], (4, 4, 3)), color)
+    np.testing.assert_array_equal(predict.read_image(saved[1], (4, 4, 3)), np.stack([gray] * 3, -1))
+    with pytest.raises(UserError, match="is 4x4; the network takes 6x5 images"):
+        predict.read_image(saved[0], (5, 6, 3))
+
+
+def test_what_cannot_be_read_is_named_and_nothing_is_lost(make_run, tmp_path, caplog, capsys):
+    directory, *_ = make_run("mlp", (8, 8, 1))
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
+    for i in range(6):
+        write(folder / "below" / f"{i}.png", files.pixels(9, 8, seed=i))
+    (folder / "2.png").write_text("no image")
+    (folder / "notes.txt").write_text("no image either")
+    out = tmp_path / "out"
+    for kind in ("csv", "json"):
+        caplog.clear()
+        with pytest.raises(UserError, match="1 of 7 files could not be read"):
+            predict.report(directory, [str(folder)], top_k=2, format=kind, out=str(out))
+        assert f"{folder}/2.png does not decode" in caplog.text
+        rows = json.loads(out.read_text()) if kind == "json" else list(csv.DictReader(out.read_text().splitlines()))
+        assert [row["file"] for row in rows][:: 1 if kind == "json" else 2] == [
+            str(folder / "below" / f"{i}.png") for i in range(6)]
+    assert set(rows[0]) == {"file", "predictions"}
+    predict.report(directory, [str(folder / "below"), str(folder / "below" / "1.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7
+    assert lines[1] == lines[6]
+    assert lines[0].endswith(" %")
+
+
+def test_what_is_not_there(tmp_path):
+    for paths, words in (([], "no files"), ([str(tmp_path)], "holds no images"), (["nowhere.png"], "nowhere.png")):
+        with pytest.raises(UserError, match=words):
+            predict.image_files(paths)
