@@ -61,7 +61,8 @@ def program(config) -> str | None:
     Alone are streamed sets, whose images come from the host, runs that start from another's weights, and what says how
     several devices share a batch.
     """
-    if config.data.stream or config.finetune.workdir or config.parallel.compile != "jit" or config.parallel.batch_norm != "global":
+    parallel = config.parallel
+    if config.data.stream or config.finetune.workdir or (parallel.compile, parallel.batch_norm) != ("jit", "global"):
         return None
     config = copy.deepcopy(config)
     _put(config, "seed", 0)
