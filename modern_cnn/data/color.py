@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue (ITU-R BT.601)
-# The deviations of ImageNet's pixels along their principal components, and those as columns; pixels in [0, 1].
+# Of ImageNet's pixels in [0, 1]: how far they spread along their principal components, and those as columns. The paper
+# does not print them; these are the ones of the Torch ResNets (fb.resnet.torch), which everybody took over.
 LIGHTS = (0.2175, 0.0188, 0.0045)
 DIRECTIONS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
