@@ -218,8 +218,9 @@ def draw_surface(out):
     _, images, labels = inside.examples(inside.spread(SURFACE_IMAGES))
     along = partial(surface.along, inside.module, inside.variables, images=images, labels=labels)
     steps = np.linspace(-1, 1, POINTS)
-    lines = [(f"direction {i}", *along({"params": surface.filter_normalized(
-        jax.random.key(i), inside.variables["params"])}, steps)) for i in range(1, DIRECTIONS + 1)]
+    draw = jax.jit(surface.filter_normalized)
+    lines = [(f"direction {i}", *along({"params": draw(jax.random.key(i), inside.variables["params"])}, steps))
+             for i in range(1, DIRECTIONS + 1)]
     panels = [{"title": "random directions, filter by filter as long as the weights", "xlabel": "step; 0: the result",
                "steps": steps, "result": 0, "lines": lines}]
     if OTHER.value:

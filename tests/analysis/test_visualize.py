@@ -27,16 +27,27 @@ def run(server, tmp_path_factory):
     return workdir
 
 
-def test_every_picture(script, run):
-    flags = {"filters": [], "features": [], "deconv": ["--layer=stage1", "--units=1,0"], "saliency": ["--images=5,7"],
-             "gradcam": ["--layer=stage1", "--count=2"], "occlusion": ["--count=2"], "batch_norm": [], "augment": [],
-             "surface": ["--split=train"]}
-    for what, more in flags.items():
-        result = script("visualize.py", f"--what={what}", f"--workdir={run}", *more)
+PICTURES = {"filters": [], "deconv": ["--layer=stage1", "--units=1,0"], "batch_norm": [], "augment": []}
+MORE = {"features": [], "saliency": ["--count=2"], "gradcam": ["--layer=stage1", "--images=5,7"],
+        "occlusion": ["--count=2"], "surface": ["--split=train"]}
+
+
+def draws(script, run, pictures):
+    for what, flags in pictures.items():
+        result = script("visualize.py", f"--what={what}", f"--workdir={run}", *flags)
         assert result.code == 0, result.err
         assert result.out.splitlines()[-1] == str(run / f"{what}.png")
         with Image.open(run / f"{what}.png") as picture:
             assert min(picture.size) > 150
+
+
+def test_pictures_of_a_run(script, run):
+    draws(script, run, PICTURES)
+
+
+@pytest.mark.slow
+def test_every_other_picture_of_a_run(script, run):
+    draws(script, run, MORE)
 
 
 def test_refusals(script, run, tmp_path):
