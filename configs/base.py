@@ -39,13 +39,25 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.num_classes = 0  # 0: as the data say
     config.data.manual_dir = ""  # for tfds: take the files from this folder instead of downloading them
 
-    config.augment = ml_collections.ConfigDict()  # of training images, inside the compiled step
-    config.augment.resized_crop = 0.0  # of streamed sets: cut out at least this share of the area (0.08), and resize
+    config.augment = ml_collections.ConfigDict()  # of training images, inside the compiled step, in this order
+    config.augment.resized_crop = 0.0  # cut out a box of at least this share of the area (0.08), and resize it
     config.augment.crop = 0  # pad by so many pixels of black and cut the image's size out at random
     config.augment.flip = False  # left and right, half of the images
     config.augment.rotate = 0.0  # degrees to either side
     config.augment.zoom = 0.0  # scale by 1 - zoom to 1 + zoom, height and width apart
     config.augment.shift = 0.0  # pixels in each direction
+    config.augment.brightness = 0.0  # times 1 - brightness to 1 + brightness (0.4); also the next two
+    config.augment.contrast = 0.0  # the distance from the image's mean grey (0.4)
+    config.augment.saturation = 0.0  # the distance from each pixel's own grey (0.4); of images in colour
+    config.augment.hue = 0.0  # turn the colours by so much of their circle, at most 0.5, to either side; in colour
+    config.augment.lighting = 0.0  # deviation of AlexNet's shifts along ImageNet's colours (0.1); of images in colour
+    config.augment.cutout = 0  # black out a square of so many pixels a side, around a random place
+    config.augment.mixup = 0.0  # blend pairs of images and their labels: alpha of Beta(alpha, alpha) (0.2)
+    config.augment.cutmix = 0.0  # paste a box of one into the other: alpha (1); with mixup, half of the images each
+    config.augment.test_flip = False  # score the mean of the logits of an image and its mirror image
+
+    config.loss = ml_collections.ConfigDict()
+    config.loss.label_smoothing = 0.0  # the share of the wanted distribution that goes to all classes alike (0.1)
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "sgd"  # sgd, adam, adamw, lars
@@ -55,6 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 0.0  # L2 on kernels alone, never on biases or normalisation; of adamw: decoupled
     config.optimizer.clip_norm = 0.0  # scale gradients down to this norm, taken over all of them; 0: never
+    config.optimizer.ema_decay = 0.0  # score and keep averages of weights and batch statistics (0.999); 0: themselves
 
     config.schedule = ml_collections.ConfigDict()
     config.schedule.name = "constant"  # constant, step, cosine (to 0)

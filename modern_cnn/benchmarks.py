@@ -516,5 +516,41 @@ def report_runs(arguments: Sequence[str], seeds: int, out: str) -> None:
             workdir.write_json(Path(out), {**machine, "results": records})
 
 
+def report_trials(arguments: Sequence[str], trials: int, out: str) -> None:
+    """So many seeds of a config by scripts/sweep.py together, the same one after the other, and as runs of train.py.
+
+    All are whole processes, in this order, after one run that fills the caches for all.
+
+    Args:
+      arguments: --config=... and its overrides.
+      trials: how many seeds, from 0.
+      out: file for a JSON of it all, or ''.
+    Raises:
+      UserError: a run fails; its last line is told.
+    """
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as place:
+        def timed(script, *flags):
+            command = [sys.executable, script, *arguments, *flags]
+            start = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, check=False,
+                                  env=os.environ | {"MODERN_CNN_CACHE": f"{place}/cache"})
+            if done.returncode:
+                raise UserError(f"{' '.join(command)} failed: {(done.stderr.strip() or '?').splitlines()[-1]}")
+            return time.perf_counter() - start
+
+        sweep, seeds = str(Path(TRAIN).with_name("sweep.py")), f"--sweep=seed=0:{trials}"
+        timed(TRAIN, f"--workdir={place}/warm")
+        seconds["together"] = timed(sweep, seeds, f"--workdir={place}/together")
+        seconds["one after the other"] = timed(sweep, seeds, "--notogether", f"--workdir={place}/one")
+        seconds["train.py"] = sum(timed(TRAIN, f"--config.seed={seed}", f"--workdir={place}/{seed}")
+                                  for seed in range(trials))
+    for way, taken in seconds.items():
+        log.info("%-20s %8.1f s, %.2f times as long as together", way, taken, taken / seconds["together"])
+    if out:
+        with workdir.disk_errors(Path(out)):
+            workdir.write_json(Path(out), {**workdir.describe_machine(), "trials": trials, "seconds": seconds})
+
+
 TRAIN = str(Path(__file__).resolve().parents[1] / "scripts" / "train.py")
 ROW = "%-16s %-16s %-16s %28s %10s %12s %8s"

@@ -5,6 +5,7 @@
     python scripts/benchmark.py --config=configs/lenet.py --rounds=3
     python scripts/benchmark.py --config=configs/quickstart.py --startup
     python scripts/benchmark.py --config=configs/speedrun.py --seeds=5
+    python scripts/benchmark.py --config=configs/lenet.py --trials=16 --config.epochs=1
     python scripts/benchmark.py --config=configs/resnet.py:resnet50 --loading --peer=torch,tf.data \\
         --config.data.source=folder:DIR --config.data.stream=true --config.augment.resized_crop=0.08
 """
@@ -30,6 +31,8 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the c
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each.", lower_bound=1)
 SEEDS = flags.DEFINE_integer("seeds", 0, "With --config: whole runs of scripts/train.py instead, so many seeds, with "
                              "empty caches; prints test accuracy and time.", lower_bound=0)
+TRIALS = flags.DEFINE_integer("trials", 0, "With --config: so many seeds by scripts/sweep.py together, one after the "
+                              "other, and as runs of scripts/train.py.", lower_bound=0)
 STARTUP = flags.DEFINE_bool("startup", False, "With --config: the time from the command to its first step.")
 LOADING = flags.DEFINE_bool("loading", False, "With --config of a streamed folder: the loading of its images alone.")
 OPERATIONS = flags.DEFINE_bool("operations", False, "Where the time of one step goes, ours and PyTorch's, instead.")
@@ -42,14 +45,16 @@ def main():
 
     if OPERATIONS.value:
         return benchmarks.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value)
-    if (SEEDS.value or LOADING.value or STARTUP.value) and not CONFIG.value:
-        raise UserError("--seeds, --startup and --loading need a --config: of which run?")
-    if SEEDS.value or STARTUP.value:
+    if (SEEDS.value or LOADING.value or STARTUP.value or TRIALS.value) and not CONFIG.value:
+        raise UserError("--seeds, --startup, --trials and --loading need a --config: of which run?")
+    if SEEDS.value or STARTUP.value or TRIALS.value:
         flag = flags.FLAGS["config"]
         arguments = [f"--config={config_flags.get_config_filename(flag)}",
                      *(f"--config.{field}={value}" for field, value in config_flags.get_override_values(flag).items())]
         if STARTUP.value:
             return benchmarks.report_startup(arguments, ROUNDS.value, OUT.value)
+        if TRIALS.value:
+            return benchmarks.report_trials(arguments, TRIALS.value, OUT.value)
         return benchmarks.report_runs(arguments, SEEDS.value, OUT.value)
     benchmarks.report(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value,
                       CONFIG.value, LOADING.value)

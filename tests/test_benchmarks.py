@@ -123,7 +123,7 @@ def test_start_up_is_timed_with_empty_and_with_warm_caches(tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["--seeds=2"], "--seeds, --startup and --loading need a --config"),
+    (["--seeds=2"], "--seeds, --startup, --trials and --loading need a --config"),
     (["--config=configs/quickstart.py", "--startup", "--config.data.batch_size=5000"], "is more than the 1437"),
     (["--config=configs/quickstart.py", "--loading"], "--loading times random crops of a streamed folder"),
     (["--config=configs/quickstart.py", "--seeds=1", "--config.data.batch_size=5000"], "is more than the 1437"),

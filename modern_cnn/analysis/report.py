@@ -31,7 +31,8 @@ class Setting:
 
     @property
     def label(self) -> str:
-        return ", ".join(f"{field.rpartition('.')[2]} {_short(value)}" for field, value in self.fields.items()) or "all"
+        names = zip(short_names(list(self.fields)), self.fields.values(), strict=True)
+        return ", ".join(f"{name} {_short(value)}" for name, value in names) or "all"
 
     def done(self) -> list[dict[str, Any]]:
         """The rows of the trials that were done."""
@@ -60,6 +61,12 @@ class Setting:
         values = [[value for _, value in points[step]] for step in steps]
         return ([points[step][0][0] for step in steps], [statistics.fmean(v) for v in values],
                 [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values])
+
+
+def short_names(fields: Sequence[str]) -> list[str]:
+    """'learning_rate' of 'optimizer.learning_rate', where no other field ends alike."""
+    ends = [field.rpartition(".")[2] for field in fields]
+    return [end if ends.count(end) == 1 else field for field, end in zip(fields, ends, strict=True)]
 
 
 def _short(value: Any) -> str:
@@ -94,7 +101,7 @@ def table(settings: Sequence[Setting]) -> list[list[str]]:
     scores = [f"{split}_{name}" for split in ("validation", "test") for name in ("accuracy", "loss")
               if f"{split}_{name}" in settings[0].rows[0]]
     chosen = best(settings)
-    lines = [[*fields, "trials", *(score.replace("_", " ") for score in scores), "seconds a trial"]]
+    lines = [[*short_names(fields), "trials", *(score.replace("_", " ") for score in scores), "seconds a trial"]]
     for setting in settings:
         done, total = len(setting.done()), len(setting.rows)
         cells = [*map(_short, setting.fields.values()), str(total) if done == total else f"{done} of {total}"]
@@ -218,7 +225,7 @@ h1 { font-size: 1.4rem; line-height: 1.25 } h2 { font-size: 1.1rem; margin-top: 
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }
 td:last-child { white-space: normal; min-width: 7rem } tr.best { background: #eaf5ea }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: .5rem }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .5rem }
 .panels svg { width: 100%; height: auto }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .85rem; padding: 0; list-style: none }
 .legend i { display: inline-block; width: 1.2em; height: .25em; vertical-align: middle; margin-right: .4em }

@@ -1,4 +1,8 @@
-"""From uint8 pixels to what a network sees, inside the compiled step."""
+"""From uint8 pixels to what a network sees, inside the compiled step.
+
+Amounts may be traced numbers (`modern_cnn.numbers`), but for `crop` and `flip`.
+"""
+import math
 from collections.abc import Sequence
 
 import jax
@@ -6,9 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modern_cnn.data import formats
+from modern_cnn.data import color, formats
+from modern_cnn.numbers import is_off
 
 PILLOW_BITS = 22  # after the point, in the weights of Pillow's fixed-point arithmetic
+RATIOS = (3 / 4, 4 / 3)  # width to height, of a random box that is cut out and resized
+TRIES = 10
+Mixed = tuple[jax.Array, jax.Array]  # images [N, H, W, C], and the share of each that is another's [N]
+MIX = 100  # folded into the key of a batch for what `mix` draws
 
 
 def enlarge(images: jax.Array, size: int) -> jax.Array:
@@ -89,16 +98,131 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1)), images[:, :, ::-1], images)
 
 
-def augment(key: jax.Array, images: jax.Array, config) -> jax.Array:
-    """A config's `augment` section over uint8 [N, H, W, C]: pixels 0..255, in float32 if any distortion is on.
+def random_boxes(key: jax.Array, count: int, height: int, width: int, smallest: float | jax.Array) -> list[jax.Array]:
+    """[top, left, box height, box width], int32 [count] each: `stream.crop_box` for images in memory."""
+    area_key, ratio_key, *place_keys = jax.random.split(key, 4)
+    area = height * width * jax.random.uniform(area_key, (TRIES, count), minval=smallest, maxval=1.0)
+    low, high = map(math.log, RATIOS)
+    ratio = jnp.exp(jax.random.uniform(ratio_key, (TRIES, count), minval=low, maxval=high))
+    sides = jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio]))).astype(jnp.int32)  # [2, TRIES, N]
+    lengths = np.array([height, width]).reshape(2, 1, 1)
+    fits = jnp.all((sides > 0) & (sides <= lengths), axis=0)
+    # After the tries, what always fits: the largest box in the centre whose ratio is allowed.
+    largest = np.array([min(height, round(width / RATIOS[0])), min(width, round(height * RATIOS[1]))]).reshape(2, 1, 1)
+    first = jnp.argmax(fits, axis=0)
+    sides = jnp.where(fits.any(axis=0), jnp.take_along_axis(sides, first[None, None], axis=1), largest)[:, 0]
+    places = jnp.stack([jax.random.randint(place_key, (count,), 0, length - side + 1)
+                        for place_key, length, side in zip(place_keys, (height, width), sides, strict=True)])
+    places = jnp.where(fits.any(axis=0), places, (lengths[:, 0] - sides) // 2)
+    return [*places, *sides]
 
-    In this order: crop, flip, then rotation, scale and shift at once.
+
+def random_resized_crop(key: jax.Array, images: jax.Array, smallest: float | jax.Array) -> jax.Array:
+    """Cuts a random box out of each image and resizes it to the image's size (bilinear): float32 [N, H, W, C].
+
+    torchvision's RandomResizedCrop: at least the share `smallest` of the area, of a ratio in RATIOS. As the box is no
+    larger than the image, a pixel is a mean of at most two a side, none of them outside the box.
     """
+    count, height, width, _ = images.shape
+    top, left, box_height, box_width = random_boxes(key, count, height, width, smallest)
+
+    def weights(start, length, size):
+        start, length = start[:, None], length[:, None]
+        centre = start + (jnp.arange(size) + 0.5) * (length / size) - 0.5  # [N, size], in pixels of the image
+        centre = jnp.clip(centre, start, start + length - 1)
+        return jnp.maximum(0, 1 - jnp.abs(centre[:, :, None] - jnp.arange(size)))
+
+    images = jnp.einsum("nyh,nhwc->nywc", weights(top, box_height, height), images.astype(jnp.float32),
+                        precision="highest")
+    return jnp.einsum("nxw,nywc->nyxc", weights(left, box_width, width), images, precision="highest")
+
+
+def _box(key: jax.Array, images: jax.Array, height: int | jax.Array, width: int | jax.Array) -> jax.Array:
+    """bool [N, H, W, 1]: a box around a random pixel, as far as it lies in the image; sides are numbers or [N, 1]."""
+    def inside(key, length, side):
+        first = jax.random.randint(key, (len(images), 1), 0, length) - side // 2
+        return (jnp.arange(length) >= first) & (jnp.arange(length) < first + side)
+
+    row_key, column_key = jax.random.split(key)
+    rows, columns = inside(row_key, images.shape[1], height), inside(column_key, images.shape[2], width)
+    return rows[:, :, None, None] & columns[:, None, :, None]
+
+
+def cutout(key: jax.Array, images: jax.Array, side: int | jax.Array) -> jax.Array:
+    """Blacks out a square of each image, around a random pixel (DeVries and Taylor 2017; there in the mean colour)."""
+    return jnp.where(_box(key, images, side, side), jnp.zeros((), images.dtype), images)
+
+
+def mixup(key: jax.Array, images: jax.Array, others: jax.Array, alpha: float | jax.Array) -> Mixed:
+    """(images, share [N] of the other): blended with `others` by shares from Beta(alpha, alpha) (Zhang et al. 2017)."""
+    share = jax.random.beta(key, alpha, alpha, (len(images),))
+    return images + share[:, None, None, None] * (others - images), share
+
+
+def cutmix(key: jax.Array, images: jax.Array, others: jax.Array, alpha: float | jax.Array) -> Mixed:
+    """(images, share [N] of the other): a box of `others` pasted into the same place (Yun et al. 2019).
+
+    The box has the image's shape and a share of its area from Beta(alpha, alpha), and lies around a random pixel: what
+    lies outside the image is lost, so that the share is counted again.
+    """
+    share_key, box_key = jax.random.split(key)
+    side = jnp.sqrt(jax.random.beta(share_key, alpha, alpha, (len(images), 1)))
+    box = _box(box_key, images, *((side * length).astype(jnp.int32) for length in images.shape[1:3]))
+    return jnp.where(box, others, images), jnp.mean(box, axis=(1, 2, 3))
+
+
+def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config) -> dict[str, jax.Array]:
+    """A batch by a config's `augment` section: 'image' and 'label', and where mixup or cutmix is on two more.
+
+    Each image is mixed with the one before it in the batch, whose order is random as it is; with both on, half of the
+    images by either. 'label' int [N] is then the label with the larger share of the image, 'other' int [N] the second,
+    and 'share' float [N] what the second has, at most a half.
+
+    Args:
+      key: the one that `augment` had; other draws come from it here.
+      images: [N, H, W, C], pixels 0..255; come back in float32 if they are mixed.
+      labels: int [N].
+    """
+    ways = [(way, alpha) for way, alpha in ((mixup, config.mixup), (cutmix, config.cutmix)) if not is_off(alpha)]
+    if not ways:
+        return {"image": images, "label": labels}
+    images, key = images.astype(jnp.float32), jax.random.fold_in(key, MIX)
+    mixed = [way(jax.random.fold_in(key, number), images, jnp.roll(images, 1, axis=0), alpha)
+             for number, (way, alpha) in enumerate(ways)]
+    images, share = mixed[0]
+    if len(mixed) > 1:
+        second = jax.random.bernoulli(jax.random.fold_in(key, len(ways)), 0.5, share.shape)
+        images = jnp.where(second[:, None, None, None], mixed[1][0], images)
+        share = jnp.where(second, mixed[1][1], share)
+    others, less = jnp.roll(labels, 1), share <= 0.5
+    return {"image": images, "label": jnp.where(less, labels, others), "other": jnp.where(less, others, labels),
+            "share": jnp.where(less, share, 1 - share)}
+
+
+def augment(key: jax.Array, images: jax.Array, config, *, cropped: bool = False) -> jax.Array:
+    """A config's `augment` section over uint8 [N, H, W, C]: pixels 0..255, in float32 if values change.
+
+    In this order: random box, crop, flip, then rotation, scale and shift at once, brightness, contrast, saturation and
+    hue (torchvision draws the order of these four), lighting, cutout. `mix` comes after it.
+
+    Args:
+      cropped: the images are random boxes already, as streamed ones come.
+    """
+    def own(number):
+        return jax.random.fold_in(key, number)
+
+    if not (cropped or is_off(config.resized_crop)):
+        images = random_resized_crop(own(3), images, config.resized_crop)
     if config.crop:
-        images = random_crop(jax.random.fold_in(key, 1), images, config.crop)
+        images = random_crop(own(1), images, config.crop)
     if config.flip:
-        images = random_flip(jax.random.fold_in(key, 2), images)
-    if config.rotate or config.zoom or config.shift:
+        images = random_flip(own(2), images)
+    if not (is_off(config.rotate) and is_off(config.zoom) and is_off(config.shift)):
         images = random_affine(key, images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
                                shift=config.shift)
+    for number, (name, change) in enumerate(color.ALL.items(), 4):
+        if not is_off(getattr(config, name)) and (images.shape[3] == 3 or name not in color.OF_COLOR):
+            images = change(own(number), images.astype(jnp.float32), getattr(config, name))
+    if not is_off(config.cutout):
+        images = cutout(own(4 + len(color.ALL)), images, config.cutout)
     return images

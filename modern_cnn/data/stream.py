@@ -19,9 +19,8 @@ import numpy as np
 from PIL import Image
 
 from modern_cnn.data import batches, formats
+from modern_cnn.data.augment import RATIOS, TRIES
 
-RATIOS = (3 / 4, 4 / 3)  # width to height, of a random crop
-TRIES = 10
 SAMPLE = 1000  # training images from which 'standard' takes mean and deviation
 AHEAD = 2  # batches that are decoded, or on their way to the device, before they are asked for
 

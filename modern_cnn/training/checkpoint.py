@@ -1,7 +1,8 @@
 """Checkpoints that are whole, or are not used: Orbax writes them, a digest inside each proves them.
 
-A checkpoint has two parts: 'variables' (parameters and batch statistics: all that evaluation needs) and 'training'
-(optimiser, step and the metrics since the last log line, so that a resumed run is the same run).
+A checkpoint has two parts: 'variables' (parameters and batch statistics, or their averages where a run keeps them: all
+that evaluation needs) and 'training' (optimiser, step and the metrics since the last log line, and beside averages the
+variables themselves, so that a resumed run is the same run).
 """
 import json
 import logging
@@ -52,6 +53,12 @@ def _reason(error: Exception) -> str:
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     """Higher is better: validation accuracy, then the smaller loss."""
     return metrics["accuracy"], -metrics["loss"]
+
+
+def _parts(state: TrainState, metrics: Metrics) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(variables, training) of a checkpoint."""
+    training = {"step": state.step, "opt_state": state.opt_state, "metrics": metrics}
+    return state.scored, training if state.ema is None else training | {"variables": state.variables}
 
 
 def saved_steps(workdir: Path) -> list[int]:
@@ -151,8 +158,7 @@ class Checkpoints:
         Raises:
           UserError: this checkpoint or the one before could not be written.
         """
-        variables = state.variables
-        training = {"step": state.step, "opt_state": state.opt_state, "metrics": metrics}
+        variables, training = _parts(state, metrics)
         if not _finite(variables):
             return False
         try:
@@ -182,11 +188,11 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints but none can be read.
         """
-        training = {"step": state.step, "opt_state": state.opt_state, "metrics": metrics}
+        variables, training = _parts(state, metrics)
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
-                parts = self._read(step, variables=state.variables, training=training)
+                parts = self._read(step, variables=variables, training=training)
             except Exception as e:  # any kind of damage, any exception
                 damaged[step] = _reason(e)
                 continue
@@ -195,10 +201,11 @@ class Checkpoints:
                 self._set_aside(damaged)
                 self._open(read_only=False)
                 log.warning("going on from step %d instead", step)
-            params = parts["variables"].pop("params")
-            done = parts["training"]
-            return state.replace(step=done["step"], params=params, collections=parts["variables"],
-                                 opt_state=done["opt_state"]), done["metrics"]
+            scored, done = parts["variables"], parts["training"]
+            collections = done.get("variables", scored).copy()
+            ema = None if state.ema is None else scored
+            return state.replace(step=done["step"], params=collections.pop("params"), collections=collections,
+                                 opt_state=done["opt_state"], ema=ema), done["metrics"]
         if damaged:
             raise self._unreadable(damaged)
         return None

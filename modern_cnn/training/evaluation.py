@@ -22,19 +22,19 @@ from modern_cnn.training.state import TrainState
 log = logging.getLogger(__name__)
 
 
-def eval_function(spec: sources.Spec, feed) -> Callable:
-    """(state, metrics, *arguments of the feed) -> metrics, with the batch's examples added."""
+def eval_function(spec: sources.Spec, feed, flip: bool = False) -> Callable:
+    """(state, metrics, *arguments of the feed) -> metrics, with the batch's examples added, by `eval_step`."""
     def step(state, metrics, *args):
         batch = feed.eval_batch(*args)
         batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
-        return metrics.merge(steps.eval_step(state, batch))
+        return metrics.merge(steps.eval_step(state, batch, flip=flip))
 
     return step
 
 
-def compile_eval(spec: sources.Spec, devices: Devices, feed) -> Callable:
+def compile_eval(spec: sources.Spec, devices: Devices, feed, flip: bool = False) -> Callable:
     """`eval_function`, compiled."""
-    return devices.on_every(eval_function(spec, feed))
+    return devices.on_every(eval_function(spec, feed, flip))
 
 
 def evaluate(eval_fn: Callable, state: TrainState, feed, split: str, spec: sources.Spec, batch_size: int,
@@ -105,7 +105,8 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     state = TrainState(np.int32(step), params, variables, (), module, None)
     devices = Devices()
     feed = dataset.feed(devices)
-    metrics = evaluate(compile_eval(spec, devices, feed), devices.replicate(state), feed, split, spec,
+    flip = config.get("augment", {}).get("test_flip", False)  # older runs have no such field
+    metrics = evaluate(compile_eval(spec, devices, feed, flip), devices.replicate(state), feed, split, spec,
                        section.batch_size, devices)
     means = metrics.means(spec.num_classes)
     return {"split": split, "step": step, "accuracy": means["accuracy"], "loss": means["loss"],

@@ -15,6 +15,7 @@ import optax
 from modern_cnn import models
 from modern_cnn.data import augment, formats, sources
 from modern_cnn.errors import UserError
+from modern_cnn.numbers import is_off
 from modern_cnn.training import logs, mesh, optim, settings, steps, workdir
 from modern_cnn.training.checkpoint import Checkpoints, saved_steps
 from modern_cnn.training.evaluation import compile_eval, evaluate
@@ -88,10 +89,15 @@ def make_parts(config, spec: sources.Spec, plan: Plan, devices: Devices) -> tupl
             optim.make_optimizer(config.optimizer, plan.schedule))
 
 
+def state_function(config, spec: sources.Spec, plan: Plan, devices: Devices) -> Callable:
+    """(data of a key) -> the state of step 0 that is drawn from it."""
+    parts, ema = make_parts(config, spec, plan, devices), not is_off(config.optimizer.ema_decay)
+    return lambda data: TrainState.create(jax.random.wrap_key_data(data), *parts, spec.image_shape, ema=ema)
+
+
 def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices) -> TrainState:
     """The state of step 0, drawn from `key`."""
-    parts = make_parts(config, spec, plan, devices)
-    create = devices.on_every(lambda data: TrainState.create(jax.random.wrap_key_data(data), *parts, spec.image_shape))
+    create = devices.on_every(state_function(config, spec, plan, devices))
     return create(devices.replicate(jax.random.key_data(key)))  # an argument, as in compile_train
 
 
@@ -103,12 +109,16 @@ def train_function(config, spec: sources.Spec, plan: Plan, key: jax.Array, devic
     programs, that which finds the batch and that which learns; elsewhere it is to be compiled as one.
     """
     dropout_key, augment_key = jax.random.split(key)
-    train_step = devices.spread(partial(steps.train_step, accumulate=config.accumulate))
+    train_step = devices.spread(partial(
+        steps.train_step, label_smoothing=config.loss.label_smoothing, ema_decay=config.optimizer.ema_decay,
+        accumulate=config.accumulate))
 
     def next_batch(step, *args):
         batch = feed.train_batch(step % plan.steps_per_epoch, plan.batch_size, *args)
-        images = augment.augment(jax.random.fold_in(augment_key, step), batch["image"], config.augment)
-        return devices.split(batch | {"image": augment.normalize(images, spec.mean, spec.std)})
+        key = jax.random.fold_in(augment_key, step)
+        images = augment.augment(key, batch["image"], config.augment, cropped=config.data.stream)
+        batch = augment.mix(key, images, batch["label"], config.augment)
+        return devices.split(batch | {"image": augment.normalize(batch["image"], spec.mean, spec.std)})
 
     if devices.pmapped:
         next_batch = jax.jit(next_batch)
@@ -159,7 +169,7 @@ class Run:
         if not together:
             self.feed = dataset.feed(self.devices, config.augment.resized_crop)
             self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices, self.feed)
-            self.eval_fn = compile_eval(self.spec, self.devices, self.feed)
+            self.eval_fn = compile_eval(self.spec, self.devices, self.feed, config.augment.test_flip)
 
     def _open(self, quiet: bool) -> None:
         """The directory: what it records and has recorded, and the newest checkpoint in it."""
@@ -314,8 +324,8 @@ class Run:
 
     def choose(self) -> tuple[int, TrainState]:
         """The run's result: the step of the chosen checkpoint, and the state in it but for the optimiser's."""
-        chosen, variables = self.checkpoints.result(self.state.variables)
-        return chosen, self.state.replace(params=variables.pop("params"), collections=variables)
+        chosen, variables = self.checkpoints.result(self.state.scored)
+        return chosen, self.state.replace(params=variables.pop("params"), collections=variables, ema=None)
 
     def unscored(self, chosen: int) -> list[str]:
         """The splits on which the chosen checkpoint has no score yet."""
@@ -323,18 +333,17 @@ class Run:
                 if split in self.spec.sizes and (split, chosen) not in self.scores]
 
     def conclude(self, chosen: int) -> dict[str, Any]:
-        """The scores of the chosen checkpoint, each measured once by now; curves.png and the final table."""
+        """The scores of the chosen checkpoint, each measured once by now; curves.png and the table, unless quiet."""
         for split in ("validation", "test"):
             if split in self.spec.sizes:
                 recorded = self.scores[split, chosen]
                 self.results[split] = {name: recorded[name] for name in ("loss", "accuracy", "top5")
                                        if name in recorded}
         self.log.close()
-        if mesh.leads():
+        if mesh.leads() and not self.log.quiet:
             curves = logs.draw_curves(
                 self.directory, f"{self.config.model.name} on {self.spec.source}, {self.parameters:,} parameters")
-            if not self.log.quiet:
-                log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
+            log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
         return {"step": chosen} | self.results
 
     def _summary(self, chosen: int) -> list[tuple[str, str]]:

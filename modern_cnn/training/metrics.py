@@ -5,12 +5,22 @@ import optax
 from flax import struct
 from jax import lax
 
+from modern_cnn.numbers import is_off
+
 TOP5_ABOVE = 10  # top-5 accuracy says something where there are more classes than this
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy of each example, in nats, float32: logits [N, K], labels int [N] -> [N]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float | jax.Array = 0.0) -> jax.Array:
+    """Softmax cross-entropy of each example, in nats, float32: logits [N, K], labels int [N] -> [N].
+
+    With label smoothing (Szegedy et al. 2015, "Rethinking the Inception architecture", section 7) the wanted
+    distribution is 1 - smoothing for the label, and smoothing divided among all K classes.
+    """
+    logits = logits.astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if is_off(smoothing):
+        return losses
+    return (1 - smoothing) * losses - smoothing * jnp.mean(jax.nn.log_softmax(logits), axis=1)
 
 
 class Metrics(struct.PyTreeNode):
@@ -27,11 +37,14 @@ class Metrics(struct.PyTreeNode):
         return cls(jnp.zeros((), jnp.float32), *(jnp.full((), value, jnp.int32) for value in (0, 0, 0, -1)))
 
     @classmethod
-    def of(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None,
-           step: jax.Array | int = -1) -> "Metrics":
-        """Of a batch: logits [N, K], labels int [N]; examples where `mask` [N] is False count nowhere."""
+    def of(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, step: jax.Array | int = -1,
+           losses: jax.Array | None = None) -> "Metrics":
+        """Of a batch: logits [N, K], labels int [N]; examples where `mask` [N] is False count nowhere.
+
+        `losses` [N] are those that training lowers, where they are not the cross-entropy.
+        """
         mask = jnp.ones(labels.shape, bool) if mask is None else mask
-        losses = jnp.where(mask, cross_entropy(logits, labels), 0)
+        losses = jnp.where(mask, cross_entropy(logits, labels) if losses is None else losses, 0)
         # An example's rank: how many classes are ahead of its own. Of equal logits the first class is ahead, as in
         # argmax, or a dead network would be right about everything. NaN is ahead of all, so it is never correct.
         own = jnp.take_along_axis(logits, labels[:, None], axis=1)

@@ -19,10 +19,13 @@ FIELDS = {
     "data.validation": (0, 1), "data.train_size": (0, inf), "data.num_classes": (0, inf), "data.stream": (0, 1),
     "data.manual_dir": None,
     "augment.resized_crop": (0, 1), "augment.crop": (0, inf), "augment.flip": (0, 1), "augment.rotate": (0, 180),
-    "augment.zoom": (0, 0.99), "augment.shift": (0, inf),
+    "augment.zoom": (0, 0.99), "augment.shift": (0, inf), "augment.brightness": (0, inf), "augment.contrast": (0, inf),
+    "augment.saturation": (0, inf), "augment.hue": (0, 0.5), "augment.lighting": (0, inf), "augment.cutout": (0, inf),
+    "augment.mixup": (0, inf), "augment.cutmix": (0, inf), "augment.test_flip": (0, 1),
+    "loss.label_smoothing": (0, 1),
     "optimizer.name": None, "optimizer.learning_rate": (0, inf), "optimizer.base_batch_size": (0, inf),
     "optimizer.momentum": (0, 1), "optimizer.nesterov": (0, 1), "optimizer.weight_decay": (0, inf),
-    "optimizer.clip_norm": (0, inf),
+    "optimizer.clip_norm": (0, inf), "optimizer.ema_decay": (0, 1),
     "schedule.name": None, "schedule.warmup_epochs": (0, inf), "schedule.milestones": None, "schedule.factor": (0, inf),
 }
 
@@ -48,9 +51,6 @@ def check(config) -> None:
         raise UserError(f"config.schedule.milestones={config.schedule.milestones} must be epochs, at least 0")
     if "num_classes" in config.model:
         raise UserError("config.model.num_classes: the data say how many classes there are (config.data.num_classes)")
-    if config.augment.resized_crop and not config.data.stream:
-        raise UserError(f"config.augment.resized_crop={config.augment.resized_crop} is for streamed images; add "
-                        "--config.data.stream=true, or pad and crop them: --config.augment.crop=4")
     try:
         json.dumps(config.to_dict())
     except TypeError as e:

@@ -11,7 +11,8 @@ from flax import struct
 class TrainState(struct.PyTreeNode):
     """Parameters, every other collection of the module ('batch_stats', ...), the optimiser's state and the step count.
 
-    `module` and `optimizer` are static: a state goes through jit, pmap and shard_map by itself.
+    `ema` are the running averages of `variables`, batch statistics included, or None where none are kept. `module` and
+    `optimizer` are static: a state goes through jit, pmap and shard_map by itself.
     """
     step: jax.Array  # int32, steps done
     params: Any
@@ -19,16 +20,35 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     module: nn.Module = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    ema: dict[str, Any] | None = None
 
     @classmethod
     def create(cls, key: jax.Array, module: nn.Module, optimizer: optax.GradientTransformation,
-               image_shape: tuple[int, int, int]) -> "TrainState":
-        """Freshly drawn parameters for images of `image_shape` (H, W, C)."""
+               image_shape: tuple[int, int, int], *, ema: bool = False) -> "TrainState":
+        """Freshly drawn parameters for images of `image_shape` (H, W, C); with `ema` averages are kept from here on."""
         variables = dict(module.init(key, jnp.zeros((1, *image_shape)), train=False))
         params = variables.pop("params")
-        return cls(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), module, optimizer)
+        state = cls(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), module, optimizer)
+        return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state  # arrays of its own
 
     @property
     def variables(self) -> dict[str, Any]:
         """What `module.apply` takes."""
         return {"params": self.params, **self.collections}
+
+    @property
+    def scored(self) -> dict[str, Any]:
+        """The variables that evaluation scores and a run results in: the averages, where they are kept."""
+        return self.variables if self.ema is None else self.ema
+
+    def average(self, decay: float | jax.Array) -> "TrainState":
+        """The state after its averages, if it keeps any, have moved towards its variables.
+
+        new = d * old + (1 - d) * variables, d = min(decay, (1 + step) / (10 + step)): the first steps do not linger
+        (`tf.train.ExponentialMovingAverage` with `num_updates`).
+        """
+        if self.ema is None:
+            return self
+        decay = jnp.minimum(decay, (1 + self.step) / (10 + self.step))
+        return self.replace(ema=jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, self.ema,
+                                             self.variables))

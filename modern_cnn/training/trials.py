@@ -86,16 +86,15 @@ def _bare(state: TrainState) -> TrainState:
 def _unstack(tree: Any, count: int) -> list[Any]:
     """In the host's memory, copied: the device's may be donated while a checkpoint is still being written."""
     host = jax.tree.map(np.array, jax.device_get(tree))
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(count)]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i, ...], host) for i in range(count)]
 
 
 def initial_states(configs: Sequence, spec: sources.Spec) -> list[TrainState]:
     """Each run's state of step 0, as `loop.create_state` draws it, without what is static."""
     devices, config = Apart(1), configs[0]
-    parts = loop.make_parts(config, spec, loop.make_plan(config, spec, devices), devices)
-    keys = jnp.stack([jax.random.split(jax.random.key(config.seed))[0] for config in configs])
-    return _unstack(jax.jit(jax.vmap(lambda key: _bare(TrainState.create(key, *parts, spec.image_shape))))(keys),
-                    len(configs))
+    create = loop.state_function(config, spec, loop.make_plan(config, spec, devices), devices)
+    keys = jnp.stack([jax.random.key_data(jax.random.split(jax.random.key(config.seed))[0]) for config in configs])
+    return _unstack(jax.jit(lambda keys: jax.lax.map(lambda data: _bare(create(data)), keys))(keys), len(configs))
 
 
 class _Progress(logs.RunLog):
@@ -139,7 +138,7 @@ class Together(loop.Run):
         self.step = self.resumed_at = self.saved_at = first.step
         self.stopped, self.tracing = 0, False
         self.log = _Progress(runs, note)
-        self.feed = dataset.feed(self.devices)
+        self.feed = dataset.feed(self.devices, self.config.augment.resized_crop)
         numbers = {field: [_get(run.config, field) for run in runs] for field in NUMBERS}
         differ = [field for field, values in numbers.items() if len(set(values)) > 1]
         self.own = self._stack([({field: np.float32(_get(run.config, field)) for field in differ},
@@ -174,7 +173,8 @@ class Together(loop.Run):
         """A trial's metrics with a batch added, traced."""
         state, metrics = own
         module = loop.build_model(self.config.model.to_dict(), self.spec)
-        return eval_function(self.spec, self.feed)(state.replace(module=module), metrics, *shared)
+        count = eval_function(self.spec, self.feed, self.config.augment.test_flip)
+        return count(state.replace(module=module), metrics, *shared)
 
     def batches(self, epoch: int, first: int) -> Iterator[tuple]:
         """Arguments of `train_fn`: each trial has an order of its own over the same images."""
