@@ -20,8 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (sys.executable, str(ROOT / "scripts/train.py"), f"--config={ROOT / 'configs/quickstart.py'}",
          "--config.epochs=4", "--config.eval_every_epochs=2", "--config.data.validation=0.1",
          "--config.data.image_size=16", "--config.log_every_steps=3", "--config.checkpoint_every_steps=4",
-         "--config.test_every_epoch=True", "--config.optimizer.ema_decay=0.9", "--config.augment.mixup=0.2",
-         "--config.loss.label_smoothing=0.1")
+         "--config.test_every_epoch=True", "--config.optimizer.ema_decay=0.9")
 TOTAL_STEPS = 4 * (1293 // 64)
 
 
