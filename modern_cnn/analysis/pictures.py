@@ -104,7 +104,8 @@ def projections(units: Sequence[Mapping[str, Any]], title: str, path: Path) -> P
     """
     columns = min(3, len(units))
     rows = -(-len(units) // columns)
-    figure = _figure(3.6 * columns, 0.5 + 2.05 * rows)
+    figure = _figure(3.6 * columns, 0.5 + 1.95 * rows)
+    figure.get_layout_engine().set(wspace=0.04)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
