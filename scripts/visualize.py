@@ -221,7 +221,7 @@ def draw_surface(out):
     draw = jax.jit(surface.filter_normalized)
     lines = [(f"direction {i}", *along({"params": draw(jax.random.key(i), inside.variables["params"])}, steps))
              for i in range(1, DIRECTIONS + 1)]
-    panels = [{"title": "random directions, filter by filter as long as the weights", "xlabel": "step; 0: the result",
+    panels = [{"title": "random directions, filter-normalised", "xlabel": "step; 0: the result",
                "steps": steps, "result": 0, "lines": lines}]
     if OTHER.value:
         start, label = evaluation.load_run(OTHER.value)[1], "the other run"
@@ -231,11 +231,11 @@ def draw_surface(out):
         label = "the initial weights"
     if jax.tree.map(np.shape, start) != jax.tree.map(np.shape, inside.variables):
         raise UserError(f"{OTHER.value} holds another network than {WORKDIR.value}")
-    steps = np.linspace(-1.25, 0.25, POINTS)
+    steps = np.linspace(-1, 0.25, POINTS)
     panels.append({"title": f"from {label} to the result", "xlabel": f"step; -1: {label}, 0: the result",
                    "steps": steps, "result": 0,
                    "lines": [("the line", *along(surface.difference(inside.variables, start), steps))]})
-    return pictures.surface(panels, f"{inside.name}: loss and accuracy on {len(labels):,} {SPLIT.value} images", out)
+    return pictures.surface(panels, f"{inside.name}: loss and accuracy on {len(labels):,} images of {SPLIT.value}", out)
 
 
 def draw_augment(out):

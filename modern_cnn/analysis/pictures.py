@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-DPI = 110
+DPI = 100
 GAP = 1.0  # white, between tiles
 HEAT = "inferno"
 
@@ -39,10 +39,10 @@ def _show(axis, picture: np.ndarray, title: str = "", **options) -> None:
     axis.set_axis_off()
 
 
-def around_grey(values: np.ndarray) -> np.ndarray:
-    """Signed values [..., H, W, C] as pixels: 0 is grey, and the largest of each image black or white."""
-    largest = np.abs(values).max((-3, -2, -1), keepdims=True)
-    return 0.5 + 0.5 * values / np.where(largest == 0, 1, largest)
+def around_grey(values: np.ndarray, share: float = 1.0) -> np.ndarray:
+    """Signed values [..., H, W, C] as pixels: 0 is grey, and what reaches a share of each image's largest is full."""
+    largest = share * np.abs(values).max((-3, -2, -1), keepdims=True)
+    return 0.5 + 0.5 * np.clip(values / np.where(largest == 0, 1, largest), -1, 1)
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
@@ -104,13 +104,14 @@ def projections(units: Sequence[Mapping[str, Any]], title: str, path: Path) -> P
     """
     columns = min(3, len(units))
     rows = -(-len(units) // columns)
-    figure = _figure(4 * columns, 0.5 + 2.25 * rows)
+    figure = _figure(3.6 * columns, 0.5 + 1.95 * rows)
+    figure.get_layout_engine().set(wspace=0.04)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, unit in zip(axes, units, strict=False):
         across = int(np.ceil(np.sqrt(len(unit["patches"]))))
-        both = [tiles(images, across, 60) for images in (around_grey(unit["projections"]), unit["patches"])]
+        both = [tiles(images, across, 60) for images in (around_grey(unit["projections"], 0.6), unit["patches"])]
         gap = np.full((len(both[0]), both[0].shape[1] // 12, both[0].shape[2]), GAP)
         _show(axis, np.concatenate([both[0], gap, both[1]], 1), unit["title"])
     return _save(figure, title, path)
@@ -187,6 +188,8 @@ def surface(panels: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path
     Args:
       panels: 'title', 'xlabel', 'steps' [n] and 'lines', of (label, loss [n], accuracy [n]), of each.
     """
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
     figure = _figure(4.6 * len(panels), 5.4)
     axes = figure.subplots(2, len(panels), squeeze=False, sharex="col")
     for column, panel in zip(axes.T, panels, strict=True):
@@ -198,6 +201,9 @@ def surface(panels: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path
             axis.grid(alpha=0.3)
         column[0].set_title(panel["title"], fontsize=10)
         column[0].set_yscale("log")
+        for format_ticks in (column[0].yaxis.set_major_formatter, column[0].yaxis.set_minor_formatter):
+            format_ticks(ScalarFormatter())
+        column[1].xaxis.set_major_locator(MaxNLocator(6))
         column[1].set_ylim(0, 1)
         column[1].set_xlabel(panel["xlabel"], fontsize=9)
         column[0].legend(fontsize=8)
