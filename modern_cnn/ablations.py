@@ -1,8 +1,8 @@
 """The experiments of scripts/ablations: those that no sweep can be, and the pages that tell of all of them.
 
 An experiment's directory holds a sweep, or several in directories of their own, whose names tell them apart (and begin
-with a number, `1-`, where the alphabet is not their order); `seconds`, how long each call of its script took; and
-`picture.png` where it has drawn one itself.
+with a number, `1-`, where the alphabet is not their order); `seconds`, how long each call of its script took, and what
+bash's `times` said after it; and `picture.png` where it has drawn one itself.
 """
 import functools
 import json
@@ -201,7 +201,8 @@ def publish(scripts: Path, runs: Path, docs: Path, names: Sequence[str] = ()) ->
     (docs / "README.md").write_text(
         "# Ablations\n\nWhat the texts claim, as experiments that run in minutes on two cores:\n"
         "`bash scripts/ablations/NAME.sh`. These pages are written from the runs' own files, by\n"
-        "`python scripts/ablate.py --what=publish`. The machine did other work too, so the times are long.\n\n"
+        "`python scripts/ablate.py --what=publish`. The machine did other work too, so the times are long: two\n"
+        "cores of their own need little more than half of the processor time.\n\n"
         + report.markdown(lines))
     return list(chosen)
 
@@ -213,7 +214,6 @@ def _page(script: Script, directory: Path, docs: Path) -> str:
         picture.write_bytes((directory / "picture.png").read_bytes())
     else:
         comparison.draw(settings, picture, script.title)
-    took = sum(map(int, (directory / "seconds").read_text().split())) if (directory / "seconds").exists() else 0
     versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
     trained = any(setting.curves and setting.curves[0] for setting in settings)
     note = "\nTrain: the mean over the last epoch as it went, with any dropout and augmentation.\n" if trained else ""
@@ -230,6 +230,15 @@ bash scripts/ablations/{script.name}.sh
 {report.markdown(table(settings))}{note}
 ![{script.title}]({script.name}.png)
 
-Mean ± standard deviation over the trials that were done. Took {logs.duration(took)} on {run.get('machine')}
+Mean ± standard deviation over the trials that were done. Took {_took(directory / "seconds")} on {run.get('machine')}
 ({run.get('device')}): {versions}; commit {run.get('commit')}.
 """
+
+
+def _took(path: Path) -> str:
+    """'9 min 42 s (11 min 03 s of processor time)', over all calls of an experiment's script."""
+    words = path.read_text().split() if path.exists() else []
+    wall = sum(int(word) for word in words if word.isdigit())
+    times = [word.removesuffix("s").partition("m") for word in words if not word.isdigit()]  # 0m1.234s
+    processor = sum(60 * int(minutes) + float(seconds) for minutes, _, seconds in times)
+    return logs.duration(wall) + (f" ({logs.duration(processor)} of processor time)" if processor else "")

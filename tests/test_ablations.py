@@ -1,6 +1,7 @@
 """The experiments: that each script asks for what exists, and that the pages tell what its runs measured."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_a_script_asks_for_what_exists(script, tmp_path, monkeypatch):
     """Fields, values, networks and their options, at every point of its grids: 3 seeds, in the folder it is given."""
     monkeypatch.chdir(ROOT)
     calls = commands(script, tmp_path)
-    assert (tmp_path / "work" / "seconds").read_text().strip().isdigit()
+    assert re.fullmatch(r"\d+\n(\d+m[\d.]+s \d+m[\d.]+s\n){2}", (tmp_path / "work" / "seconds").read_text())
     assert calls
     for program, *arguments in calls:
         assert any(argument.startswith(f"--workdir={tmp_path / 'work'}") for argument in arguments)
@@ -111,7 +112,7 @@ def places(tmp_path):
             ({"seed": 0, "optimizer.learning_rate": 0.3}, done(0.25), (2.0, 0.5)),
             ({"seed": 1, "optimizer.learning_rate": 0.3}, {"status": "diverged: at step 3", "seconds": 1.0}, None),
         ], config)
-    (runs / "depth" / "seconds").write_text("61\n9\n")
+    (runs / "depth" / "seconds").write_text("61\n0m0.010s 0m0.005s\n1m40.000s 0m4.500s\n9\n")
     (runs / "depth" / "1-deep" / "run.json").write_text(json.dumps(
         {"versions": {"jax": "1.2"}, "machine": "a machine", "device": "cpu", "commit": "abc"}))
     return scripts, runs, docs
@@ -141,7 +142,8 @@ def test_pages_and_index(places):
     (scripts / "other.sh").write_text(HEAD.replace("Deep against shallow", "Another"))
     assert ablations.publish(scripts, runs, docs) == ["depth"]
     page = (docs / "depth.md").read_text()
-    for said in ("# Deep against shallow\n", "**Claim.** Deeper is better.", "| shallow | 0.1 | 2 |", "Took 1 min 10 s",
+    for said in ("# Deep against shallow\n", "**Claim.** Deeper is better.", "| shallow | 0.1 | 2 |",
+                 "Took 1 min 10 s (1 min 45 s of processor time)",
                  "a machine\n(cpu): jax 1.2; commit abc"):
         assert said in page
     assert matplotlib.image.imread(docs / "depth.png").shape[2] == 4

@@ -21,4 +21,4 @@ workdir=${WORKDIR:-runs/ablations/activations}
 python scripts/sweep.py --config=configs/lenet.py --workdir="$workdir" --sweep=seed=0:3 \
   --sweep=model.activation=sigmoid,relu --sweep=optimizer.learning_rate=0.03,0.1,0.3,0.9 \
   --config.data.train_size=20000 --config.epochs=6 --config.log_every_steps=0 "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

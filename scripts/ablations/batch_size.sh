@@ -19,4 +19,4 @@ python scripts/sweep.py --config=configs/lenet.py:lenet_bn --workdir="$workdir" 
   --sweep=model.norm=batch,none --sweep=data.batch_size=2,8,32,64,128,512 --config.model.activation=relu \
   --config.optimizer.learning_rate=0.1 --config.optimizer.base_batch_size=128 \
   --config.data.train_size=5000 --config.epochs=5 --config.log_every_steps=0 "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

@@ -19,4 +19,4 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/contours}
 python scripts/ablate.py --what=contours --workdir="$workdir" "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

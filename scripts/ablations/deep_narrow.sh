@@ -19,4 +19,4 @@ python scripts/sweep.py --config=configs/vgg.py:vgg13_cifar --workdir="$workdir"
   --sweep='model.stage_sizes=(1,1,1,1,1),(2,2,2,2,2)' --sweep=model.kernel_size=3,5 --config.model.width=0.25 \
   --config.data.source=fashion_mnist --config.data.train_size=5000 --config.data.batch_size=100 \
   --config.optimizer.learning_rate=1e-3 --config.epochs=6 --config.log_every_steps=0 "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

@@ -22,4 +22,4 @@ python scripts/sweep.py --config=configs/lenet.py:lenet_relu_bn --workdir="$work
   --config.optimizer.learning_rate=0.05 --config.optimizer.momentum=0.9 --config.data.normalize=standard \
   --config.epochs=1000 --config.max_steps=800 --config.eval_every_epochs=1000 --config.test_every_epoch=false \
   --config.log_every_steps=0 "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

@@ -21,4 +21,4 @@ python scripts/sweep.py --config=configs/googlenet.py:googlenet --workdir="$work
   --config.model.width=0.25 --config.data.image_size=0 --config.data.validation=0 --config.data.train_size=5000 \
   --config.data.batch_size=100 --config.augment.crop=0 --config.augment.flip=false \
   --config.optimizer.learning_rate=0.05 --config.epochs=5 --config.test_every_epoch=true --config.log_every_steps=0 "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

@@ -29,4 +29,4 @@ classes --workdir="$workdir/1-plain" --config.model.shortcut=none "$@"
 classes --workdir="$workdir/2-plain, identities" --config.model.shortcut=none --config.model.initializer=identity "$@"
 classes --workdir="$workdir/3-residual, identities" --config.model.preactivation=true \
   --config.model.zero_init_residual=true "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

@@ -27,4 +27,4 @@ nin() {
 }
 nin --workdir="$workdir/1-global average" "$@"
 nin --workdir="$workdir/2-dense layers" '--config.model.hidden=(512,512)' "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

@@ -24,4 +24,4 @@ python scripts/sweep.py --config=configs/resnet.py:resnet20 --workdir="$workdir"
   --config.data.validation=0 --config.data.train_size=6000 --config.augment.crop=0 --config.augment.flip=false \
   --config.optimizer.learning_rate=0.05 --config.schedule.name=constant --config.epochs=5 \
   --config.test_every_epoch=true --config.log_every_steps=0 "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

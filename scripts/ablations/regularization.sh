@@ -23,4 +23,4 @@ python scripts/sweep.py --config=configs/alexnet.py:alexnet --workdir="$workdir"
   --config.optimizer.name=adam --config.optimizer.learning_rate=5e-4 --config.optimizer.weight_decay=0 \
   --config.schedule.name=constant --config.epochs=30 --config.eval_every_epochs=5 --config.test_every_epoch=true \
   --config.log_every_steps=0 "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"

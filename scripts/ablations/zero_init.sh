@@ -22,4 +22,4 @@ python scripts/sweep.py --config=configs/resnet.py:resnet20 --workdir="$workdir"
   --config.model.width=0.5 --config.data.source=fashion_mnist --config.data.image_size=0 --config.data.validation=0 \
   --config.data.train_size=4000 --config.augment.crop=0 --config.augment.flip=false --config.schedule.name=constant \
   --config.test_every_epoch=true --config.log_every_steps=0 --config.epochs=4 "$@"
-echo "$SECONDS" >> "$workdir/seconds"
+{ echo "$SECONDS"; times; } >> "$workdir/seconds"
