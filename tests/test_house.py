@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "training": {"training", "models", "data", "errors"},
     "weights": {"weights", "models", "errors"},
     "benchmarks": {"models", "training", "data", "functional", "analysis", "errors"},
+    "pages": {"models", "results", "analysis", "errors"},
+    "results": {"training", "errors"},
     "scaling": {"models", "training", "functional", "errors"},
     "analysis": {"analysis", "functional", "errors"},
     "__init__": {"training"},
