@@ -33,6 +33,8 @@ MAY_IMPORT = {
     "benchmarks": {"models", "training", "data", "functional", "analysis", "errors"},
     "sweep": {"training", "analysis", "errors"},
     "ablations": {"training", "models", "data", "analysis", "errors"},
+    "pages": {"models", "results", "analysis", "errors"},
+    "results": {"training", "errors"},
     "scaling": {"models", "training", "functional", "errors"},
     "analysis": {"analysis", "functional", "errors"},
     "__init__": {"training"},
