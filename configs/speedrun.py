@@ -5,7 +5,7 @@
 
 `fashion_mnist`: 90 % on two CPU cores. The second command repeats the first with five seeds and empty caches, so that
 start-up, decoding and compilation count.
-Result: 90.39 % as mean of seeds 0 to 4 (90.19 to 90.75), 30.9 s as median (30.4 to 31.6); jax 0.10.2.
+Result: 90.22 % as mean of seeds 0 to 4 (90.03 to 90.37), 31.8 s as median (30.9 to 33.6); jax 0.10.2.
 The network is the TensorFlow text's LeNet with batch normalisation; network, batch and rate were chosen among five
 recipes on a tenth of the training images (--config.data.validation=0.1), with one epoch more for margin.
 
