@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from modern_cnn.data import sources
@@ -94,9 +93,9 @@ def _unstack(tree: Any, count: int) -> list[Any]:
 def initial_states(configs: Sequence, spec: sources.Spec) -> list[TrainState]:
     """Each run's state of step 0, as `loop.create_state` draws it, without what is static."""
     devices, config = Apart(1), configs[0]
-    create = loop.state_function(config, spec, loop.make_plan(config, spec, devices), devices)
-    keys = jnp.stack([jax.random.key_data(jax.random.split(jax.random.key(config.seed))[0]) for config in configs])
-    return _unstack(jax.jit(lambda keys: jax.lax.map(lambda data: _bare(create(data)), keys))(keys), len(configs))
+    create = devices.on_every(loop.state_function(config, spec, loop.make_plan(config, spec, devices), devices))
+    keys = [jax.random.split(jax.random.key(config.seed))[0] for config in configs]
+    return [_bare(jax.device_get(create(jax.random.key_data(key)))) for key in keys]
 
 
 class _Progress(logs.RunLog):
