@@ -62,11 +62,13 @@ def _points(setting: Setting, score: str) -> tuple[float, float] | None:
 def _against(axes, settings: Sequence[Setting], field: str, score: str, colors: Sequence) -> None:
     """A line for each of the other fields' values, over the numbers of `field`."""
     others = [other for other in varying(settings) if other != field]
-    lines: dict[str, list] = {}
+    lines: dict[str, list] = {_label(setting, others): [] for setting in settings}
     for setting in settings:
         if point := _points(setting, score):
-            lines.setdefault(_label(setting, others), []).append((_number(setting.fields[field]), *point))
+            lines[_label(setting, others)].append((_number(setting.fields[field]), *point))
     for i, (label, points) in enumerate(lines.items()):
+        if not points:
+            continue
         x, mean, deviation = zip(*sorted(points), strict=True)
         axes.errorbar(x, mean, deviation, color=colors[i % len(colors)], marker=MARKERS[i % len(MARKERS)], markersize=4,
                       capsize=2.5, linewidth=1.3, label=label or None)
@@ -114,7 +116,8 @@ def draw(settings: Sequence[Setting], path: Path, title: str) -> None:
     if field:
         _against(left, settings, field, "test_accuracy", colors)
         left.set_ylabel("test accuracy (%)")
-        second = "train_loss" if any(_points(setting, "train_loss") for setting in settings) else "train_accuracy"
+        trained = [setting for setting in settings if setting.done()]
+        second = "train_loss" if all(_points(setting, "train_loss") for setting in trained) else "train_accuracy"
         _against(right, settings, field, second, colors)
         right.set_ylabel("train loss (nats)" if second == "train_loss" else "train accuracy (%)")
         handles, labels = left.get_legend_handles_labels()
