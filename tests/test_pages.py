@@ -73,7 +73,7 @@ def test_a_page_that_is_out_of_date_is_told_and_mended(tmp_path):
 
 def train_commands():
     for name, text in TEXTS.items():
-        for command in re.findall(r"^python scripts/train\.py .*(?:\\\n.*)*", text, re.MULTILINE):
+        for command in re.findall(r"^python scripts/train\.py (?:.*\\\n)*.*", text, re.MULTILINE):
             yield pytest.param(name, command.replace("\\\n", " "), id=f"{name}: {command[24:80]}")
 
 
