@@ -63,6 +63,7 @@ class _Reader:
         self.parts = {path[:i] for path in layers for i in range(len(path) + 1)}
         self.nodes = [Node("input", "", shape)]
         self.open = None  # the layer that the last equation belonged to, and so its node
+        self.open_window = False  # whether that has had its window
         self.inside: dict[int, list[str]] = {}  # of a module drawn as one box: its convolutions
 
     def read(self, jaxpr: Jaxpr, inputs: Sequence[int | None], stack: tuple[str, ...] = ()) -> list[int | None]:
@@ -96,9 +97,11 @@ class _Reader:
             return sources[0]  # a reshape or the like
         else:
             label = ""
-        if owner is None or owner != self.open:
+        window = kind == "pool" and primitive.startswith("reduce_window")
+        if owner is None or owner != self.open or (window and self.open_window):  # two poolings in a row are two
             self.nodes.append(Node(kind, label, shape))
-        self.open = owner
+            self.open_window = False
+        self.open, self.open_window = owner, self.open_window or window
         number = len(self.nodes) - 1
         node = self.nodes[number]
         node.shape = shape
