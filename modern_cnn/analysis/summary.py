@@ -107,7 +107,8 @@ def views(function: Callable[[Any, jax.Array], Any], variables: Any, images: jax
       A View for the height, and one for the width.
     """
     with formulations.platform("gpu"):
-        jaxpr = jax.make_jaxpr(function)(variables, images)
+        # A function of its own: JAX would find what `function` was traced to before, on this machine's platform.
+        jaxpr = jax.make_jaxpr(lambda variables, images: function(variables, images))(variables, images)
     return _Reader(set()).read(jaxpr.jaxpr, [leaf.ndim for leaf in jax.tree.leaves(variables)] + [PIXEL])[0]
 
 
