@@ -31,7 +31,7 @@ def test_everybody_learns_the_same_batch(who):
 def test_the_library_is_xlas_own_operations(monkeypatch):
     taken = []
     monkeypatch.setattr(benchmarks.steps, "train_step", lambda state, batch, key: taken.append(
-        benchmarks.formulations.convolution((3, 3), (1, 1), ((1, 1), (1, 1)), 1, 4, (8, 8))) or (state, 0))
+        benchmarks.formulations.convolution((3, 3, 4, 40), (1, 1), ((1, 1), (1, 1)), 1, 4, (8, 8))) or (state, 0))
     case = benchmarks.Case("lenet", 8, (28, 28, 1), {}, "float32")
     benchmarks.ours(case)
     benchmarks.library(case)
