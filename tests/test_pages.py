@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 RECORDS = results.load(DOCS / pages.RECORDS)
 TEXTS = {path.name: path.read_text() for path in DOCS.glob("*.md")}
-ELSEWHERE = {"ablations/README.md", "inside.md"}  # of other parts of the project, which may not be there yet
 
 
 def test_the_counts_of_the_tables_are_the_golden_ones():
@@ -98,7 +97,7 @@ def test_a_command_of_a_page_can_be_given(name, command):
 def test_links_and_scripts_exist():
     for name, text in TEXTS.items():
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-            assert (DOCS / target).exists() or target in ELSEWHERE, f"{name}: {target}"
+            assert (DOCS / target).exists(), f"{name}: {target}"
         for script in re.findall(r"python (scripts/\w+\.py)", text):
             assert (ROOT / script).exists(), f"{name}: {script}"
 
