@@ -208,17 +208,17 @@ def augment(key: jax.Array, images: jax.Array, config, *, cropped: bool = False)
     Args:
       cropped: the images are random boxes already, as streamed ones come.
     """
-    def own(number):
+    def own(number):  # 0 to 2 would be the keys into which `random_affine` splits this one
         return jax.random.fold_in(key, number)
 
     if not (cropped or is_off(config.resized_crop)):
         images = random_resized_crop(own(3), images, config.resized_crop)
     if config.crop:
-        images = random_crop(own(1), images, config.crop)
+        images = random_crop(own(10), images, config.crop)
     if config.flip:
-        images = random_flip(own(2), images)
+        images = random_flip(own(11), images)
     if not (is_off(config.rotate) and is_off(config.zoom) and is_off(config.shift)):
-        images = random_affine(own(0), images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
+        images = random_affine(key, images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
                                shift=config.shift)
     for number, (name, change) in enumerate(color.ALL.items(), 4):
         if not is_off(getattr(config, name)) and (images.shape[3] == 3 or name not in color.OF_COLOR):
