@@ -14,14 +14,14 @@ import logging
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from modern_cnn.analysis import report
 from modern_cnn.errors import UserError, did_you_mean
-from modern_cnn.training import logs, loop, trials, workdir
+from modern_cnn.training import logs, loop, mesh, trials, workdir
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,8 @@ class Sweep:
 
     def _point(self, fields: dict[str, Any]) -> str:
         """The same text for the same run, whichever fields say so."""
-        return json.dumps({field: value for field, value in sorted(fields.items()) if value != self.default(field)})
+        values = json.loads(json.dumps(fields, sort_keys=True))  # as it is read back: tuples are lists
+        return json.dumps({field: value for field, value in values.items() if value != self.default(field)})
 
     def default(self, field: str) -> Any:
         """What the shared config has for a field."""
@@ -266,7 +267,8 @@ def run(config, sweeps: Sequence[str], directory: str | Path, *, together: bool 
         sweep = Sweep(config, fields, directory)
         sweep.write()
         try:
-            _train(sweep, together)
+            with mesh.stop_signals() as stop:
+                _train(sweep, together, stop)
         finally:
             path = sweep.report()
         done = sum(trial.result["status"] == DONE for trial in sweep.asked)
@@ -280,8 +282,8 @@ def run(config, sweeps: Sequence[str], directory: str | Path, *, together: bool 
         return {"trials": len(sweep.asked), "done": done, "report": str(path)}
 
 
-def _train(sweep: Sweep, together: bool) -> None:
-    """The trials that are left: those of one program together, the others one after the other."""
+def _train(sweep: Sweep, together: bool, stop: Callable[[int], int]) -> None:
+    """The trials that are left: those of one program together, the others one after the other, until a signal."""
     groups: dict[str, list[Trial]] = {}
     for trial in sweep.asked:
         if not trial.ended:
@@ -289,11 +291,13 @@ def _train(sweep: Sweep, together: bool) -> None:
             groups.setdefault(program, []).append(trial)
     waiting = [group[i:i + LARGEST] for group in groups.values() for i in range(0, len(group), LARGEST)]
     while waiting:
+        if stop(0):  # it came while a trial was concluded
+            raise SystemExit(128 + stop(0))
         group, start = waiting.pop(0), time.perf_counter()
         note = (f"{sum(trial.ended for trial in sweep.asked)} of {len(sweep.asked)} trials done, "
                 f"{sum(map(len, waiting))} waiting: ")
         try:
-            outcomes = _outcomes(sweep, group, note)
+            outcomes = _outcomes(sweep, group, note, stop)
         except Exception as e:  # whatever it is, the others go on
             if len(group) > 1:
                 log.warning("%d trials cannot be trained together (%s); trying half as many", len(group), _reason(e))
@@ -306,10 +310,11 @@ def _train(sweep: Sweep, together: bool) -> None:
         sweep.note(group, outcomes, time.perf_counter() - start)
 
 
-def _outcomes(sweep: Sweep, group: Sequence[Trial], note: str) -> list[dict[str, Any] | Exception]:
+def _outcomes(sweep: Sweep, group: Sequence[Trial], note: str,
+              stop: Callable[[int], int]) -> list[dict[str, Any] | Exception]:
     """What came out of each trial of a group: its scores, or why it failed."""
     configs = [sweep.config_of(trial) for trial in group]
     if len(group) > 1:
-        return trials.train_together(configs, [trial.directory for trial in group], note)
+        return trials.train_together(configs, [trial.directory for trial in group], note, stop)
     log.info("%s%s", note, group[0].name)
-    return [loop.train_and_evaluate(configs[0], group[0].directory)]
+    return [loop.train_and_evaluate(configs[0], group[0].directory, stop=stop)]

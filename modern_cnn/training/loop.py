@@ -381,13 +381,15 @@ class Run:
                        for split in ("train", "validation", "test") if split in self.results]
 
 
-def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) -> dict[str, Any]:
+def train_and_evaluate(config, directory: str | Path, *, profile: bool = False,
+                       stop: Callable[[int], int] | None = None) -> dict[str, Any]:
     """Trains a run in a directory, or goes on with the one that is there, to its end.
 
     Args:
       config: a ConfigDict with the fields of configs/base.py.
       directory: the workdir; holds config.json, run.json, metrics.jsonl, checkpoints/, tensorboard/, curves.png.
       profile: record PROFILE_STEPS into `directory`/profile.
+      stop: what `mesh.stop_signals` gives, of a caller who listens to signals already.
     Returns:
       {'step': the chosen checkpoint, 'test', and where there are any 'validation', 'train': {'loss', 'accuracy', ..}};
       'train' is the last record of this process.
@@ -406,7 +408,7 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False) 
         log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", config.model.name, run.spec.origin,
                  jax.devices()[0].device_kind, f"{run.parameters:,}", run.plan.total_steps, run.plan.batch_size,
                  f", going on from step {run.step}" if run.step else "")
-        stop = closing.enter_context(mesh.stop_signals())
+        stop = stop or closing.enter_context(mesh.stop_signals())
         run.train(stop, profile)
         run.stop_profile()
         if profile and run.step - run.resumed_at <= PROFILE_STEPS[0]:

@@ -164,7 +164,7 @@ def test_out_of_memory_is_tried_in_halves_then_alone(config, tmp_path, monkeypat
         return [{"test": {"loss": 1.0, "accuracy": config.seed / 10}} for config in configs]
 
     monkeypatch.setattr(trials, "train_together", train)
-    monkeypatch.setattr(loop, "train_and_evaluate", lambda config, _: train([config])[0])
+    monkeypatch.setattr(loop, "train_and_evaluate", lambda config, *_, **__: train([config])[0])
     assert sweep.run(config, ["seed=0:5"], tmp_path)["done"] == 4
     assert sizes == [5, 2, 3, 1, 2, 1, 1]
     assert [row["test_accuracy"] for row in rows(tmp_path)] == ["0.0", "0.1", "0.2", "0.3", ""]
