@@ -92,6 +92,8 @@ def _operation(name: str, instructions: dict[str, str], ms: float) -> Operation:
         *window, channels, _ = _sizes(kernel)  # of dimensions in the order 01io, as all of ours are on CPUs
         gflops = 2 * math.prod(_sizes(shape)) * math.prod(window) * channels / ms / 1e6
     path = path[1] if path else name
+    if " dot(" in text:  # a kernel's gradient, named after the step that brought it into its final order
+        path = re.sub(r"/transpose$", "/dot_general", path)
     return Operation(_readable(path), kind_of(path), shape[0] if shape else "", ms, gflops)
 
 
