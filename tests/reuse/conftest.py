@@ -1,4 +1,6 @@
 """A run in a workdir without training: a network with drawn weights and running statistics."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ def make_run(tmp_path):
         config.model.update(options, name=name)
         config.data.update(source="", image_size=image_shape[0], normalize="symmetric", batch_size=4)
         module = models.build(name, 3, **options)
-        variables = module.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
+        variables = jax.jit(partial(module.init, train=False))(jax.random.key(0), jnp.zeros((1, *image_shape)))
         random = np.random.RandomState(0)
         statistics = jax.tree.map(lambda leaf: random.uniform(0.5, 2, leaf.shape).astype(np.float32),
                                   variables.get("batch_stats", {}))
