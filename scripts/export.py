@@ -28,8 +28,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run that was trai
 OUT = flags.DEFINE_string("out", None, "File to write; OUT.json beside it says what a program must know.")
 FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx"], "What to write.")
 PLATFORMS = flags.DEFINE_list(
-    "platforms", ["cpu", "cuda", "rocm", "tpu"], "Where the StableHLO is to run. For cpu alone it is another program, "
-    "made of what is fast there.")
+    "platforms", ["cpu", "cuda", "rocm", "tpu"], "Where the StableHLO is to run.")
 
 
 def main():

@@ -2,8 +2,10 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,11 +49,12 @@ class Exported:
     loading: str
 
 
-def to_stablehlo(function, image_shape: Sequence[int], platforms: Sequence[str] = PLATFORMS) -> bytes:
-    """`function` of images float32 [N, H, W, C], for any N, as the bytes that `jax.export.deserialize` takes.
+def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
+                 platforms: Sequence[str] = PLATFORMS) -> bytes:
+    """`function(variables, images)`, images float32 [N, H, W, C] for any N, as what `jax.export.deserialize` takes.
 
-    One program serves all `platforms`: it is made of XLA's own operations. For 'cpu' alone it is made of what is fast
-    there (see functional/formulations.py).
+    One program serves all `platforms`, on each in the formulation that is fast there: on CPUs it is the very program
+    that evaluation runs there (see functional/formulations.py). It holds the variables once.
 
     Raises:
       UserError: a platform that JAX does not know.
@@ -62,12 +65,19 @@ def to_stablehlo(function, image_shape: Sequence[int], platforms: Sequence[str] 
     if unknown or not platforms:
         raise UserError(f"--platforms={','.join(platforms)}: choose of {', '.join(PLATFORMS)}")
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *image_shape), jnp.float32)
-    with formulations.platform("cpu" if tuple(platforms) == ("cpu",) else "tpu"):
-        return bytes(export.export(jax.jit(function), platforms=tuple(platforms))(images).serialize())
+
+    def on(platform: str) -> Callable:
+        def formulated(*args):
+            with formulations.platform(platform):
+                return function(*args)
+        return formulated
+
+    program = jax.jit(lambda images: jax.lax.platform_dependent(variables, images, cpu=on("cpu"), default=on("gpu")))
+    return bytes(export.export(program, platforms=tuple(platforms))(images).serialize())
 
 
-def to_onnx(function, image_shape: Sequence[int], name: str) -> bytes:
-    """`function` of images float32 [N, H, W, C], for any N, as an ONNX model: 'images' in, 'logits' out.
+def to_onnx(function: Callable, variables: Any, image_shape: Sequence[int], name: str) -> bytes:
+    """`function(variables, images)`, images float32 [N, H, W, C] for any N, as ONNX: 'images' in, 'logits' out.
 
     Raises:
       UserError: jax2onnx is not installed, or knows no ONNX for the network.
@@ -78,8 +88,8 @@ def to_onnx(function, image_shape: Sequence[int], name: str) -> bytes:
         raise UserError(f"{NO_JAX2ONNX} ({e})") from e
     with formulations.platform("onnx"):
         try:
-            model = jax2onnx.to_onnx(function, [("batch", *image_shape)], model_name=name, input_names=["images"],
-                                     output_names=["logits"])
+            model = jax2onnx.to_onnx(partial(function, variables), [("batch", *image_shape)], model_name=name,
+                                     input_names=["images"], output_names=["logits"])
         except Exception as e:  # of a primitive that it does not know, any kind
             raise UserError(f"jax2onnx cannot write {name}: {str(e)[:300] or type(e).__name__}") from e
     return model.SerializeToString()
@@ -115,13 +125,13 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
     module, variables, _, step = evaluation.load_run(directory)
     data, out = run["data"], Path(out)
 
-    def network(images):
+    def network(variables, images):
         return module.apply(variables, images, train=False).astype(jnp.float32)
 
-    content = (to_stablehlo(network, data["image_shape"], platforms) if format == "stablehlo"
-               else to_onnx(network, data["image_shape"], config["model"]["name"]))
+    content = (to_stablehlo(network, variables, data["image_shape"], platforms) if format == "stablehlo"
+               else to_onnx(network, variables, data["image_shape"], config["model"]["name"]))
     images = np.random.RandomState(0).randn(CHECKED, *data["image_shape"]).astype(np.float32)
-    want = np.asarray(jax.jit(network)(images))
+    want = np.asarray(jax.jit(network)(variables, images))
     difference = float(abs(_run(format, content, images) - want).max())
     loading = LOADING[format].format(out=out.name, shape=", ".join(map(str, data["image_shape"])))
     info = {

@@ -1,4 +1,6 @@
 """A run in a workdir without training: a network with drawn weights and running statistics."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +19,12 @@ def make_run(tmp_path):
         config.model.update(options, name=name)
         config.data.update(source="", image_size=image_shape[0], normalize="symmetric", batch_size=4)
         module = models.build(name, 3, **options)
-        variables = module.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
+        variables = jax.jit(partial(module.init, train=False))(jax.random.key(0), jnp.zeros((1, *image_shape)))
         random = np.random.RandomState(0)
-        statistics = jax.tree.map(lambda leaf: random.uniform(0.5, 2, leaf.shape).astype(np.float32),
-                                  variables.get("batch_stats", {}))
+        statistics = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: (random.uniform(0.5, 2, leaf.shape) if path[-1].key == "var"
+                                else random.normal(0, 0.1, leaf.shape)).astype(np.float32),
+            variables.get("batch_stats", {}))
         variables = {"params": variables["params"]} | ({"batch_stats": statistics} if statistics else {})
         directory = tmp_path / name
         imported.write_run(directory, config, module, variables, image_shape, ("cat", "dog", "emu"), {"file": "drawn"})

@@ -1,6 +1,7 @@
 """Runs that start from other runs: what is frozen keeps every bit, the head learns at its own rate."""
 import json
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,10 @@ def optimizer(**fields):
     return optim.make_optimizer(config.optimizer, lambda step: fields["learning_rate"])
 
 
+def create(*args):
+    return jax.jit(lambda: TrainState.create(KEY, *args))()
+
+
 def test_two_steps_by_hand():
     """A hidden layer of four and a head, SGD with momentum and weight decay: numpy's own gradients."""
     rate, momentum, decay, multiplier = 0.1, 0.9, 0.05, 7.0
@@ -43,7 +48,7 @@ def test_two_steps_by_hand():
     module, adapted = finetune.adapt(
         section(head_multiplier=multiplier, freeze="dense1/bias"), module,
         optimizer(learning_rate=rate, momentum=momentum, weight_decay=decay), (2, 2, 1))
-    state = TrainState.create(KEY, module, adapted, (2, 2, 1))
+    state = create(module, adapted, (2, 2, 1))
     hand = {path: np.asarray(leaf, np.float64) for path, leaf in flatten_dict(state.params, sep="/").items()}
     velocity = dict.fromkeys(hand, 0.0)
     for seed in range(2):
@@ -69,7 +74,7 @@ def test_frozen_parameters_keep_every_bit(name):
     module, adapted = finetune.adapt(
         section(freeze="conv*,norm1/scale"), models.build("lenet_bn", 3),
         optimizer(name=name, learning_rate=0.3, momentum=0.9, weight_decay=0.1), (28, 28, 1))
-    state = TrainState.create(KEY, module, adapted, (28, 28, 1))
+    state = create(module, adapted, (28, 28, 1))
     state.params["conv1"]["kernel"] = state.params["conv1"]["kernel"].at[0].set(-0.0).at[1].set(1e-40)
     before = flatten_dict(jax.tree.map(np.asarray, state.params), sep="/")
     step = jax.jit(steps.train_step)
@@ -87,9 +92,10 @@ def test_batch_statistics(frozen):
     """Frozen: the loss of a training step is that of evaluation mode, scales still learn, statistics stay."""
     module, adapted = finetune.adapt(section(freeze_statistics=frozen), models.build("lenet_bn", 3),
                                      optimizer(learning_rate=0.1), (28, 28, 1))
-    state = TrainState.create(KEY, module, adapted, (28, 28, 1))
+    state = create(module, adapted, (28, 28, 1))
     examples = batch((4, 28, 28, 1))
-    logits = models.build("lenet_bn", 3).apply(state.variables, examples["image"], train=False)
+    network = models.build("lenet_bn", 3)
+    logits = jax.jit(partial(network.apply, train=False))(state.variables, examples["image"])
     log_shares = np.asarray(jax.nn.log_softmax(logits))
     new, metrics = jax.jit(steps.train_step)(state, examples, KEY)
     in_evaluation_mode = np.isclose(metrics.loss, -log_shares[np.arange(4), examples["label"]].sum(), rtol=1e-5)
