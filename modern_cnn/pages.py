@@ -1,7 +1,8 @@
 """The pages of docs/: pictures of blocks, and between markers what follows from the code or from runs.
 
 `<!-- variants -->` ... `<!-- /variants -->` holds the table of a family's networks, `settings` what its configs train
-with, `results` what its runs came to. The pictures are in docs/images/blocks/, one for each page.
+with, `results` what its runs came to; `families`, of docs/results.md, what ran on every data set alike. The pictures
+are in docs/images/blocks/, one for each page.
 """
 import inspect
 import re
@@ -218,6 +219,10 @@ def _section(name: str, page: str, configs: Mapping[str, Mapping[str, Any]],
     family = FAMILIES.get(page)
     if name == "missing":
         return missing(records)
+    together = results.on_all(records, DATA)
+    if name == "families":
+        return results.side_by_side(together, configs, DATA)
+    records = [r for r in records if not any(r in runs for group in together for runs in group.values())]
     if name in DATA:
         return results.table([r for r in records if r["data"].startswith(name)], configs)
     if name == "others":

@@ -6,7 +6,7 @@ file of records (one JSON object a line) outlives the workdirs.
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +100,27 @@ def command(record: Record, configs: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
       configs: the flat fields of each config, by what --config= names it with.
     """
-    best = None
+    name, changed = _changes(record, configs)
+    return " ".join([f"--config={name}", *_flags(record, changed)]) if name else record["network"]
+
+
+def _changes(record: Record, configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """(name of the config that the run differs least from, its fields that the run has otherwise); ('', []) if none."""
+    best: tuple[str, list[str]] = ("", [])
     for name, fields in configs.items():
         if fields["model.name"] != record["network"]:
             continue
-        changed = [f"--config.{key}={_literal(value)}" for key, value in record["config"].items()
-                   if value != fields.get(key, type(value)())]
+        changed = [key for key, value in record["config"].items() if value != fields.get(key, type(value)())]
         here, there = record["data"].removesuffix(" as image files"), data_name(fields["data.source"])
-        changed += [f"--config.data.source={re.sub('[^a-z0-9]', '_', here.lower())}"] if here != there else []
-        if best is None or len(changed) < len(best) - 1:
-            best = [f"--config={name}", *changed]
-    return " ".join(best) if best else record["network"]
+        changed += ["data.source"] if here != there else []
+        if not best[0] or len(changed) < len(best[1]):
+            best = (name, changed)
+    return best
+
+
+def _flags(record: Record, fields: Sequence[str]) -> list[str]:
+    source = re.sub("[^a-z0-9]", "_", record["data"].removesuffix(" as image files").lower())
+    return [f"--config.{key}={source if key == 'data.source' else _literal(record['config'][key])}" for key in fields]
 
 
 def _literal(value: Any) -> str:
@@ -129,14 +139,55 @@ def table(records: Sequence[Record], configs: Mapping[str, Mapping[str, Any]]) -
     lines = ["| command: `python scripts/train.py` | parameters | data | steps | test accuracy, median (range) | seeds "
              "| training | on |", "|---|---|---|---|---|---|---|---|"]
     for (data, _, _), runs in groups.items():
-        made = sorted({f"{r['machine']}{' x ' + str(r['devices']) if r['devices'] != 1 else ''}, jax {r['jax']}, "
-                       f"commit {r['commit']}" for r in runs})
+        made = sorted({_made(record) for record in runs})
         notes += [note for note in made if note not in notes]
         letters = ", ".join(_letter(notes.index(note)) for note in made)
         lines.append(f"| `{command(runs[0], configs)}` | {runs[0]['parameters']:,} | {data} | {runs[0]['steps']:,} | "
                      f"{_spread([100 * r['accuracy'] for r in runs])} | {_seeds([r['seed'] for r in runs])} | "
-                     f"{logs.duration(statistics.median(r['seconds'] for r in runs))} | {letters} |")
+                     f"{_time(runs)} | {letters} |")
     return [*lines, "", *[f"{_letter(n)}: {note}.  " for n, note in enumerate(notes)]]
+
+
+def on_all(records: Sequence[Record], sets: Sequence[str]) -> list[dict[str, list[Record]]]:
+    """For each command that ran on all of `sets`: the records of each set."""
+    groups: dict[tuple[str, ...], dict[str, list[Record]]] = {}
+    for record in records:
+        for name in sets:
+            if record["data"].startswith(name):
+                groups.setdefault(_key(record)[1:3], {}).setdefault(name, []).append(record)
+    return [group for group in groups.values() if len(group) == len(sets)]
+
+
+def side_by_side(rows: Sequence[dict[str, list[Record]]], configs: Mapping[str, Mapping[str, Any]],
+                 sets: Sequence[str]) -> list[str]:
+    """Lines of markdown: a row for each of what `on_all` gives, and what all of their commands share."""
+    if not rows:
+        return ["None yet."]
+    firsts = [row[sets[0]][0] for row in rows]
+    changes = [_changes(record, configs) for record in firsts]
+    shared = [field for field in dict.fromkeys(field for _, fields in changes for field in fields if field in
+                                               firsts[0]["config"])
+              if len({json.dumps(record["config"].get(field)) for record in firsts}) == 1]
+    lines = [f"| command: `python scripts/train.py` | parameters | {' | time | '.join(sets)} | time |",
+             "|---|---|" + "---|---|" * len(sets)]
+    for row, first, (name, fields) in zip(rows, firsts, changes, strict=True):
+        own = [field for field in fields if field not in (*shared, "data.source")]
+        cells = [f"{_spread([100 * r['accuracy'] for r in row[data]])} | {_time(row[data])}" for data in sets]
+        lines.append(f"| `{' '.join([f'--config={name}', *_flags(first, own)])}` | {first['parameters']:,} | "
+                     f"{' | '.join(cells)} |")
+    made = sorted({_made(record) for row in rows for runs in row.values() for record in runs})
+    return [*lines, "", f"All with `{' '.join(_flags(firsts[0], shared))}`, seeds "
+            f"{_seeds({r['seed'] for row in rows for runs in row.values() for r in runs})}, on {'; '.join(made)}."]
+
+
+def _made(record: Record) -> str:
+    """On what, and with which versions."""
+    devices = f" x {record['devices']}" if record["devices"] != 1 else ""
+    return f"{record['machine']}{devices}, jax {record['jax']}, commit {record['commit']}"
+
+
+def _time(records: Sequence[Record]) -> str:
+    return logs.duration(statistics.median(record["seconds"] for record in records))
 
 
 def _letter(number: int) -> str:
@@ -148,7 +199,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{middle} ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else middle
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def _seeds(seeds: Iterable[int]) -> str:
     """'0 to 2', or the seeds one by one."""
     seeds = sorted(seeds)
     if len(seeds) > 1 and seeds == [*range(seeds[0], seeds[-1] + 1)]:

@@ -59,13 +59,17 @@ def test_a_script_asks_for_what_exists(script, tmp_path, monkeypatch):
         assert any(argument.startswith(f"--workdir={tmp_path / 'work'}") for argument in arguments)
         if program == "scripts/ablate.py":
             continue
-        assert program == "scripts/sweep.py"
+        assert program in ("scripts/sweep.py", "scripts/train.py")
         values = flags.FlagValues()
         config = config_flags.DEFINE_config_file("config", flag_values=values)
         sweeps = flags.DEFINE_multi_string("sweep", [], "", flag_values=values)
         flags.DEFINE_string("workdir", None, "", flag_values=values)
-        monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])  # where ml_collections looks for overrides
+        monkeypatch.setattr(sys, "argv", [program, *arguments])  # where ml_collections looks for overrides
         values(sys.argv)
+        if program == "scripts/train.py":  # what others start from
+            assert not sweeps.value
+            settings.check(config.value)
+            continue
         fields = sweep.parse(sweeps.value, config.value)
         assert fields["seed"] == [0, 1, 2]
         grid = sweep.Sweep(config.value, fields, tmp_path / "none")
@@ -74,8 +78,8 @@ def test_a_script_asks_for_what_exists(script, tmp_path, monkeypatch):
             settings.check(grid.config_of(trial))
 
 
-def test_sixteen_experiments_with_all_that_their_comments_must_say():
-    assert len(SCRIPTS) == 16
+def test_seventeen_experiments_with_all_that_their_comments_must_say():
+    assert len(SCRIPTS) == 17
     for script in SCRIPTS:
         assert os.access(script, os.X_OK)
         ablations.read_script(script)

@@ -191,6 +191,35 @@ def test_a_table_has_medians_over_seeds_and_commands(tmp_path):
     assert results.table([], configs) == ["None yet."]
 
 
+def test_a_command_that_ran_on_both_sets_is_one_row(tmp_path):
+    """Two networks on two sets, one more on the first alone; both with momentum 0.9, one of them half as wide."""
+    def record(network, source, seed, accuracy, **model):
+        run = write_run(tmp_path / f"{network}{source}{accuracy}", seed=seed, accuracies=(0, accuracy),
+                        model={"name": network, **model}, optimizer={"momentum": 0.9})
+        return results.read(run) | {"data": results.data_name(source)}
+
+    half = {"width": 0.5}
+    records = [record("mlp", "fashion_mnist", 0, 0.5), record("mlp", "folder:cifar10", 0, 0.25),
+               record("lenet", "fashion_mnist", 0, 0.75, **half), record("lenet", "folder:cifar10", 1, 0.5, **half),
+               record("lenet", "fashion_mnist", 1, 0.51, **half), record("lenet", "fashion_mnist", 0, 0.99)]
+    sets = ("Fashion-MNIST", "CIFAR-10")
+    same = {"epochs": 1, "data.batch_size": 25, "schedule.name": "constant", "data.source": "fashion_mnist"}
+    configs = {"configs/lenet.py": {"model.name": "lenet", **same}, "configs/mlp.py": {"model.name": "mlp", **same}}
+    rows = results.on_all(records, sets)
+    assert results.side_by_side(rows, configs, sets) == [
+        "| command: `python scripts/train.py` | parameters | Fashion-MNIST | time | CIFAR-10 | time |",
+        "|---|---|---|---|---|---|",
+        "| `--config=configs/mlp.py` | 61,706 | 50.0 % | 2 s | 25.0 % | 2 s |",
+        "| `--config=configs/lenet.py --config.model.width=0.5` | 61,706 | 63.0 % (51.0 to 75.0) | 2 s "
+        "| 50.0 % | 2 s |",
+        "",
+        "All with `--config.optimizer.momentum=0.9`, seeds 0 to 1, on Linux, 2 cores (cpu), jax 1.2, commit abc."]
+    assert results.side_by_side([], configs, sets) == ["None yet."]
+    # the page of all results has them once
+    assert "63.0" not in "".join(pages._section("Fashion-MNIST", "results", configs, records))
+    assert "99.0" in "".join(pages._section("Fashion-MNIST", "results", configs, records))
+
+
 @pytest.mark.parametrize(("source", "name"), [
     ("fashion_mnist", "Fashion-MNIST"), ("tfds:fashion_mnist", "Fashion-MNIST"), ("idx:/a/mnist/", "MNIST"),
     ("cifar:/data/cifar-10-batches-py", "CIFAR-10"), ("cifar:/x/cifar-100-python", "CIFAR-100"), ("digits", "digits"),

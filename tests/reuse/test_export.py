@@ -36,6 +36,11 @@ assert not {"modern_cnn", "flax", "optax", "orbax", "ml_collections"} & set(sys.
 """
 
 
+def tell(format, name, done):
+    """A line of the table of docs/reuse.md: pytest -s."""
+    print(f"\n| {format} | `{name}` | {done.difference:.1e} | {done.largest:.3g} |")
+
+
 @pytest.mark.parametrize("name", ["lenet_relu_bn", *(
     pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "lenet_relu_bn")])
 def test_a_fresh_process_without_this_package_gets_the_same_logits(name, make_run, tmp_path):
@@ -44,6 +49,7 @@ def test_a_fresh_process_without_this_package_gets_the_same_logits(name, make_ru
     done = export.export_run(workdir, tmp_path / "network.stablehlo")
     assert done.difference < 1e-5
     assert done.largest > 0.01
+    tell("StableHLO", name, done)
     images = np.random.default_rng(1).normal(size=(7, *shape)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # nor our flags
@@ -105,6 +111,7 @@ def test_onnxruntime_gets_the_same_logits(name, make_run, tmp_path):
     workdir, module, variables = make_run(name, shape, **options)
     done = export.export_run(workdir, tmp_path / f"{name}.onnx", "onnx")
     assert done.largest > 0.01
+    tell("ONNX", name, done)
     images = np.random.default_rng(1).normal(size=(5, *shape)).astype(np.float32)
     want = module.apply(variables, images, train=False)
     session = onnxruntime.InferenceSession(done.path)
