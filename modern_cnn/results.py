@@ -144,7 +144,7 @@ def table(records: Sequence[Record], configs: Mapping[str, Mapping[str, Any]]) -
         letters = ", ".join(_letter(notes.index(note)) for note in made)
         lines.append(f"| `{command(runs[0], configs)}` | {runs[0]['parameters']:,} | {data} | {runs[0]['steps']:,} | "
                      f"{_spread([100 * r['accuracy'] for r in runs])} | {_seeds([r['seed'] for r in runs])} | "
-                     f"{_time(runs)} | {letters} |")
+                     f"{logs.duration(statistics.median(r['seconds'] for r in runs))} | {letters} |")
     return [*lines, "", *[f"{_letter(n)}: {note}.  " for n, note in enumerate(notes)]]
 
 
@@ -168,11 +168,11 @@ def side_by_side(rows: Sequence[dict[str, list[Record]]], configs: Mapping[str, 
     shared = [field for field in dict.fromkeys(field for _, fields in changes for field in fields if field in
                                                firsts[0]["config"])
               if len({json.dumps(record["config"].get(field)) for record in firsts}) == 1]
-    lines = [f"| command: `python scripts/train.py` | parameters | {' | time | '.join(sets)} | time |",
-             "|---|---|" + "---|---|" * len(sets)]
+    lines = [f"| command: `python scripts/train.py` | parameters | {' | '.join(sets)} |",
+             "|---|---|" + "---|" * len(sets)]
     for row, first, (name, fields) in zip(rows, firsts, changes, strict=True):
         own = [field for field in fields if field not in (*shared, "data.source")]
-        cells = [f"{_spread([100 * r['accuracy'] for r in row[data]])} | {_time(row[data])}" for data in sets]
+        cells = [_spread([100 * r["accuracy"] for r in row[data]]) for data in sets]
         lines.append(f"| `{' '.join([f'--config={name}', *_flags(first, own)])}` | {first['parameters']:,} | "
                      f"{' | '.join(cells)} |")
     made = sorted({_made(record) for row in rows for runs in row.values() for record in runs})
@@ -184,10 +184,6 @@ def _made(record: Record) -> str:
     """On what, and with which versions."""
     devices = f" x {record['devices']}" if record["devices"] != 1 else ""
     return f"{record['machine']}{devices}, jax {record['jax']}, commit {record['commit']}"
-
-
-def _time(records: Sequence[Record]) -> str:
-    return logs.duration(statistics.median(record["seconds"] for record in records))
 
 
 def _letter(number: int) -> str:
