@@ -41,10 +41,10 @@ OUT = flags.DEFINE_string("out", "", "Also write the measurements as JSON, with 
 
 def main():
     runtime.configure(cache=False)  # or what is measured as compilation would be reading a file
-    from modern_cnn import benchmarks
+    from modern_cnn.benchmarks import processes, tables
 
     if OPERATIONS.value:
-        return benchmarks.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value)
+        return tables.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value)
     if (SEEDS.value or LOADING.value or STARTUP.value or TRIALS.value) and not CONFIG.value:
         raise UserError("--seeds, --startup, --trials and --loading need a --config: of which run?")
     if SEEDS.value or STARTUP.value or TRIALS.value:
@@ -52,12 +52,12 @@ def main():
         arguments = [f"--config={config_flags.get_config_filename(flag)}",
                      *(f"--config.{field}={value}" for field, value in config_flags.get_override_values(flag).items())]
         if STARTUP.value:
-            return benchmarks.report_startup(arguments, ROUNDS.value, OUT.value)
+            return processes.report_startup(arguments, ROUNDS.value, OUT.value)
         if TRIALS.value:
-            return benchmarks.report_trials(arguments, TRIALS.value, OUT.value)
-        return benchmarks.report_runs(arguments, SEEDS.value, OUT.value)
-    benchmarks.report(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value,
-                      CONFIG.value, LOADING.value)
+            return processes.report_trials(arguments, TRIALS.value, OUT.value)
+        return processes.report_runs(arguments, SEEDS.value, OUT.value)
+    tables.report(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value, CONFIG.value,
+                  LOADING.value)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "training": {"training", "models", "data", "errors", "numbers"},
     "weights": {"weights", "models", "errors"},
     "reuse": {"reuse", "training", "data", "functional", "errors"},
-    "benchmarks": {"models", "training", "data", "functional", "analysis", "errors"},
+    "benchmarks": {"benchmarks", "models", "training", "data", "functional", "analysis", "errors"},
     "sweep": {"training", "analysis", "errors"},
     "ablations": {"training", "models", "data", "analysis", "errors"},
     "pages": {"models", "results", "analysis", "errors"},

@@ -1,0 +1,43 @@
+"""Whole commands are timed to their first step or their end; of one that fails its last line is told."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_whole_runs_are_repeated_with_other_seeds(tmp_path):
+    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--config", "configs/quickstart.py", "--seeds=2",
+                           "--config.max_steps=60", f"--out={tmp_path / 'runs.json'}"], cwd=ROOT, capture_output=True,
+                          text=True, check=True)
+    results = json.loads((tmp_path / "runs.json").read_text())["results"]
+    assert [(record["seed"], record["step"]) for record in results] == [(0, 60), (1, 60)]
+    assert results[0]["test_accuracy"] != results[1]["test_accuracy"]
+    mean = 50 * sum(record["test_accuracy"] for record in results)
+    assert f"2 seeds: test accuracy {mean:.2f} % as mean" in done.stdout
+
+
+def test_start_up_is_timed_with_empty_and_with_warm_caches(tmp_path):
+    out = tmp_path / "startup.json"
+    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--config=configs/quickstart.py", "--startup",
+                           "--rounds=1", f"--out={out}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (empty,), (warm,) = json.loads(out.read_text())["first_step_s"].values()
+    assert empty > warm > 1
+    assert [f"{seconds:.1f} s after the command" in done.stdout for seconds in (empty, warm)] == [True, True]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--seeds=2"], "--seeds, --startup, --trials and --loading need a --config"),
+    (["--config=configs/quickstart.py", "--startup", "--config.data.batch_size=5000"], "is more than the 1437"),
+    (["--config=configs/quickstart.py", "--loading"], "--loading times random crops of a streamed folder"),
+    (["--config=configs/quickstart.py", "--seeds=1", "--config.data.batch_size=5000"], "is more than the 1437"),
+])
+def test_runs_that_cannot_be(arguments, words):
+    done = subprocess.run([sys.executable, "scripts/benchmark.py", *arguments], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
