@@ -7,7 +7,8 @@
 # Source: Dive into Deep Learning (Chinese second edition), sections 7.7.2 and 7.7.3; Huang et al. 2016, sections 3
 # and 4.3.
 #
-# Here: the textbook's DenseNet, 32x32 pixels, batch 128, SGD at 0.1, 6,000 of the images of Fashion-MNIST, 5 epochs.
+# Here: the textbook's DenseNet, 32x32 pixels, batch 128, SGD from 0.1 to 0 by a cosine, 6,000 of the images of
+# Fashion-MNIST, 5 epochs.
 #
 # Full size: --config.data.image_size=96 --config.data.batch_size=256 --config.data.train_size=0 --config.epochs=10
 #
@@ -17,5 +18,6 @@ cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/densenet}
 python scripts/sweep.py --config=configs/densenet.py --workdir="$workdir" --sweep=seed=0:3 \
   --sweep=model.growth=8,16,32 --sweep=model.compression=0.5,1.0 --config.data.image_size=32 \
-  --config.data.batch_size=128 --config.data.train_size=6000 --config.epochs=5 --config.log_every_steps=0 "$@"
+  --config.data.batch_size=128 --config.data.train_size=6000 --config.schedule.name=cosine --config.epochs=5 \
+  --config.log_every_steps=0 "$@"
 { echo "$SECONDS"; times; } >> "$workdir/seconds"

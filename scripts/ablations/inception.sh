@@ -7,8 +7,8 @@
 # Source: Dive into Deep Learning (Chinese second edition), sections 7.4 and 7.4.1; Szegedy et al. 2014, section 4.
 #
 # Here: torchvision's GoogLeNet (batch normalisation, 3x3 in the third branch, no auxiliary heads), a quarter of the
-# channels, 28x28 pixels, SGD at 0.05 with momentum, 5,000 of the images of Fashion-MNIST, 5 epochs. A network without
-# a branch is smaller too: see its parameters.
+# channels, 28x28 pixels, SGD with momentum, 0.05 to 0 by a cosine, 5,000 of the images of Fashion-MNIST, 5 epochs. A
+# network without a branch is smaller too: see its parameters.
 #
 # Full size: --config.model.width=1 --config.data.image_size=96 --config.data.train_size=0 --config.epochs=30
 #
@@ -20,5 +20,6 @@ python scripts/sweep.py --config=configs/googlenet.py:googlenet --workdir="$work
   --sweep='model.branches=(1,2,3,4),(2,3,4),(1,3,4),(1,2,4),(1,2,3)' --config.model.aux_logits=false \
   --config.model.width=0.25 --config.data.image_size=0 --config.data.validation=0 --config.data.train_size=5000 \
   --config.data.batch_size=100 --config.augment.crop=0 --config.augment.flip=false \
-  --config.optimizer.learning_rate=0.05 --config.epochs=5 --config.test_every_epoch=true --config.log_every_steps=0 "$@"
+  --config.optimizer.learning_rate=0.05 --config.schedule.name=cosine --config.epochs=5 \
+  --config.test_every_epoch=true --config.log_every_steps=0 "$@"
 { echo "$SECONDS"; times; } >> "$workdir/seconds"

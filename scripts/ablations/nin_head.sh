@@ -7,9 +7,9 @@
 # Source: Dive into Deep Learning (Chinese second edition), sections 7.3.2 and 7.3.4; Lin et al. 2013, sections 3.2
 # and 4.6.
 #
-# Here: the authors' NiN for CIFAR-10, a quarter of the channels; against it dense layers of 512 units (none: the
-# global average) after the second block; with dropout and without; Adam at 1e-3, 2,000 of the images of
-# Fashion-MNIST, 15 epochs.
+# Here: the authors' NiN for CIFAR-10, a quarter of the channels; against it dense layers of 512 units (none: the global
+# average) after the second block; with dropout and without; Adam at 1e-3, 2,000 of the images of Fashion-MNIST, 15
+# epochs.
 #
 # Full size: --config.model.width=1 --config.data.source=cifar10 --config.data.train_size=0 --config.epochs=100
 #

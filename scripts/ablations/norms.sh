@@ -7,9 +7,9 @@
 # Source: Wu and He 2018, "Group normalization", sections 3 and 4.1, of ResNet-50 on ImageNet; the textbook's section
 # 7.5 for batch against none.
 #
-# Here: a residual network of two blocks, 64 and 128 channels (fewer would make groups of one channel, which is
-# instance normalisation), 14x14 pixels, batch 128, SGD at 0.05 with momentum, 6,000 of the images of Fashion-MNIST, 5
-# epochs.
+# Here: a residual network of two blocks, 64 and 128 channels (fewer would make groups of one channel, which is instance
+# normalisation), 14x14 pixels, batch 128, SGD with momentum, 0.05 to 0 by a cosine, 6,000 of the images of
+# Fashion-MNIST, 5 epochs.
 #
 # Full size: --config.data.train_size=0 --config.data.image_size=0 --config.epochs=30
 # '--config.model.stage_sizes=(2,2,2,2)' '--config.model.stage_features=(64,128,256,512)'
@@ -22,6 +22,6 @@ python scripts/sweep.py --config=configs/resnet.py:resnet20 --workdir="$workdir"
   --sweep=model.norm=batch,layer,instance,group,none '--config.model.stage_sizes=(1,1)' \
   '--config.model.stage_features=(64,128)' --config.data.source=fashion_mnist --config.data.image_size=14 \
   --config.data.validation=0 --config.data.train_size=6000 --config.augment.crop=0 --config.augment.flip=false \
-  --config.optimizer.learning_rate=0.05 --config.schedule.name=constant --config.epochs=5 \
+  --config.optimizer.learning_rate=0.05 --config.schedule.name=cosine --config.epochs=5 \
   --config.test_every_epoch=true --config.log_every_steps=0 "$@"
 { echo "$SECONDS"; times; } >> "$workdir/seconds"

@@ -29,6 +29,20 @@ def test_start_up_is_timed_with_empty_and_with_warm_caches(tmp_path):
     assert [f"{seconds:.1f} s after the command" in done.stdout for seconds in (empty, warm)] == [True, True]
 
 
+@pytest.mark.slow
+def test_trials_together_and_apart(tmp_path):
+    out = tmp_path / "trials.json"
+    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--config=configs/quickstart.py", "--trials=2",
+                           "--config.max_steps=10", f"--out={out}"], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    content = json.loads(out.read_text())
+    assert content["trials"] == 2
+    assert list(content["seconds"]) == ["together", "one after the other", "train.py"]
+    assert content["seconds"]["train.py"] > content["seconds"]["together"] > 1
+    ratio = content["seconds"]["train.py"] / content["seconds"]["together"]
+    assert f"{ratio:.2f} times as long as together" in done.stdout
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--seeds=2"], "--seeds, --startup, --trials and --loading need a --config"),
     (["--config=configs/quickstart.py", "--startup", "--config.data.batch_size=5000"], "is more than the 1437"),
