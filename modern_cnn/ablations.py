@@ -201,8 +201,8 @@ def publish(scripts: Path, runs: Path, docs: Path, names: Sequence[str] = ()) ->
     (docs / "README.md").write_text(
         "# Ablations\n\nWhat the texts claim, as experiments that run in minutes on two cores:\n"
         "`bash scripts/ablations/NAME.sh`. These pages are written from the runs' own files, by\n"
-        "`python scripts/ablate.py --what=publish`. The machine did other work too, so the times are long: two\n"
-        "cores of their own need little more than half of the processor time.\n\n"
+        "`python scripts/ablate.py --what=publish`. Each says how long it took; beside some the machine did a\n"
+        "little other work, so compare the processor time, which two cores share.\n\n"
         + report.markdown(lines))
     return list(chosen)
 

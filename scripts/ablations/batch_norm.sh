@@ -11,7 +11,9 @@
 #
 # Full size: --config.data.train_size=0 --config.epochs=10
 #
-# Found: not run yet
+# Found: as claimed, over 3 seeds. With batch normalisation LeNet learns at every rate from 0.03 to 10 (76.2 to 82.0 %
+# test accuracy); without it in 390 steps only at 1.0, and not from every seed (39.6 ± 26.0 %), a little at 3.0 (19.5 ±
+# 16.5 %) and nowhere else. Took 2 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/batch_norm}

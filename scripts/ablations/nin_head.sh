@@ -13,7 +13,9 @@
 #
 # Full size: --config.model.width=1 --config.data.source=cifar10 --config.data.train_size=0 --config.epochs=100
 #
-# Found: not run yet
+# Found: in part, over 3 seeds. NiN has a twenty-fifth of the parameters, and where dense layers overfit (92.3 % on the
+# training images, 83.3 ± 1.8 % on the test images) it does not (70.5 and 68.6 ± 6.0 %); but it learns so much more
+# slowly that after 300 steps it is far behind, with and without dropout. Took 4 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/nin_head}

@@ -12,7 +12,10 @@
 # Full size: --config.model.width=1 '--config.model.hidden=(4096,4096)' --config.data.image_size=224
 # --config.augment.flip=true --config.data.train_size=0
 #
-# Found: not run yet
+# Found: in part, over 3 seeds. Augmentation closes the gap between training and test images (89.7 and 79.3 ± 1.1 %
+# without, 77.2 and 77.2 ± 1.6 % with it), dropout hardly (88.3 and 78.2 ± 2.0 %); but neither has raised the test
+# accuracy after 600 steps: both also slow learning down, and there was not enough of it to lose anything by
+# overfitting. Took 4 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/regularization}
