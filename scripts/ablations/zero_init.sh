@@ -7,11 +7,11 @@
 # Source: Goyal et al. 2017, section 5.1; the textbook's section 7.6.2: with weights and biases of 0 the block is the
 # identity.
 #
-# Here: ResNet-20 for CIFAR, half as wide, batch 128, SGD with momentum from four rates to 0 by a cosine, 4,000 of the
-# images of Fashion-MNIST, 4 epochs.
+# Here: ResNet-20 for CIFAR, half as wide, 16x16 pixels, batch 128, SGD with momentum from four rates to 0 by a cosine,
+# 4,000 of the images of Fashion-MNIST, 4 epochs.
 #
-# Full size: --config.model.width=1 --config.data.source=cifar10 --config.data.train_size=0 --config.augment.crop=4
-# --config.augment.flip=true --config.epochs=182 --config.schedule.name=step
+# Full size: --config.model.width=1 --config.data.source=cifar10 --config.data.image_size=32 --config.data.train_size=0
+# --config.augment.crop=4 --config.augment.flip=true --config.epochs=182 --config.schedule.name=step
 #
 # Found: not run yet
 set -euo pipefail
@@ -19,7 +19,7 @@ cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/zero_init}
 python scripts/sweep.py --config=configs/resnet.py:resnet20 --workdir="$workdir" --sweep=seed=0:3 \
   --sweep=model.zero_init_residual=false,true --sweep=optimizer.learning_rate=0.03,0.1,0.3,1.0 \
-  --config.model.width=0.5 --config.data.source=fashion_mnist --config.data.image_size=0 --config.data.validation=0 \
+  --config.model.width=0.5 --config.data.source=fashion_mnist --config.data.image_size=16 --config.data.validation=0 \
   --config.data.train_size=4000 --config.augment.crop=0 --config.augment.flip=false --config.schedule.name=cosine \
   --config.test_every_epoch=true --config.log_every_steps=0 --config.epochs=4 "$@"
 { echo "$SECONDS"; times; } >> "$workdir/seconds"
