@@ -222,17 +222,20 @@ def _section(name: str, page: str, configs: Mapping[str, Mapping[str, Any]],
     together = results.on_all(records, DATA)
     if name == "families":
         return results.side_by_side(together, configs, DATA)
-    records = [r for r in records if not any(r in runs for group in together for runs in group.values())]
+    alone = [record for record in records if not any(record in runs for row in together for runs in row.values())]
     if name in DATA:
-        return results.table([r for r in records if r["data"].startswith(name)], configs)
+        return results.table([r for r in alone if r["data"].startswith(name)], configs)
     if name == "others":
-        return results.table([r for r in records if not r["data"].startswith(DATA)], configs)
+        return results.table([r for r in alone if not r["data"].startswith(DATA)], configs)
     if family and name == "variants":
         return variants(family)
     if family and name == "settings":
         return settings(family, configs)
     if family and name == "results":
-        return results.table([r for r in records if r["network"] in family.names], configs)
+        own = [record for record in alone if record["network"] in family.names]
+        rows = [row for row in together if row[DATA[0]][0]["network"] in family.names]
+        tables = [results.table(own, configs)] * bool(own) + [results.side_by_side(rows, configs, DATA)] * bool(rows)
+        return [line for table in tables for line in ["", *table]][1:] or ["None yet."]
     raise UserError(f"docs/{page}.md has a marker {name!r}, which nothing is known to stand between")
 
 

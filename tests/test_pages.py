@@ -214,9 +214,12 @@ def test_a_command_that_ran_on_both_sets_is_one_row(tmp_path):
         "",
         "All with `--config.optimizer.momentum=0.9`, seeds 0 to 1, on Linux, 2 cores (cpu), jax 1.2, commit abc."]
     assert results.side_by_side([], configs, sets) == ["None yet."]
-    # the page of all results has them once
-    assert "63.0" not in "".join(pages._section("Fashion-MNIST", "results", configs, records))
-    assert "99.0" in "".join(pages._section("Fashion-MNIST", "results", configs, records))
+    # the page of all results has them once, a family's page beside what ran on one set alone
+    alone, own = (pages._section(*where, configs, records) for where in (("Fashion-MNIST", "results"),
+                                                                        ("results", "lenet")))
+    assert ("63.0" in "".join(alone), "99.0" in "".join(alone)) == (False, True)
+    assert ("63.0" in "".join(own), "99.0" in "".join(own)) == (True, True)
+    assert pages._section("results", "vgg", configs, records) == ["None yet."]
 
 
 @pytest.mark.parametrize(("source", "name"), [
