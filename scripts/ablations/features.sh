@@ -11,7 +11,10 @@
 #
 # Full size: --config.data.source=cifar10 --config.max_steps=20000; other sizes in the script.
 #
-# Found: not run yet
+# Found: the direction, not the crossing, over 3 seeds. The features made by hand are ahead at every size, by 4.6 points
+# of test accuracy at 300 images (78.6 % against 74.0 ± 0.8 %) and by 1.7 at 60,000 (89.4 % against 87.7 ± 0.2 %): the
+# distance falls as data grow, but these images are small and so is the network, and 1,500 steps of 128 are three epochs
+# of the largest set. Took 6 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/features}
