@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 from absl import flags
+from matplotlib.figure import Figure
 from ml_collections import config_flags
 
 from configs import quickstart
@@ -186,6 +187,19 @@ def test_the_axis_is_the_first_of_three_numbers():
     assert axis("model.name", "resnet20", "resnet32", "resnet56") == "model.name"
     for values in ((1, 2), (True, False), ("batch", "none", "layer"), ("lenet", "resnet20", "vgg11")):
         assert axis("field", *values) is None
+
+
+@pytest.mark.parametrize(("field", "values", "label", "ticks", "scale"), [
+    ("model.name", ["resnet56", "resnet20", "resnet32"], "depth", ["20", "32", "56"], "linear"),
+    ("model.stage_sizes", [[1, 1], [2, 2], [3, 3]], "blocks", ["2", "4", "6"], "linear"),
+    ("max_steps", [12, 60, 300], "max steps", ["12", "60", "300"], "log")])
+def test_an_axis_names_the_values_that_were_tried(field, values, label, ticks, scale):
+    axes = Figure().subplots()
+    settings = [comparison.Setting({field: value}, [done(0.5)], []) for value in values]
+    comparison._against(axes, settings, field, "test_accuracy", ["red"])
+    assert (axes.get_xlabel(), [tick.get_text() for tick in axes.get_xticklabels()], axes.get_xscale()) == (
+        label, ticks, scale)
+    assert [*axes.get_xticks()] == [int(tick) for tick in ticks]
 
 
 def test_hand_made_features_of_growing_data(tmp_path):
