@@ -15,7 +15,7 @@ def load(workdir: str | Path) -> tuple[Any, dict[str, Any]]:
     Raises:
       UserError: the directory is no workdir, or holds no good checkpoint.
     """
-    from modern_cnn.training import evaluation
+    from modern_cnn.runs import load as evaluation
 
     module, variables, _, _ = evaluation.load_run(workdir)
     return module, variables

@@ -114,6 +114,19 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
     app.run(guarded, flags_parser=partial(_parse, positional=positional))
 
 
+def text_table(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
+    """Return rows of cells as lines of text, each column as wide as its widest cell.
+
+    Args:
+      rows: with the same number of cells each.
+      align: a letter for each column: 'l' flush left, 'r' flush right; columns beyond its end are flush left.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = align.ljust(len(widths), "l")
+    return ["  ".join(cell.rjust(width) if side == "r" else cell.ljust(width)
+                      for cell, width, side in zip(row, widths, sides, strict=True)).rstrip() for row in rows]
+
+
 def network_options(flags_given: Sequence[str]) -> dict[str, Any]:
     """{'width': 0.25} of --option=width=0.25: Python literals, true or false, and text where they are neither.
 

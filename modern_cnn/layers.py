@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.functional.conv import Padding, Pair, explicit_padding, output_size, pair
-from modern_cnn.numbers import is_off
+from modern_cnn.settings import is_zero
 
 Initializer = Callable[..., jax.Array]
 
@@ -321,7 +321,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if not self.train or is_off(self.rate):
+        if not self.train or is_zero(self.rate):
             return x
         return F.dropout(self.make_rng("dropout"), x, self.rate)
 

@@ -28,7 +28,7 @@ NAMES = flags.DEFINE_list("names", [], "Of publish: these alone.")
 
 def main():
     runtime.configure()
-    from modern_cnn import ablations
+    from scripts.publish import ablations
 
     if WHAT.value == "publish":
         print("\n".join(ablations.publish(ROOT / "scripts" / "ablations", Path(RUNS.value), ROOT / "docs" / "ablations",

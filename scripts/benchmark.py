@@ -41,7 +41,8 @@ OUT = flags.DEFINE_string("out", "", "Also write the measurements as JSON, with 
 
 def main():
     runtime.configure(cache=False)  # or what is measured as compilation would be reading a file
-    from modern_cnn.benchmarks import processes, tables
+    from scripts.bench import commands as processes
+    from scripts.bench import tables
 
     if OPERATIONS.value:
         return tables.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value)

@@ -20,7 +20,7 @@ SOURCE = flags.DEFINE_string("source", None, "Score on this data source instead 
 
 def main():
     runtime.configure()
-    from modern_cnn.training import evaluation
+    from modern_cnn.runs import load as evaluation
 
     if not WORKDIR.value:
         raise UserError("--workdir is empty; is a shell variable unset?")

@@ -44,9 +44,9 @@ def class_names() -> list[str]:
 
 def import_weights():
     from configs import base
-    from modern_cnn import weights
+    from modern_cnn import settings, weights
     from modern_cnn.data import sources
-    from modern_cnn.training import imported, settings
+    from modern_cnn.runs import imported
     from modern_cnn.weights import files
 
     options = cli.network_options(OPTION.value)
@@ -69,7 +69,8 @@ def import_weights():
 
 def export_weights():
     from modern_cnn import weights
-    from modern_cnn.training import evaluation, workdir
+    from modern_cnn.runs import load as evaluation
+    from modern_cnn.runs import workdir
     from modern_cnn.weights import files
 
     config, run = workdir.read_run(Path(WORKDIR.value))

@@ -24,7 +24,7 @@ ONLY = flags.DEFINE_list("only", [], "These pages alone: --only=lenet,vgg.")
 
 def main():
     runtime.configure()
-    from modern_cnn import pages
+    from scripts.publish import pages
 
     written = pages.update(ROOT, [Path(run) for run in RUNS.value], CHECK.value, ONLY.value)
     print("\n".join(written) or "nothing to do")

@@ -29,8 +29,9 @@ def main():
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_platforms", "cpu")
     runtime.configure()
-    from modern_cnn import models, scaling
-    from modern_cnn.analysis import summary
+    from modern_cnn import models
+    from modern_cnn.inspection import summary
+    from scripts.bench import scaling
 
     cluster = scaling.Cluster()
     for name in MODELS.value:

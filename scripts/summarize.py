@@ -30,7 +30,7 @@ LIST = flags.DEFINE_bool("list", False, "Print every network, with its totals at
 
 def overview():
     from modern_cnn import models
-    from modern_cnn.analysis import summary, table
+    from modern_cnn.inspection import summary, table
 
     line, found = "{:18}  {:>11}  {:>7}  {:>11}  {:>9}  {:>14}  {:>5}", []
     if not JSON.value:
@@ -52,7 +52,7 @@ def overview():
 def main():
     runtime.configure()
     from modern_cnn import models
-    from modern_cnn.analysis import summary, table
+    from modern_cnn.inspection import summary, table
 
     if LIST.value:
         return overview()

@@ -33,7 +33,7 @@ def main():
     if workdir == "":
         raise UserError("--workdir is empty; is a shell variable unset?")
     runtime.configure()
-    from modern_cnn import sweep
+    from modern_cnn.sweeps import sweep
 
     if workdir is None:
         path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")

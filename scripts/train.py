@@ -41,7 +41,7 @@ def main():
     runtime.configure(debug_nans=DEBUG_NANS.value)
     if together:
         runtime.join_processes(together, PROCESSES.value, PROCESS.value)
-    from modern_cnn.training import loop
+    from modern_cnn.runs import loop
 
     if workdir is None:
         path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")

@@ -57,7 +57,8 @@ class Inside:
     """A trained network and some images that it knows."""
 
     def __init__(self):
-        from modern_cnn.training import evaluation, workdir
+        from modern_cnn.runs import load as evaluation
+        from modern_cnn.runs import workdir
 
         if not WORKDIR.value:
             raise UserError("--workdir is missing: the directory of a trained run")
@@ -70,7 +71,7 @@ class Inside:
     def examples(self, indices):
         """(pixels in [0, 1], normalised images, labels)."""
         from modern_cnn.data import augment
-        from modern_cnn.training import evaluation
+        from modern_cnn.runs import load as evaluation
 
         images, labels = evaluation.examples(self.data, SPLIT.value, np.asarray(indices))
         return images / 255.0, augment.normalize(images, self.spec.mean, self.spec.std), labels
@@ -90,7 +91,7 @@ class Inside:
         return pixels[order], images[order], labels[order]
 
     def layer(self):
-        from modern_cnn.analysis import features
+        from modern_cnn.inspection import features
 
         return LAYER.value or features.stages(self.module, self.variables, self.blank)[-1]
 
@@ -105,7 +106,7 @@ class Inside:
 
 
 def draw_filters(out):
-    from modern_cnn.analysis import features, pictures
+    from modern_cnn.inspection import features, pictures
 
     inside = Inside()
     name, kernel = features.first_filters(inside.module, inside.variables, inside.blank)
@@ -114,7 +115,7 @@ def draw_filters(out):
 
 
 def draw_features(out):
-    from modern_cnn.analysis import features, pictures
+    from modern_cnn.inspection import features, pictures
 
     inside = Inside()
     pixels, images, labels = (values[:1] for values in inside.chosen())
@@ -130,7 +131,8 @@ def draw_deconv(out):
     import jax
     import jax.numpy as jnp
 
-    from modern_cnn.analysis import deconv, features, pictures
+    from modern_cnn.inspection import deconvolution as deconv
+    from modern_cnn.inspection import features, pictures
 
     inside = Inside()
     layer, arguments = inside.layer(), (inside.module, inside.variables)
@@ -161,7 +163,7 @@ def draw_deconv(out):
 def draw_saliency(out):
     import jax
 
-    from modern_cnn.analysis import features, pictures
+    from modern_cnn.inspection import features, pictures
 
     inside = Inside()
     pixels, images, labels = inside.chosen()
@@ -173,7 +175,7 @@ def draw_saliency(out):
 def draw_gradcam(out):
     import jax
 
-    from modern_cnn.analysis import features, pictures
+    from modern_cnn.inspection import features, pictures
 
     inside = Inside()
     layer = inside.layer()
@@ -184,7 +186,7 @@ def draw_gradcam(out):
 
 
 def draw_occlusion(out):
-    from modern_cnn.analysis import features, pictures
+    from modern_cnn.inspection import features, pictures
 
     inside = Inside()
     pixels, images, labels = inside.chosen()
@@ -197,8 +199,9 @@ def draw_occlusion(out):
 
 
 def draw_batch_norm(out):
-    from modern_cnn.analysis import pictures
-    from modern_cnn.training import logs, workdir
+    from modern_cnn.inspection import pictures
+    from modern_cnn.runs import log as logs
+    from modern_cnn.runs import workdir
 
     records = logs.read_norms(Path(WORKDIR.value or ""))
     if not records or not records[0]["mean"]:
@@ -211,8 +214,8 @@ def draw_batch_norm(out):
 def draw_surface(out):
     import jax
 
-    from modern_cnn.analysis import pictures, surface
-    from modern_cnn.training import evaluation
+    from modern_cnn.inspection import pictures, surface
+    from modern_cnn.runs import load as evaluation
 
     inside = Inside()
     _, images, labels = inside.examples(inside.spread(SURFACE_IMAGES))
@@ -241,9 +244,10 @@ def draw_surface(out):
 def draw_augment(out):
     import jax
 
-    from modern_cnn.analysis import pictures
     from modern_cnn.data import augment, sources
-    from modern_cnn.training import evaluation, workdir
+    from modern_cnn.inspection import pictures
+    from modern_cnn.runs import load as evaluation
+    from modern_cnn.runs import workdir
 
     if bool(CONFIG.value) == bool(WORKDIR.value):
         raise UserError("augment takes either --config or --workdir")

@@ -4,6 +4,7 @@ import os
 import hypothesis
 import pytest
 
+from configs import base
 from modern_cnn import runtime
 
 runtime.set_xla_flags()  # the programs that the scripts run are those that are tested
@@ -21,3 +22,18 @@ def own_cache(tmp_path_factory):
         patch.setenv("MODERN_CNN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("MODERN_CNN_DATA", raising=False)
         yield
+
+
+@pytest.fixture
+def config():
+    """The config of a run that takes a second: an MLP with dropout on the 8x8 digits."""
+    config = base.get_config()
+    config.epochs = 3
+    config.log_every_steps = 0
+    config.model.name = "mlp"
+    config.model.hidden_sizes = (16,)
+    config.model.dropout_rate = 0.1
+    config.data.source = "digits"
+    config.data.batch_size = 128
+    config.optimizer.momentum = 0.9
+    return config

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import modern_cnn
-from modern_cnn import models
-from modern_cnn.training import settings
+from modern_cnn import models, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "modern_cnn").rglob("*.py"))

@@ -1,6 +1,6 @@
 """From uint8 pixels to what a network sees, inside the compiled step.
 
-Amounts may be traced numbers (`modern_cnn.numbers`), but for `crop` and `flip`.
+Amounts may be traced numbers (`settings.is_zero`), but for `crop` and `flip`.
 """
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from modern_cnn.data import color, formats
-from modern_cnn.numbers import is_off
+from modern_cnn.settings import is_zero
 
 PILLOW_BITS = 22  # after the point, in the weights of Pillow's fixed-point arithmetic
 RATIOS = (3 / 4, 4 / 3)  # width to height, of a random box that is cut out and resized
@@ -183,7 +183,7 @@ def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config) -> dict[st
       images: [N, H, W, C], pixels 0..255; come back in float32 if they are mixed.
       labels: int [N].
     """
-    ways = [(way, alpha) for way, alpha in ((mixup, config.mixup), (cutmix, config.cutmix)) if not is_off(alpha)]
+    ways = [(way, alpha) for way, alpha in ((mixup, config.mixup), (cutmix, config.cutmix)) if not is_zero(alpha)]
     if not ways:
         return {"image": images, "label": labels}
     images, key = images.astype(jnp.float32), jax.random.fold_in(key, MIX)
@@ -211,18 +211,18 @@ def augment(key: jax.Array, images: jax.Array, config, *, cropped: bool = False)
     def own(number):  # 0 to 2 would be the keys into which `random_affine` splits this one
         return jax.random.fold_in(key, number)
 
-    if not (cropped or is_off(config.resized_crop)):
+    if not (cropped or is_zero(config.resized_crop)):
         images = random_resized_crop(own(3), images, config.resized_crop)
     if config.crop:
         images = random_crop(own(10), images, config.crop)
     if config.flip:
         images = random_flip(own(11), images)
-    if not (is_off(config.rotate) and is_off(config.zoom) and is_off(config.shift)):
+    if not (is_zero(config.rotate) and is_zero(config.zoom) and is_zero(config.shift)):
         images = random_affine(key, images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
                                shift=config.shift)
     for number, (name, change) in enumerate(color.ALL.items(), 4):
-        if not is_off(getattr(config, name)) and (images.shape[3] == 3 or name not in color.OF_COLOR):
+        if not is_zero(getattr(config, name)) and (images.shape[3] == 3 or name not in color.OF_COLOR):
             images = change(own(number), images.astype(jnp.float32), getattr(config, name))
-    if not is_off(config.cutout):
+    if not is_zero(config.cutout):
         images = cutout(own(4 + len(color.ALL)), images, config.cutout)
     return images

@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from modern_cnn import runtime
-from modern_cnn.data import batches, formats, holdout, stream
+from modern_cnn.data import formats
+from modern_cnn.data import resident as batches
+from modern_cnn.data import splits as holdout
+from modern_cnn.data import streamed as stream
 from modern_cnn.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)

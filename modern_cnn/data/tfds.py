@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from modern_cnn.data import stream
+from modern_cnn.data import streamed as stream
 from modern_cnn.data.formats import Split, check_memory, kept, resize
 from modern_cnn.data.sources import NO_NETWORK
 from modern_cnn.errors import UserError

@@ -13,7 +13,8 @@ import numpy as np
 
 from modern_cnn.errors import UserError
 from modern_cnn.functional import formulations
-from modern_cnn.training import evaluation, workdir
+from modern_cnn.runs import load as evaluation
+from modern_cnn.runs import workdir
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 CHECKED = 3  # random images on which the written file is compared with the checkpoint

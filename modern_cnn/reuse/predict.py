@@ -15,7 +15,8 @@ from PIL import Image
 
 from modern_cnn.data import augment, formats
 from modern_cnn.errors import UserError
-from modern_cnn.training import evaluation, workdir
+from modern_cnn.runs import load as evaluation
+from modern_cnn.runs import workdir
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError
-from modern_cnn.training import evaluation, workdir
+from modern_cnn.runs import load as evaluation
+from modern_cnn.runs import workdir
 
 log = logging.getLogger(__name__)
 

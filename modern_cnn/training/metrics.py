@@ -5,7 +5,7 @@ import optax
 from flax import struct
 from jax import lax
 
-from modern_cnn.numbers import is_off
+from modern_cnn.settings import is_zero
 
 TOP5_ABOVE = 10  # top-5 accuracy says something where there are more classes than this
 
@@ -18,7 +18,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float | jax.A
     """
     logits = logits.astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if is_off(smoothing):
+    if is_zero(smoothing):
         return losses
     return (1 - smoothing) * losses - smoothing * jnp.mean(jax.nn.log_softmax(logits), axis=1)
 

@@ -5,7 +5,7 @@ import jax
 import optax
 
 from modern_cnn.errors import UserError, did_you_mean
-from modern_cnn.numbers import is_off
+from modern_cnn.settings import is_zero
 
 SCHEDULES = ("constant", "step", "cosine")
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
@@ -72,12 +72,12 @@ def make_optimizer(optimizer, schedule: optax.Schedule) -> optax.GradientTransfo
       UserError: an unknown name.
     """
     decay, chain = optimizer.weight_decay, []
-    if not is_off(optimizer.clip_norm):
+    if not is_zero(optimizer.clip_norm):
         chain.append(optax.clip_by_global_norm(optimizer.clip_norm))
-    if not is_off(decay) and optimizer.name != "adamw":
+    if not is_zero(decay) and optimizer.name != "adamw":
         chain.append(optax.add_decayed_weights(decay, decays))
     if optimizer.name == "sgd":
-        momentum = None if is_off(optimizer.momentum) else optimizer.momentum
+        momentum = None if is_zero(optimizer.momentum) else optimizer.momentum
         chain.append(optax.sgd(schedule, momentum, optimizer.nesterov))
     elif optimizer.name == "adam":
         chain.append(optax.adam(schedule))

@@ -139,7 +139,7 @@ import sys
 import warnings
 warnings.simplefilter("ignore")
 import numpy as np
-from modern_cnn.training.mesh import Devices
+from modern_cnn.training.devices import Devices
 from tests.data import files
 manual_dir, out = sys.argv[1:]
 dataset = files.load("tfds:cifar10", manual_dir=manual_dir, image_size=32, stream=True, validation=0.2)

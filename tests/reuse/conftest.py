@@ -8,7 +8,7 @@ import pytest
 
 from configs import base
 from modern_cnn import models
-from modern_cnn.training import imported
+from modern_cnn.runs import imported
 
 GAIN = 1.25  # of the kernels: from image to image logits differ by far more than what is tolerated, and are below 20
 

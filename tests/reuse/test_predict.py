@@ -11,7 +11,8 @@ from PIL import Image
 from configs import base
 from modern_cnn.errors import UserError
 from modern_cnn.reuse import predict
-from modern_cnn.training import evaluation, loop
+from modern_cnn.runs import load as evaluation
+from modern_cnn.runs import loop
 from tests.data import files
 
 

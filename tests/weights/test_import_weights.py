@@ -253,8 +253,8 @@ def test_help(script):
 
 def test_a_disk_that_fills_leaves_nothing(tmp_path, monkeypatch):
     from configs import base
-    from modern_cnn.training import imported
-    from modern_cnn.training.checkpoint import Checkpoints
+    from modern_cnn.runs import imported
+    from modern_cnn.runs.checkpoints import Checkpoints
 
     def fail(*_):
         raise OSError(28, "No space left on device")

@@ -1,0 +1,1 @@
+"""Command-line programs: flags in, one call. `publish/` and `bench/` hold what needs a checkout."""

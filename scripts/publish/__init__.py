@@ -1,0 +1,1 @@
+"""Write the pages in docs/: pictures of blocks, tables of networks, results and experiments."""

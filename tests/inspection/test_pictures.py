@@ -1,0 +1,58 @@
+"""The arrays that become pixels, by hand; and that every picture is written and can be read."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from modern_cnn.inspection import pictures
+from tests.functional.oracle import normal
+
+
+def test_signs_are_around_grey_and_maps_between_black_and_white():
+    values = np.array([[[-2.0, 0], [1, 0.5]], [[0, 0], [0, 0]]])
+    np.testing.assert_array_equal(pictures.around_grey(values[..., None])[..., 0],
+                                  [[[0, 0.5], [0.75, 0.625]], [[0.5, 0.5], [0.5, 0.5]]])
+    np.testing.assert_allclose(pictures.stretched(values), [[[0, 2 / 3], [1, 2.5 / 3]], [[0, 0], [0, 0]]])
+
+
+def test_tiles_lie_in_rows_with_white_between_and_after_them():
+    images = np.stack([np.full((2, 2), value) for value in (0.1, 0.2, 0.3)])
+    one, two, three, white = 0.1, 0.2, 0.3, 1
+    np.testing.assert_array_equal(pictures.tiles(images, 2), [
+        [one, one, white, two, two], [one, one, white, two, two], [white] * 5,
+        [three, three, white, white, white], [three, three, white, white, white]])
+    assert pictures.tiles(images[..., None], 3, pixels=5).shape == (6, 20, 1)  # 2 pixels times 3, and gaps of one
+
+
+def test_layers_are_in_the_order_of_their_numbers():
+    names = ["block10/norm1", "block2/norm10", "block2/norm9", "norm1"]
+    assert sorted(names, key=pictures._by_number) == ["block2/norm9", "block2/norm10", "block10/norm1", "norm1"]
+
+
+IMAGES = np.random.default_rng(0).random((3, 8, 8, 3))
+RECORDS = [{"epoch": epoch, "mean": {f"norm{i}": [-1, epoch, 1] for i in range(14)},
+            "deviation": {f"norm{i}": [1, 2, 3] for i in range(14)}} for epoch in (1, 2)]
+DRAWN = {
+    "filters in colour": lambda path: pictures.filters(normal(3, 3, 3, 5), "t", path),
+    "filters of many channels": lambda path: pictures.filters(normal(3, 3, 7, 5), "t", path),
+    "feature maps": lambda path: pictures.feature_maps(
+        IMAGES[0, ..., :1], {"stage1": normal(4, 4, 40), "stage2": normal(2, 2, 3)}, "t", path),
+    "projections": lambda path: pictures.projections(
+        [{"title": "unit 1", "projections": normal(9, 4, 4, 3), "patches": IMAGES[0, :4, :4][None].repeat(9, 0)}] * 4,
+        "t", path),
+    "heat beside images": lambda path: pictures.beside(IMAGES, "abc", normal(3, 8, 8), "def", "t", path),
+    "heat over images": lambda path: pictures.beside(IMAGES, "abc", normal(3, 2, 2), "def", "t", path, over=0.5,
+                                                     bar="probability", smooth=True),
+    "norms": lambda path: pictures.norms(RECORDS, (15, 50, 85), "t", path),
+    "surface": lambda path: pictures.surface([{"title": "a", "xlabel": "step", "steps": [0, 1], "result": 0,
+                                               "lines": [("one", [1, 2], [0, 1])]}] * 2, "t", path),
+    "augmented": lambda path: pictures.augmented(IMAGES, "abc", IMAGES[None].repeat(2, 0), "t", path),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_pictures_are_written(draw, tmp_path):
+    path = draw(tmp_path / "new" / "picture.png")
+    assert path == tmp_path / "new" / "picture.png"
+    with Image.open(path) as picture:
+        assert min(picture.size) > 150
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20

@@ -1,0 +1,77 @@
+"""scripts/visualize.py on a small run: every picture, and what it refuses."""
+import pytest
+from PIL import Image
+
+from modern_cnn.data import augment, sources
+from modern_cnn.errors import UserError
+from modern_cnn.runs import load as evaluation
+from tests.test_cli import ROOT, refused
+
+
+@pytest.fixture(scope="module")
+def run(server, tmp_path_factory):
+    """A workdir of two steps of the ReLU LeNet with batch normalisation."""
+    from configs import base
+    from modern_cnn.runs import loop
+
+    config = base.get_config()
+    config.model.name = "lenet_relu_bn"
+    config.data.source = "digits"
+    config.data.image_size = 20
+    config.max_steps = 2
+    config.log_every_steps = 1
+    config.log_norms = True
+    config.augment.crop = 3
+    workdir = tmp_path_factory.mktemp("inside") / "run"
+    loop.train_and_evaluate(config, workdir)
+    return workdir
+
+
+PICTURES = {"filters": [], "deconv": ["--layer=stage1", "--units=1,0"], "batch_norm": [], "augment": []}
+MORE = {"features": [], "saliency": ["--count=2"], "gradcam": ["--layer=stage1", "--images=5,7"],
+        "occlusion": ["--count=2"], "surface": ["--split=train"]}
+
+
+def draws(script, run, pictures):
+    for what, flags in pictures.items():
+        result = script("visualize.py", f"--what={what}", f"--workdir={run}", *flags)
+        assert result.code == 0, result.err
+        assert result.out.splitlines()[-1] == str(run / f"{what}.png")
+        with Image.open(run / f"{what}.png") as picture:
+            assert min(picture.size) > 150
+
+
+def test_pictures_of_a_run(script, run):
+    draws(script, run, PICTURES)
+
+
+@pytest.mark.slow
+def test_every_other_picture_of_a_run(script, run):
+    draws(script, run, MORE)
+
+
+def test_refusals(script, run, tmp_path):
+    refused(script("visualize.py", f"--workdir={run}"), 2, "--what")
+    refused(script("visualize.py", "--what=filters"), 1, "--workdir is missing")
+    refused(script("visualize.py", "--what=filters", "--workdir=nowhere"), 1, "nowhere is not a run's workdir")
+    refused(script("visualize.py", "--what=deconv", f"--workdir={run}", "--layer=stage9"), 1, "no layer 'stage9'",
+            "did you mean 'stage")
+    refused(script("visualize.py", "--what=deconv", f"--workdir={run}", "--units=999"), 1, "--units=999", "units 0 to")
+    refused(script("visualize.py", "--what=saliency", f"--workdir={run}", "--images=5,x"), 1, "--images=5,x")
+    refused(script("visualize.py", "--what=saliency", f"--workdir={run}", "--images=400"), 1, "no image 400", "360")
+    refused(script("visualize.py", "--what=augment", f"--config={ROOT}/configs/lenet.py", f"--workdir={run}"), 1,
+            "either --config or --workdir")
+    assert not any(tmp_path.iterdir())
+
+
+def test_examples_are_the_splits_own_images(run):
+    import numpy as np
+
+    data = evaluation.load_data(run, "test")
+    images, labels = evaluation.examples(data, "test", np.array([7, 0, 359]))
+    own = data.splits["test"]
+    np.testing.assert_array_equal(labels, own[1][[7, 0, 359]])
+    np.testing.assert_array_equal(images, augment.enlarge(own[0][[7, 0, 359]], 20))
+    assert data.spec.mean == sources.normalization("unit", own[0])[0]
+    with pytest.raises(UserError, match="no image 360: its test split has 360"):
+        evaluation.examples(data, "test", np.array([360]))

@@ -1,0 +1,368 @@
+"""Whole runs, in this process: what they write, where they end, and what stops them."""
+import dataclasses
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import modern_cnn
+from modern_cnn.data import augment, resident as batches, formats, sources
+from modern_cnn.errors import UserError
+from modern_cnn.runs import load as evaluation, log as logs, loop, workdir
+from modern_cnn.training import optim
+from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
+from modern_cnn.training.devices import Devices
+from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.state import TrainState
+from tests.data import files
+
+
+def records(path, split=None):
+    return [r for r in logs.read_metrics(path / "metrics.jsonl") if split in (None, r["split"])]
+
+
+def test_a_run_writes_all_that_design_promises(config, tmp_path, caplog):
+    caplog.set_level("INFO", "modern_cnn")
+    run = tmp_path / "run"
+    result = loop.train_and_evaluate(config, run)
+    assert {"config.json", "run.json", "metrics.jsonl", "checkpoints", "tensorboard", "curves.png"} <= {
+        path.name for path in run.iterdir()}
+    assert json.loads((run / "config.json").read_text())["model"]["name"] == "mlp"
+    described = json.loads((run / "run.json").read_text())
+    assert described["data"]["sizes"] == {"train": 1437, "test": 360}
+    assert {"versions", "commit", "platform", "device_count", "process_count"} <= set(described)
+    assert [r["step"] for r in records(run, "train")] == [11, 22, 33]
+    assert {"step", "epoch", "split", "loss", "accuracy", "images_per_second"} <= set(records(run, "train")[0])
+    assert [r["step"] for r in records(run, "test")] == [33]
+    assert result["test"]["accuracy"] == records(run, "test")[0]["accuracy"]
+    with Image.open(run / "curves.png") as curves:
+        assert curves.size[0] > 800
+    assert any((run / "tensorboard").glob("events*"))
+    assert "step 33, the last" in caplog.text
+    assert "images/s" in caplog.text
+
+
+def test_load_and_evaluate_agree_with_the_run(config, tmp_path):
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    scored = evaluation.evaluate_workdir(tmp_path / "run")
+    assert scored == {"split": "test", "step": 33, "count": 360, **result["test"]}
+    module, variables = modern_cnn.load(tmp_path / "run")
+    data = sources.load(config.data)
+    images, labels = data.splits["test"]
+    logits = module.apply(variables, augment.normalize(jnp.asarray(images), data.spec.mean, data.spec.std), train=False)
+    assert (np.argmax(np.asarray(logits), 1) == labels).mean() == result["test"]["accuracy"]
+
+
+def test_averages_are_scored_and_kept_and_the_weights_go_on(config, tmp_path):
+    """The result is the averages, in the log, in `load` and in evaluation; training goes on from the weights."""
+    loop.train_and_evaluate(config, tmp_path / "plain")
+    config.optimizer.ema_decay = 0.9
+    config.augment.test_flip = True
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    losses, plain = ([r["loss"] for r in records(tmp_path / name, "train")] for name in ("run", "plain"))
+    assert losses == plain
+    module, averages = modern_cnn.load(tmp_path / "run")
+    weights = modern_cnn.load(tmp_path / "plain")[1]
+    data = sources.load(config.data)
+    images, labels = jnp.asarray(data.splits["test"][0]), data.splits["test"][1]
+    logits = [module.apply(averages, augment.normalize(each, data.spec.mean, data.spec.std), train=False)
+              for each in (images, images[:, :, ::-1])]
+    wanted = Metrics.of((logits[0] + logits[1]) / 2, jnp.asarray(labels, jnp.int32)).means(10)
+    scored = evaluation.evaluate_workdir(tmp_path / "run")
+    for scores in (result["test"], scored):
+        assert np.isclose(scores["loss"], wanted["loss"], rtol=1e-5)
+        assert scores["accuracy"] == wanted["accuracy"]
+    checkpoints = Checkpoints(tmp_path / "run", read_only=True)
+    kept = checkpoints._manager.restore(33)
+    checkpoints.close()
+    for average, weight, saved in zip(*map(jax.tree.leaves, (averages, weights, kept["training"]["tree"]["variables"])),
+                                      strict=True):
+        np.testing.assert_array_equal(weight, saved)
+        assert (average != weight).any()
+
+
+def test_images_enlarged_on_the_device_train_and_score_as_those_enlarged_in_files(config, tmp_path):
+    """Before the distortions, in training, scoring and evaluation: a run on files that hold the larger images."""
+    config.epochs, config.data.image_size = 1, 32
+    config.augment.rotate, config.augment.shift = 10.0, 3.0
+    on_device = loop.train_and_evaluate(config, tmp_path / "device")
+    evaluated = evaluation.evaluate_workdir(tmp_path / "device")
+    assert {name: evaluated[name] for name in on_device["test"]} == on_device["test"]
+    arrays = {}
+    for split, (images, labels) in sources.load(config.data).splits.items():
+        assert images.shape[1:] == (8, 8, 1)
+        arrays |= {f"{split}_images": formats.resize_array(images, 32, split)[..., 0], f"{split}_labels": labels}
+    files.write_idx(tmp_path / "large", **arrays)
+    config.data.source = f"idx:{tmp_path / 'large'}"
+    loop.train_and_evaluate(config, tmp_path / "files")
+    for ours, theirs in zip(records(tmp_path / "device"), records(tmp_path / "files"), strict=True):
+        assert ours["split"] == theirs["split"]
+        assert np.isclose(ours["loss"], theirs["loss"], rtol=1e-4)
+        assert np.isclose(ours["accuracy"], theirs["accuracy"], atol=0.003)
+
+
+def test_evaluation_counts_every_example_once_at_any_batch_size(config):
+    data = sources.load(config.data)
+    module = loop.build_model(config.model.to_dict(), data.spec)
+    state = TrainState.create(jax.random.key(0), module, optim.make_optimizer(config.optimizer, lambda _: 0.1),
+                              data.spec.image_shape)
+    devices = Devices()
+    feed = data.feed(devices)
+    eval_fn = evaluation.compile_eval(data.spec, devices, feed)
+    whole = None
+    for batch_size in (360, 100, 7, 1000):
+        metrics = evaluation.evaluate(eval_fn, state, feed, "test", data.spec, batch_size, devices)
+        whole = whole or metrics
+        assert int(metrics.count) == 360
+        assert int(metrics.correct) == int(whole.correct)
+        assert np.isclose(metrics.loss, whole.loss, rtol=1e-5)
+
+
+def test_an_epoch_visits_every_image_once_and_no_two_steps_draw_alike(config, monkeypatch):
+    """The compiled step around a train step that only notes which images came, and how they looked."""
+    def note(state, batch, _, **options):
+        seen = state.params["seen"].at[batch["label"]].add(1)
+        looks = state.params["looks"].at[state.step].set(batch["image"][0].sum())
+        return state.replace(step=state.step + 1, params={"seen": seen, "looks": looks}), Metrics.empty()
+
+    monkeypatch.setattr(loop.steps, "train_step", note)
+    config.augment.rotate, config.augment.shift = 20.0, 1.0
+    spec = dataclasses.replace(sources.load(config.data).spec, mean=(0.0,), std=(1.0,))
+    devices = Devices()
+    step = loop.compile_train(config, spec, loop.Plan(3, 4, 8, lambda _: 0.1), jax.random.key(0), devices,
+                              batches.Resident(spec, {}, devices))
+    images = jnp.tile(jnp.arange(64, dtype=jnp.uint8).reshape(1, 8, 8, 1), (13, 1, 1, 1))
+    state = TrainState(jnp.int32(0), {"seen": jnp.zeros(13, jnp.int32), "looks": jnp.zeros(8)}, {}, (), None, None)
+    counts = []
+    for epoch in range(2):
+        for _ in range(4):
+            order = jnp.asarray(batches.epoch_order(0, epoch, 13))
+            state, _, _ = step(state, Metrics.empty(), (images, jnp.arange(13)), order)
+        counts.append(np.array(state.params["seen"]))
+    first, second = counts[0], counts[1] - counts[0]
+    assert sorted(first) == sorted(second) == [0] + [1] * 12
+    assert len(set(np.array(state.params["looks"]).tolist())) == 8
+
+
+def test_max_steps_ends_with_evaluation_and_checkpoint(config, tmp_path):
+    config.max_steps = 13
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    assert result["step"] == 13
+    assert [r["step"] for r in records(tmp_path / "run", "test")] == [13]
+    assert evaluation.load_run(tmp_path / "run")[3] == 13
+
+
+def test_a_finished_run_started_again_only_reports(config, tmp_path):
+    first = loop.train_and_evaluate(config, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert loop.train_and_evaluate(config, tmp_path / "run")["test"] == first["test"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_the_seed_decides_everything(config, tmp_path):
+    runs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config.seed = seed
+        loop.train_and_evaluate(config, tmp_path / name)
+        runs.append(modern_cnn.load(tmp_path / name)[1]["params"]["dense1"]["kernel"])
+    assert np.array_equal(runs[0], runs[1])
+    assert not np.allclose(runs[0], runs[2])
+
+
+def test_a_non_finite_loss_stops_the_run_at_its_step_and_keeps_the_last_good_checkpoint(config, tmp_path):
+    """Epoch 1 is sound; the rate then jumps, within the same schedule, so high that the loss overflows."""
+    config.schedule.name, config.schedule.milestones, config.schedule.factor = "step", (1.0,), 1e20
+    every = config.copy_and_resolve_references()
+    every.log_every_steps = 1
+    with pytest.raises(UserError) as one_by_one:
+        loop.train_and_evaluate(every, tmp_path / "every")
+    with pytest.raises(UserError) as by_epoch:
+        loop.train_and_evaluate(config, tmp_path / "run")
+    step = len(records(tmp_path / "every", "train")) + 1  # the first that could not be logged
+    assert 11 < step < 22
+    for error in (one_by_one, by_epoch):
+        assert f"the loss is not finite at step {step} " in str(error.value)
+        assert "the last good checkpoint, step 11, is kept" in str(error.value)
+    assert evaluation.load_run(tmp_path / "run")[3] == 11
+
+
+def test_debug_nans_stops_at_the_operation(config, tmp_path):
+    config.schedule.name, config.schedule.milestones, config.schedule.factor = "step", (1.0,), 1e20
+    jax.config.update("jax_debug_nans", True)
+    try:
+        with pytest.raises(FloatingPointError, match=r"invalid value \(nan\) encountered in \w+"):
+            loop.train_and_evaluate(config, tmp_path / "run")
+    finally:
+        jax.config.update("jax_debug_nans", False)
+
+
+def test_parameters_that_are_not_finite_are_never_saved(config, tmp_path):
+    """An overflow in the very last update before a checkpoint: the loss was still finite."""
+    config.max_steps, config.optimizer.learning_rate = 1, 3e38
+    config.optimizer.momentum = 0.0
+    config.optimizer.weight_decay = 1e30
+    with pytest.raises(UserError, match=r"not finite at step 1 .*no checkpoint had been written yet"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_nothing_is_fetched_from_the_device_between_logs(config, tmp_path, monkeypatch):
+    fetched = []
+    means = Metrics.means
+    monkeypatch.setattr(Metrics, "means", lambda self, n: fetched.append(1) or means(self, n))
+    real = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: fetched.append(2) or real(tree))
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: pytest.fail("waited for the device"))
+    config.epochs = 1
+    config.log_every_steps = 5
+    loop.train_and_evaluate(config, tmp_path / "run")
+    assert fetched == [1, 2] * 3  # training at steps 5 and 11, then the test split
+
+
+def test_a_signal_before_the_first_step_of_an_epoch_changes_nothing(config, tmp_path, monkeypatch):
+    order = batches.epoch_order
+
+    def terminate_in_the_second(seed, epoch, size):
+        if epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return order(seed, epoch, size)
+
+    monkeypatch.setattr(batches, "epoch_order", terminate_in_the_second)
+    config.test_every_epoch = True
+    with pytest.raises(SystemExit):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert [r["step"] for r in records(tmp_path / "run", "test")] == [11]
+    monkeypatch.setattr(batches, "epoch_order", order)
+    loop.train_and_evaluate(config, tmp_path / "run")
+    assert [r["step"] for r in records(tmp_path / "run", "test")] == [11, 22, 33]
+
+
+def test_checkpoints_by_steps_count_epoch_ends_too(config, tmp_path):
+    config.checkpoint_every_steps, config.eval_every_epochs = 11, 100
+    loop.train_and_evaluate(config, tmp_path / "run")
+    assert saved_steps(tmp_path / "run") == [22, 33]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("optimizer.base_batch_size", -256, "base_batch_size=-256 must be a number of at least 0"),
+    ("optimizer.momentum", 1.5, r"momentum=1\.5 must be a number between 0 and 1"),
+    ("schedule.warmup_epochs", -1.0, r"warmup_epochs=-1\.0 must be"),
+    ("augment.zoom", 2.0, r"augment\.zoom=2\.0 must be a number between 0 and 0\.99"),
+    ("augment.hue", 0.6, r"augment\.hue=0\.6 must be a number between 0 and 0\.5"),
+    ("loss.label_smoothing", 1.5, r"label_smoothing=1\.5 must be"),
+    ("optimizer.ema_decay", 2.0, r"ema_decay=2\.0 must be a number between 0 and 1"),
+    ("optimizer.clip_norm", -1.0, r"clip_norm=-1\.0 must be a number of at least 0"),
+    ("model.dropout_rate", 1.5, "cannot be built for .*a dropout rate is a probability"),
+    ("model.hidden_sizes", (0,), "cannot be built for"),
+    ("model.num_classes", 3, r"the data say how many classes there are \(config\.data\.num_classes\)"),
+    ("model.dtype", jnp.bfloat16, "a dtype goes by its name"),
+    ("data.batch_size", 1438, "batch_size=1438 is more than the 1437 training images of digits"),
+    ("data.batch_size", 0, "config.data.batch_size=0 must be a number of at least 1"),
+    ("epochs", 0, "config.epochs=0 must be a number of at least 1"),
+    ("model.name", "lenet", "has no option 'hidden_sizes'"),
+    ("data.normalize", "standart", "did you mean 'standard'"),
+    ("data.image_size", 10 ** 6, r"a batch of digits: 128 images of 1000000x1000000 decode to .* GiB, .*image_size"),
+])
+def test_bad_settings_are_refused_before_anything_is_written(field, value, message, config, tmp_path):
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_too_small_for_the_network(config, tmp_path):
+    config.model.name = "lenet_bn"
+    config.model.hidden_sizes = config.model.dropout_rate = None  # options of the MLP
+    with pytest.raises(UserError, match=r"'lenet_bn' cannot be built for the 8x8x1 images of digits.*image_size=N"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_evaluate_refuses_other_shapes_and_unknown_splits(config, tmp_path):
+    config.epochs = 1
+    loop.train_and_evaluate(config, tmp_path / "run")
+    with pytest.raises(UserError, match="has no split 'validation', only"):
+        evaluation.evaluate_workdir(tmp_path / "run", "validation")
+    with pytest.raises(UserError, match="the network was trained on"):
+        evaluation.evaluate_workdir(tmp_path / "run", data={"image_size": 9})
+    with pytest.raises(UserError, match="is not a run's workdir"):
+        evaluation.evaluate_workdir(tmp_path)
+
+
+@pytest.mark.parametrize("max_steps", [0, 15])
+def test_a_profile_is_recorded_also_of_a_run_that_ends_early(max_steps, config, tmp_path):
+    config.max_steps = max_steps
+    loop.train_and_evaluate(config, tmp_path / "run", profile=True)
+    assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+
+
+def test_a_signal_at_an_epoch_end_without_evaluation_is_saved_too(config, tmp_path, monkeypatch):
+    config.eval_every_epochs = 3
+    finish = loop.Run.finish_epoch
+
+    def terminate_after_the_first(self):
+        finish(self)
+        if self.step == 11:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Run, "finish_epoch", terminate_after_the_first)
+    with pytest.raises(SystemExit) as stopped:
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert evaluation.load_run(tmp_path / "run")[3] == 11
+
+
+def test_a_lost_metrics_file_is_measured_again(config, tmp_path):
+    config.data.validation = 0.1
+    first = loop.train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    again = loop.train_and_evaluate(config, tmp_path / "run")
+    assert (again["test"], again["validation"]) == (first["test"], first["validation"])
+
+
+def test_write_json_leaves_the_old_file_where_the_new_one_fails(tmp_path):
+    workdir.write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        workdir.write_json(tmp_path / "a.json", {"x": object()})
+    assert workdir.read_json(tmp_path / "a.json") == {"x": 1}
+
+
+def test_bad_lines_of_metrics_are_left_out_and_said_but_for_a_cut_last_one(tmp_path, caplog):
+    good = '{"step": %d, "epoch": 1.0, "split": "train", "loss": 1.0, "accuracy": 0.5}\n'
+    text = good % 1 + '\n5\n{"step": 3}\n' + good % 2
+    (tmp_path / "metrics.jsonl").write_bytes(text.encode() + b"\xff\xfe\n" + (good % 4).encode() + b'{"st')
+    assert [r["step"] for r in logs.read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 4]
+    assert [r.getMessage().split()[1] for r in caplog.records] == ["2", "3", "4", "6"]
+
+
+def test_other_classes_or_changed_images_are_not_scored_in_silence(config, tmp_path, caplog):
+    for name, classes in (("pets", ("cat", "dog")), ("insects", ("ant", "cat"))):
+        for i, label in enumerate(classes):
+            (tmp_path / name / label).mkdir(parents=True)
+            for j in range(20):
+                Image.fromarray(np.full((8, 8), 100 * i + j, np.uint8)).save(tmp_path / name / label / f"{j}.png")
+    config.data.source, config.data.batch_size, config.epochs = f"folder:{tmp_path / 'pets'}", 8, 1
+    loop.train_and_evaluate(config, tmp_path / "run")
+    with pytest.raises(UserError, match="has the classes ant, cat, but the network was trained on cat, dog"):
+        evaluation.evaluate_workdir(tmp_path / "run", data={"source": f"folder:{tmp_path / 'insects'}"})
+    (tmp_path / "pets" / "cat" / "0.png").unlink()
+    with pytest.raises(UserError, match="have changed since the run"):
+        evaluation.evaluate_workdir(tmp_path / "run", "train")
+    evaluation.evaluate_workdir(tmp_path / "run")
+    assert "have changed since the run" in caplog.text
+
+
+def test_a_lost_key_of_the_run_files_is_named(config, tmp_path):
+    loop.train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for use in (lambda: loop.train_and_evaluate(config, tmp_path / "run"),
+                lambda: evaluation.evaluate_workdir(tmp_path / "run")):
+        with pytest.raises(UserError, match=r"run\.json lacks versions, data"):
+            use()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
+def test_duration(seconds, text):
+    assert logs.duration(seconds) == text

@@ -1,0 +1,165 @@
+"""Killed at any moment, a run goes on bit for bit: whole processes, as a person starts and kills them."""
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from modern_cnn.runs import load as evaluation, log as logs
+from modern_cnn.runs.checkpoints import Checkpoints
+from tests.data import files
+
+ROOT = Path(__file__).resolve().parents[2]
+# Batch statistics, momentum, averages, augmentation, a validation split to choose by, checkpoints within epochs.
+TRAIN = (sys.executable, str(ROOT / "scripts/train.py"), f"--config={ROOT / 'configs/quickstart.py'}",
+         "--config.epochs=4", "--config.eval_every_epochs=2", "--config.data.validation=0.1",
+         "--config.data.image_size=16", "--config.log_every_steps=3", "--config.checkpoint_every_steps=4",
+         "--config.test_every_epoch=True", "--config.optimizer.ema_decay=0.9")
+TOTAL_STEPS = 4 * (1293 // 64)
+
+
+def start(workdir, *flags):
+    return subprocess.Popen([*TRAIN, f"--workdir={workdir}", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
+
+
+def finish(workdir, *flags):
+    process = start(workdir, *flags)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    return out
+
+
+def last_step(workdir) -> int:
+    return max((record["step"] for record in logs.read_metrics(workdir / "metrics.jsonl")), default=0)
+
+
+def wait_for_step(process, workdir, step):
+    while process.poll() is None and last_step(workdir) < step:
+        time.sleep(0.005)
+
+
+def final_bits(workdir):
+    """Everything a checkpoint holds, as saved, of the newest step."""
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.steps()[-1]
+    restored = checkpoints._manager.restore(step)
+    checkpoints.close()
+    return step, [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
+                  for path, leaf in jax.tree_util.tree_leaves_with_path(dict(restored.items()))]
+
+
+def history(workdir):
+    """metrics.jsonl without what a clock measured."""
+    return [{key: value for key, value in record.items() if key != "images_per_second"}
+            for record in logs.read_metrics(workdir / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    finish(workdir)
+    step, bits = final_bits(workdir)
+    assert step == TOTAL_STEPS
+    return workdir, bits
+
+
+def test_kill_minus_nine_at_random_points_then_the_same_bits(uninterrupted, tmp_path):
+    """Five kills at random steps of one run (so every resumed run is killed again), then to the end."""
+    reference, bits = uninterrupted
+    workdir = tmp_path / "killed"
+    draw = random.Random(0 if os.environ.get("CI") else None)
+    points = sorted(draw.sample(range(1, TOTAL_STEPS), 5))
+    killed = 0
+    for point in points:
+        process = start(workdir)
+        wait_for_step(process, workdir, point)
+        time.sleep(draw.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 4, "the run was over before it could be killed"
+    finish(workdir)
+    step, resumed = final_bits(workdir)
+    assert step == TOTAL_STEPS
+    assert [name for name, _ in resumed] == [name for name, _ in bits]
+    assert [name for (name, a), (_, b) in zip(resumed, bits, strict=True) if a != b] == []
+    assert history(workdir) == history(reference)
+
+
+def test_a_streamed_run_goes_on_with_the_same_images(tmp_path):
+    """Random crops of image files, decoded as training goes: killed twice, the same bits."""
+    flags = (f"--config.data.source={files.write_digits(tmp_path / 'digits', 400)}", "--config.data.stream=true",
+             "--config.augment.resized_crop=0.3", "--config.data.batch_size=32")
+    finish(tmp_path / "whole", *flags)
+    for point in (5, 27):
+        process = start(tmp_path / "killed", *flags)
+        wait_for_step(process, tmp_path / "killed", point)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    finish(tmp_path / "killed", *flags)
+    assert final_bits(tmp_path / "killed") == final_bits(tmp_path / "whole")
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+    assert evaluation.evaluate_workdir(tmp_path / "killed")["count"] == 360
+
+
+def test_kill_while_starting_up(uninterrupted, tmp_path):
+    """Before and while config.json, the lock and the first checkpoint appear."""
+    workdir = tmp_path / "young"
+    for seconds in (0.4, 1.5, 2.5):
+        process = start(workdir)
+        time.sleep(seconds)
+        process.kill()
+        process.communicate()
+    finish(workdir)
+    assert final_bits(workdir)[1] == uninterrupted[1]
+
+
+def test_sigterm_finishes_the_step_saves_and_exits(uninterrupted, tmp_path):
+    workdir = tmp_path / "terminated"
+    process = start(workdir, "--config.checkpoint_every_steps=0")
+    wait_for_step(process, workdir, 9)
+    process.terminate()
+    started = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - started < 15
+    assert "stopped by SIGTERM after step" in err
+    assert str(workdir) in err
+    saved = Checkpoints(workdir, read_only=True)
+    step = saved.steps()[-1]
+    saved.close()
+    assert step >= 9
+    assert f"after step {step}," in err
+    assert f"going on from step {step}" in finish(workdir)
+    assert final_bits(workdir)[1] == uninterrupted[1]
+    assert history(workdir) == history(uninterrupted[0])
+
+
+def test_a_second_process_on_the_workdir_is_refused(tmp_path):
+    workdir = tmp_path / "locked"
+    first = start(workdir)
+    wait_for_step(first, workdir, 3)
+    second = start(workdir)
+    _, err = second.communicate(timeout=60)
+    assert first.poll() is None, "the first run ended too early to tell"
+    first.kill()
+    first.communicate()
+    assert second.returncode == 1
+    assert err == (f"error: another process (pid {first.pid}) is training in {workdir}; "
+                   "wait for it, stop it, or choose another --workdir\n")
+    finish(workdir)  # the kernel dropped the lock with its holder
+
+
+def test_the_result_is_the_best_on_validation(uninterrupted):
+    workdir, _ = uninterrupted
+    validation = {r["step"]: (r["accuracy"], -r["loss"]) for r in history(workdir) if r["split"] == "validation"}
+    *_, step = evaluation.load_run(workdir)
+    assert step == max(validation, key=validation.get)

@@ -1,0 +1,211 @@
+"""The experiments: that each script asks for what exists, and that the pages tell what its runs measured."""
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import config_flags
+
+from configs import quickstart
+from modern_cnn import settings
+from modern_cnn.errors import UserError
+from modern_cnn.sweeps import sweep
+from scripts.publish import ablations, comparison
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted((ROOT / "scripts" / "ablations").glob("*.sh"))
+HEAD = """#!/usr/bin/env bash
+# Deep against shallow.
+#
+# Claim: deeper is
+# better.
+#
+# Source: a text, section 1.
+#
+# Here: small.
+#
+# Full size: --large
+#
+# Found: it is not.
+set -e
+"""
+
+
+def commands(script, folder):
+    """The arguments of every call of Python that a script makes."""
+    fake = folder / "python"
+    fake.write_text('#!/bin/bash\nmkdir -p "$WORKDIR"\nprintf "%s\\0" "$@" >> "$CALLS"\nprintf "\\n\\0" >> "$CALLS"\n')
+    fake.chmod(0o755)
+    calls = folder / "calls"
+    subprocess.run(["bash", script], check=True, env=os.environ | {
+        "PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(calls), "WORKDIR": str(folder / "work")})
+    return [call.split("\0")[:-1] for call in calls.read_text().removesuffix("\n\0").split("\n\0")]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections' way to read a config file
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_asks_for_what_exists(script, tmp_path, monkeypatch):
+    """Fields, values, networks and their options, at every point of its grids: 3 seeds, in the folder it is given."""
+    monkeypatch.chdir(ROOT)
+    calls = commands(script, tmp_path)
+    assert re.fullmatch(r"\d+\n(\d+m[\d.]+s \d+m[\d.]+s\n){2}", (tmp_path / "work" / "seconds").read_text())
+    assert calls
+    for program, *arguments in calls:
+        assert any(argument.startswith(f"--workdir={tmp_path / 'work'}") for argument in arguments)
+        if program == "scripts/ablate.py":
+            continue
+        assert program in ("scripts/sweep.py", "scripts/train.py")
+        values = flags.FlagValues()
+        config = config_flags.DEFINE_config_file("config", flag_values=values)
+        sweeps = flags.DEFINE_multi_string("sweep", [], "", flag_values=values)
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
+        monkeypatch.setattr(sys, "argv", [program, *arguments])  # where ml_collections looks for overrides
+        values(sys.argv)
+        if program == "scripts/train.py":  # what others start from
+            assert not sweeps.value
+            settings.check(config.value)
+            continue
+        fields = sweep.parse(sweeps.value, config.value)
+        assert fields["seed"] == [0, 1, 2]
+        grid = sweep.Sweep(config.value, fields, tmp_path / "none")
+        assert len(grid.trials) >= 3
+        for trial in grid.trials[::3]:
+            settings.check(grid.config_of(trial))
+
+
+def test_seventeen_experiments_with_all_that_their_comments_must_say():
+    assert len(SCRIPTS) == 17
+    for script in SCRIPTS:
+        assert os.access(script, os.X_OK)
+        ablations.read_script(script)
+
+
+def write_sweep(directory, trials, config=None):
+    """{fields as JSON: (result, train loss and accuracy)} as a sweep leaves them."""
+    named = {}
+    for i, (fields, result, train) in enumerate(trials):
+        named[f"trial{i}"] = {"fields": fields, "result": result}
+        run = directory / "trials" / f"trial{i}"
+        run.mkdir(parents=True)
+        if train:
+            (run / "metrics.jsonl").write_text("".join(json.dumps(
+                {"step": 9 * epoch, "epoch": epoch, "split": "train", "loss": train[0] / epoch, "accuracy": train[1]})
+                + "\n" for epoch in (1, 2)))
+    (directory / "sweep.json").write_text(json.dumps({"config": config or {}, "trials": named}))
+
+
+def done(accuracy, seconds=2.0):
+    return {"status": "done", "seconds": seconds, "test_loss": 1.0, "test_accuracy": accuracy}
+
+
+@pytest.fixture
+def places(tmp_path):
+    """(scripts, runs, docs), with one script and what it left: two networks at two rates, one trial diverged."""
+    scripts, runs, docs = (tmp_path / name for name in ("scripts", "runs", "docs"))
+    scripts.mkdir()
+    (scripts / "depth.sh").write_text(HEAD)
+    config = {"optimizer": {"learning_rate": 0.1}}
+    for name, first in (("1-deep", 0.5), ("2-shallow", 0.8)):
+        write_sweep(runs / "depth" / name, [
+            ({"seed": 0}, done(first), (2.0, 0.25)), ({"seed": 1}, done(first + 0.1), (3.0, 0.5)),
+            ({"seed": 0, "optimizer.learning_rate": 0.3}, done(0.25), (2.0, 0.5)),
+            ({"seed": 1, "optimizer.learning_rate": 0.3}, {"status": "diverged: at step 3", "seconds": 1.0}, None),
+        ], config)
+    (runs / "depth" / "seconds").write_text("61\n0m0.010s 0m0.005s\n1m40.000s 0m4.500s\n9\n")
+    (runs / "depth" / "1-deep" / "run.json").write_text(json.dumps(
+        {"versions": {"jax": "1.2"}, "machine": "a machine", "device": "cpu", "commit": "abc"}))
+    return scripts, runs, docs
+
+
+def test_the_table_has_means_and_deviations_over_the_seeds(places):
+    found, run = ablations.read(places[1] / "depth")
+    assert run["commit"] == "abc"
+    assert ablations.table(found) == [
+        ["variant", "learning rate", "trials", "train loss", "train accuracy", "test accuracy", "seconds a trial"],
+        # 2/2 and 3/2 in the second epoch: their mean and sample deviation
+        ["deep", "0.1", "2", "1.2500 ± 0.3536", "37.50 ± 17.68 %", "55.00 ± 7.07 %", "2.0"],
+        ["deep", "0.3", "1 of 2", "1.0000", "50.00 %", "25.00 %", "2.0"],
+        ["shallow", "0.1", "2", "1.2500 ± 0.3536", "37.50 ± 17.68 %", "85.00 ± 7.07 %", "2.0"],
+        ["shallow", "0.3", "1 of 2", "1.0000", "50.00 %", "25.00 %", "2.0"]]
+
+
+def test_an_experiment_without_a_success_has_an_empty_line(tmp_path):
+    write_sweep(tmp_path, [({"seed": 0}, {"status": "failed: x", "seconds": 1.0}, None)])
+    found, _ = ablations.read(tmp_path)
+    assert ablations.table(found) == [["trials"], ["0 of 1"]]
+    comparison.draw(found, tmp_path / "picture.png", "nothing")
+
+
+def test_pages_and_index(places):
+    scripts, runs, docs = places
+    (scripts / "other.sh").write_text(HEAD.replace("Deep against shallow", "Another"))
+    assert ablations.publish(scripts, runs, docs) == ["depth"]
+    page = (docs / "depth.md").read_text()
+    for said in ("# Deep against shallow\n", "**Claim.** Deeper is better.", "| shallow | 0.1 | 2 |",
+                 "Took 1 min 10 s (1 min 45 s of processor time)",
+                 "a machine\n(cpu): jax 1.2; commit abc"):
+        assert said in page
+    assert matplotlib.image.imread(docs / "depth.png").shape[2] == 4
+    index = (docs / "README.md").read_text()
+    assert "| [Deep against shallow](depth.md) | it is not. |\n| Another | it is not. |" in index
+    before = page, (docs / "depth.png").read_bytes()
+    ablations.publish(scripts, runs, docs, ["depth"])
+    assert ((docs / "depth.md").read_text(), (docs / "depth.png").read_bytes()) == before
+    with pytest.raises(UserError, match="no experiment 'dpeth'"):
+        ablations.publish(scripts, runs, docs, ["dpeth"])
+    with pytest.raises(UserError, match="other holds no sweep"):
+        ablations.publish(scripts, runs, docs, ["other"])
+
+
+def test_a_picture_that_an_experiment_drew_itself_is_taken(places):
+    scripts, runs, docs = places
+    ablations.contour_experiment(runs / "depth2")
+    (scripts / "depth2.sh").write_text(HEAD)
+    ablations.publish(scripts, runs, docs, ["depth2"])
+    assert (docs / "depth2.png").read_bytes() == (runs / "depth2" / "picture.png").read_bytes()
+    assert "| alike | 3 | 9.84 ± 0.87 |" in (docs / "depth2.md").read_text()
+
+
+def test_a_script_that_does_not_say_what_it_found_is_refused(tmp_path):
+    (tmp_path / "depth.sh").write_text(HEAD.replace("# Found: it is not.\n", "").replace("Source", "Sauce"))
+    with pytest.raises(UserError, match=r"depth\.sh lack: source, found"):
+        ablations.read_script(tmp_path / "depth.sh")
+
+
+def test_the_axis_is_the_first_of_three_numbers():
+    def axis(field, *values):
+        return comparison.axis_of([comparison.Setting({"model.norm": "x", field: value}, [], []) for value in values])
+
+    assert axis("seedless", 1, 2.5, 4) == "seedless"
+    assert axis("model.stage_sizes", [1, 1], [2, 2], [3, 3]) == "model.stage_sizes"
+    assert axis("model.name", "resnet20", "resnet32", "resnet56") == "model.name"
+    for values in ((1, 2), (True, False), ("batch", "none", "layer"), ("lenet", "resnet20", "vgg11")):
+        assert axis("field", *values) is None
+
+
+@pytest.mark.parametrize(("field", "values", "label", "ticks", "scale"), [
+    ("model.name", ["resnet56", "resnet20", "resnet32"], "depth", ["20", "32", "56"], "linear"),
+    ("model.stage_sizes", [[1, 1], [2, 2], [3, 3]], "blocks", ["2", "4", "6"], "linear"),
+    ("max_steps", [12, 60, 300], "max steps", ["12", "60", "300"], "log")])
+def test_an_axis_names_the_values_that_were_tried(field, values, label, ticks, scale):
+    axes = Figure().subplots()
+    settings = [comparison.Setting({field: value}, [done(0.5)], []) for value in values]
+    comparison._against(axes, settings, field, "test_accuracy", ["red"])
+    assert (axes.get_xlabel(), [tick.get_text() for tick in axes.get_xticklabels()], axes.get_xscale()) == (
+        label, ticks, scale)
+    assert [*axes.get_xticks()] == [int(tick) for tick in ticks]
+
+
+def test_hand_made_features_of_growing_data(tmp_path):
+    pytest.importorskip("skimage")
+    ablations.handmade_experiment(tmp_path, quickstart.get_config().data, [100, 400])
+    found, _ = ablations.read(tmp_path)
+    assert [setting.fields for setting in found] == [{"data.train_size": 100}, {"data.train_size": 400}]
+    few, many = (setting.mean("test_accuracy") for setting in found)
+    assert 0.5 < few < many < 1

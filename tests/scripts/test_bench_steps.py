@@ -1,0 +1,41 @@
+"""Ours and its peers take the steps that they are said to take; how long that takes is no test's business."""
+import numpy as np
+import pytest
+
+from modern_cnn.models import MODELS
+from scripts.bench import steps as networks
+
+
+@pytest.mark.parametrize("who", ["ours", "torch", "library"])  # torch.compile builds C++ code for minutes
+def test_everybody_learns_the_same_batch(who):
+    case = networks.Case("lenet", 8, (28, 28, 1), {}, "float32")
+    step, seconds = (networks.PEERS | {"ours": networks.ours})[who](case)
+    losses = [step() for _ in range(20)]
+    assert seconds > 0
+    assert losses[-1] < losses[0]
+    assert abs(losses[0] - np.log(10)) < 0.5
+
+
+def test_the_library_is_xlas_own_operations(monkeypatch):
+    taken = []
+    monkeypatch.setattr(networks.steps, "train_step", lambda state, batch, key: taken.append(
+        networks.formulations.convolution((3, 3, 4, 40), (1, 1), ((1, 1), (1, 1)), 1, 4, (8, 8))) or (state, 0))
+    case = networks.Case("lenet", 8, (28, 28, 1), {}, "float32")
+    networks.ours(case)
+    networks.library(case)
+    assert taken == ["canonical", "library"]
+
+
+def test_ours_and_a_peer_in_turn():
+    case = networks.Case("lenet", 8, (28, 28, 1), {}, "bfloat16")
+    own, other = networks.compare(case, ["library"], 3)
+    assert (own["who"], other["who"], own["dtype"], own["rounds"]) == ("ours", "library", "bfloat16", 3)
+    assert own["ours_is_faster"] == 1
+    assert own["min_ms"] <= own["median_ms"] <= own["max_ms"]
+    assert np.isclose(own["images_per_second"], 8 / own["median_ms"] * 1e3)
+
+
+def test_every_network_has_a_size():
+    assert set(networks.SIZES) <= set(MODELS)
+    assert networks.Case.of("resnet50").image_shape == (224, 224, 3)
+    assert networks.Case.of("lenet", 16).batch_size == 16

@@ -1,0 +1,32 @@
+"""The tables have a line for each that was timed, and what is wrong is said before."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modern_cnn.errors import UserError
+from scripts.bench import tables
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_script_writes_table_and_json(tmp_path):
+    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--models=mlp", "--peer=library", "--rounds=2",
+                           f"--out={tmp_path / 'steps.json'}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    content = json.loads((tmp_path / "steps.json").read_text())
+    assert [record["who"] for record in content["results"]] == ["ours", "library"]
+    assert {"versions", "commit", "machine", "device"} <= content.keys()
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["network", "mlp", "mlp"]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"names": ["lenett"]}, "no network 'lenett'; did you mean 'lenet'"),
+    ({"peers": ["troch"]}, "no peer 'troch'; did you mean 'torch'"),
+    ({"out": "/no/such/folder/x.json"}, "there is no folder /no/such/folder"),
+])
+def test_what_is_wrong_is_said_before_anything_is_timed(change, words):
+    arguments = {"names": ["mlp"], "peers": [], "batch_size": 0, "dtype": "float32", "rounds": 1, "out": ""}
+    with pytest.raises(UserError, match=words):
+        tables.report(**arguments | change)

@@ -1,0 +1,230 @@
+"""The pages of docs/ say what the code and the runs' files say, and their commands and links exist."""
+import ast
+import json
+import re
+import shlex
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from modern_cnn import models, settings
+from modern_cnn.errors import UserError
+from scripts.publish import pages, results
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+RECORDS = results.load(DOCS / pages.RECORDS)
+TEXTS = {path.name: path.read_text() for path in DOCS.glob("*.md")}
+
+
+def test_the_counts_of_the_tables_are_the_golden_ones():
+    """Of every page, quickly; test_models holds the golden numbers to the code."""
+    golden = json.loads((ROOT / "tests/golden/networks.json").read_text())
+    row, seen = re.compile(r"^\| `(\w+)` \|(?:[^|]*\|){3} ([\d,]+) \| ([\d,]+) \|", re.MULTILINE), set()
+    for page in pages.FAMILIES:
+        for name, *counts in row.findall(TEXTS[f"{page}.md"]):
+            wanted = golden[name]["parameters"], golden[name]["batch_stats"]
+            assert tuple(int(count.replace(",", "")) for count in counts) == wanted
+            seen.add(name)
+    assert seen == set(models.MODELS)
+
+
+@pytest.mark.parametrize("page", [
+    pytest.param(page, marks=pytest.mark.slow if page in ("resnet", "densenet") else ())  # deep: tracing takes long
+    for page in [*pages.FAMILIES, "results"]])
+def test_a_page_is_what_the_code_makes(page):
+    for path, text in pages.make(ROOT, RECORDS, [page]).items():
+        assert path.read_text() == text, f"{path.name} is out of date: python scripts/pages.py"
+
+
+def test_every_network_is_on_a_page():
+    named = [network for page, family in pages.FAMILIES.items() if page != "batch_norm" for network in family.networks]
+    assert {network.name for network in named} == set(models.MODELS)
+    assert len({(name, str(options)) for name, _, options in named}) == len(named)
+    for page in pages.FAMILIES:
+        assert f"]({page}.md)" in TEXTS["README.md"]
+        assert f"](images/blocks/{page}.svg)" in TEXTS[f"{page}.md"]
+
+
+def test_a_page_that_is_out_of_date_is_told_and_mended(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "configs").mkdir()
+    text = TEXTS["nin.md"].replace("<!-- results", "<!-- missing").replace("<!-- /results", "<!-- /missing")
+    (tmp_path / "docs/nin.md").write_text(text)
+    pages.update(tmp_path, [], only=["nin"])
+    good = (tmp_path / "docs/nin.md").read_text()
+    assert pages.update(tmp_path, [], check=True, only=["nin"]) == []
+    (tmp_path / "docs/nin.md").write_text(good.replace("1,992,166", "1,992,167"))
+    with pytest.raises(UserError, match=r"out of date: docs/nin\.md; run python scripts/pages\.py"):
+        pages.update(tmp_path, [], check=True, only=["nin"])
+    assert pages.update(tmp_path, [], only=["nin"]) == ["docs/nin.md"]
+    assert (tmp_path / "docs/nin.md").read_text() == good
+    assert "no run yet of lenet, alexnet, vgg, nin, googlenet, resnet, densenet." in good
+    (tmp_path / "docs/nin.md").write_text("<!-- nonsense -->\n<!-- /nonsense -->\n")
+    with pytest.raises(UserError, match=r"docs/nin\.md has a marker 'nonsense'"):
+        pages.update(tmp_path, [], only=["nin"])
+
+
+def train_commands():
+    for name, text in TEXTS.items():
+        for command in re.findall(r"^python scripts/train\.py (?:.*\\\n)*.*", text, re.MULTILINE):
+            yield pytest.param(name, command.replace("\\\n", " "), id=f"{name}: {command[24:80]}")
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+@pytest.mark.parametrize(("name", "command"), [*train_commands()])
+def test_a_command_of_a_page_can_be_given(name, command):
+    words = shlex.split(command, comments=True)[2:]
+    if "configs/allcnn.py" in command:
+        assert name == "adding.md"
+        return
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=words)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    assert values(["train.py", *words]) == ["train.py"]
+    config = values.config
+    settings.check(config)
+    size, channels = config.data.image_size or 28, 3 if config.data.source in ("cifar10", "folder:DIR") else 1
+    net = models.build(**config.model)
+    jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, size, size, channels))))
+
+
+def test_links_and_scripts_exist():
+    for name, text in TEXTS.items():
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (DOCS / target).exists(), f"{name}: {target}"
+        for script in re.findall(r"python (scripts/\w+\.py)", text):
+            assert (ROOT / script).exists(), f"{name}: {script}"
+
+
+def test_python_of_the_pages_runs():
+    blocks = re.findall(r"```python\n(.*?)```", TEXTS["batch_norm.md"], re.DOTALL)
+    scope = {}
+    exec(blocks[0], scope)
+    assert scope["y"].shape == (8, 4, 4, 3)
+    assert jnp.allclose(scope["mean"], 0.1)
+    assert jnp.allclose(scope["var"], 0.9)
+
+
+def test_the_network_of_the_page_on_adding_one():
+    network, config = (block for block in re.findall(r"```python\n(.*?)```", TEXTS["adding.md"], re.DOTALL)
+                       if block.startswith('"""'))
+    module = types.ModuleType("allcnn")
+    exec(compile(network, "allcnn.py", "exec"), module.__dict__)
+    net = module.AllCNN()
+    shapes = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), mutable=True))
+    # the paper's table 1 by hand: 3x3 but for the last two
+    wanted = 9 * (3 * 96 + 2 * 96 * 96 + 96 * 192 + 3 * 192 * 192) + 192 * 192 + 192 * 10 + 3 * 96 + 5 * 192 + 10
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes[1]["params"])) == wanted == 1_369_738
+    golden = ast.literal_eval(re.search(r'`"allcnn": (\{.*?\}\})`', TEXTS["adding.md"])[1])
+    assert golden["parameters"] == wanted
+    assert {stage: [*value.shape[1:]] for stage, (value,) in shapes[1]["intermediates"].items()} == golden["stages"]
+    scope = {}
+    exec(config, scope)
+    config = scope["get_config"]()
+    assert config.model.name == "allcnn"
+    config.model.name = "nin_cifar"  # which is there
+    settings.check(config)
+
+
+def write_run(directory, *, seed=0, accuracies=(0.5, 0.7), validation=None, steps=4, commit="abc", **fields):
+    """A workdir as train.py leaves it: 100 images, batch 25, and 50 images/s."""
+    directory.mkdir(parents=True)
+    source = "idx:/somewhere/fashion-mnist"
+    config = {"seed": seed, "epochs": 1, "max_steps": 0, "schedule": {"name": "constant"}, "log_every_steps": 2,
+              "model": {"name": "lenet", "width": None}, "data": {"source": source, "batch_size": 25, "image_size": 0}}
+    data = {"source": source, "origin": source, "image_shape": [28, 28, 1], "num_classes": 10, "class_names": [],
+            "sizes": {"train": 100, "test": 10}, "mean": [0], "std": [1], "digest": ""}
+    run = {"versions": {"jax": "1.2"}, "commit": commit, "device": "cpu", "machine": "Linux, 2 cores",
+           "device_count": 1, "parameters": 61706, "data": data}
+    records = []
+    for step, accuracy, held in zip((2, steps), accuracies, validation or accuracies, strict=True):
+        shared = {"step": step, "epoch": step / 4, "loss": 1.0}
+        records.append(shared | {"split": "train", "accuracy": 0.9, "images_per_second": 50.0})
+        records.append(shared | {"split": "test", "accuracy": accuracy})
+        records += [shared | {"split": "validation", "accuracy": held}] if validation else []
+    (directory / "config.json").write_text(json.dumps(config | fields))
+    (directory / "run.json").write_text(json.dumps(run))
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return directory
+
+
+def test_a_record_is_what_the_files_say(tmp_path):
+    record = results.read(write_run(tmp_path / "a", seed=3))
+    assert {key: record[key] for key in ("network", "data", "seed", "steps", "accuracy", "seconds", "commit")} == {
+        "network": "lenet", "data": "Fashion-MNIST", "seed": 3, "steps": 4, "accuracy": 0.7, "seconds": 2.0,
+        "commit": "abc"}
+    assert "somewhere" not in json.dumps(record)
+    # validation chooses the checkpoint, not the test split
+    record = results.read(write_run(tmp_path / "b", validation=(0.8, 0.6)))
+    assert (record["chosen"], record["accuracy"]) == (2, 0.5)
+    with pytest.raises(UserError, match=r"c has not finished: step 3 of 4$"):
+        results.read(write_run(tmp_path / "c", steps=3))
+    assert results.read(write_run(tmp_path / "d", steps=3, max_steps=3))["steps"] == 3
+    with pytest.raises(UserError, match="not a run's workdir"):
+        results.read(tmp_path)
+
+
+def test_a_table_has_medians_over_seeds_and_commands(tmp_path):
+    runs = [results.read(write_run(tmp_path / str(seed), seed=seed, accuracies=(0, accuracy), commit=f"c{seed // 2}"))
+            for seed, accuracy in enumerate((0.71, 0.75, 0.72))]
+    again = results.read(write_run(tmp_path / "again", seed=1, accuracies=(0, 0.735), commit="c0"))
+    short = results.read(write_run(tmp_path / "short", max_steps=4, model={"name": "lenet", "width": 0.5}))
+    records = results.merge(runs, [again, short], ["lenet"])
+    assert len(records) == 4  # the same seed again takes the old one's place
+    configs = {"configs/mlp.py": {"model.name": "mlp"},
+               "configs/lenet.py": {"model.name": "lenet", "epochs": 1, "data.batch_size": 25,
+                                    "schedule.name": "constant", "data.source": "fashion_mnist"}}
+    first, second = sorted(results.table(records, configs)[2:4], key=len)
+    assert first == ("| `--config=configs/lenet.py` | 61,706 | Fashion-MNIST | 4 | 72.0 % (71.0 to 73.5) | 0 to 2 "
+                     "| 2 s | b, c |")
+    assert "`--config=configs/lenet.py --config.max_steps=4 --config.model.width=0.5`" in second
+    assert "| 70.0 % | 0 |" in second
+    assert "b: Linux, 2 cores (cpu), jax 1.2, commit c0.  " in results.table(records, configs)
+    results.save(tmp_path / "file", records)
+    assert results.load(tmp_path / "file") == records
+    assert results.table([], configs) == ["None yet."]
+
+
+def test_a_command_that_ran_on_both_sets_is_one_row(tmp_path):
+    """Two networks on two sets, one more on the first alone; both with momentum 0.9, one of them half as wide."""
+    def record(network, source, seed, accuracy, **model):
+        run = write_run(tmp_path / f"{network}{source}{accuracy}", seed=seed, accuracies=(0, accuracy),
+                        model={"name": network, **model}, optimizer={"momentum": 0.9})
+        return results.read(run) | {"data": results.data_name(source)}
+
+    half = {"width": 0.5}
+    records = [record("mlp", "fashion_mnist", 0, 0.5), record("mlp", "folder:cifar10", 0, 0.25),
+               record("lenet", "fashion_mnist", 0, 0.75, **half), record("lenet", "folder:cifar10", 1, 0.5, **half),
+               record("lenet", "fashion_mnist", 1, 0.51, **half), record("lenet", "fashion_mnist", 0, 0.99)]
+    sets = ("Fashion-MNIST", "CIFAR-10")
+    same = {"epochs": 1, "data.batch_size": 25, "schedule.name": "constant", "data.source": "fashion_mnist"}
+    configs = {"configs/lenet.py": {"model.name": "lenet", **same}, "configs/mlp.py": {"model.name": "mlp", **same}}
+    rows = results.on_all(records, sets)
+    assert results.side_by_side(rows, configs, sets) == [
+        "| command: `python scripts/train.py` | parameters | Fashion-MNIST | CIFAR-10 |",
+        "|---|---|---|---|",
+        "| `--config=configs/mlp.py` | 61,706 | 50.0 % | 25.0 % |",
+        "| `--config=configs/lenet.py --config.model.width=0.5` | 61,706 | 63.0 % (51.0 to 75.0) | 50.0 % |",
+        "",
+        "All with `--config.optimizer.momentum=0.9`, seeds 0 to 1, on Linux, 2 cores (cpu), jax 1.2, commit abc."]
+    assert results.side_by_side([], configs, sets) == ["None yet."]
+    # the page of all results has them once, a family's page beside what ran on one set alone
+    alone, own = (pages._section(*where, configs, records) for where in (("Fashion-MNIST", "results"),
+                                                                        ("results", "lenet")))
+    assert ("63.0" in "".join(alone), "99.0" in "".join(alone)) == (False, True)
+    assert ("63.0" in "".join(own), "99.0" in "".join(own)) == (True, True)
+    assert pages._section("results", "vgg", configs, records) == ["None yet."]
+
+
+@pytest.mark.parametrize(("source", "name"), [
+    ("fashion_mnist", "Fashion-MNIST"), ("tfds:fashion_mnist", "Fashion-MNIST"), ("idx:/a/mnist/", "MNIST"),
+    ("cifar:/data/cifar-10-batches-py", "CIFAR-10"), ("cifar:/x/cifar-100-python", "CIFAR-100"), ("digits", "digits"),
+    ("folder:/home/me/cifar", "CIFAR-10 as image files"), ("folder:/home/me/cats", "cats as image files")])
+def test_names_of_data_sets(source, name):
+    assert results.data_name(source) == name

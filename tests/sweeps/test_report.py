@@ -1,0 +1,71 @@
+"""A sweep's report against means and deviations worked out by hand, and a page that needs nothing beside itself."""
+import re
+
+import pytest
+from PIL import Image
+
+from modern_cnn.sweeps import report
+
+RUN = {"versions": {"jax": "1"}, "machine": "here", "data": {}}
+CONFIG = {"model": {"name": "lenet"}, "data": {"source": "digits"}}
+
+
+def row(seed, rate, accuracy, status="done", validation=None):
+    scores = {"test_loss": 2 - accuracy, "test_accuracy": accuracy} if status == "done" else dict.fromkeys(
+        ("test_loss", "test_accuracy"), "")
+    held_out = {} if validation is None else {"validation_loss": 1.0, "validation_accuracy": validation}
+    return {"seed": seed, "optimizer.learning_rate": rate} | held_out | scores | {"seconds": 2.0, "status": status}
+
+
+def records(values, split="train"):
+    return [{"step": i, "epoch": i / 2, "split": split, "loss": value, "accuracy": value / 10}
+            for i, value in enumerate(values, start=1)]
+
+
+def test_mean_and_deviation_over_the_seeds_that_were_done():
+    rows = [row(0, 0.1, 0.5), row(1, 0.1, 0.6), row(2, 0.1, 0.7), row(0, 0.3, 0.9), row(1, 0.3, 0, "diverged: x | y")]
+    lines = report.table(report.settings_of(rows, [[]] * 5))
+    assert lines == [["learning_rate", "trials", "test accuracy", "test loss", "seconds a trial"],
+                     ["0.1", "3", "60.00 ± 10.00 %", "1.4000 ± 0.1000", "2.0"],
+                     ["0.3", "1 of 2", "90.00 %", "1.1000", "2.0"]]
+    assert report.markdown(lines).splitlines()[1:3] == [
+        "| --- | --- | --- | --- | --- |", "| 0.1 | 3 | 60.00 ± 10.00 % | 1.4000 ± 0.1000 | 2.0 |"]
+
+
+def test_only_validation_chooses_and_only_among_settings_that_were_done():
+    rows = [row(0, 0.1, 0.9, validation=0.5), row(0, 0.2, 0.6, validation=0.7), row(0, 0.3, 0.8, validation=0.6)]
+    settings = report.settings_of(rows, [[]] * 3)
+    assert report.best(settings).fields == {"optimizer.learning_rate": 0.2}
+    assert [line[1] for line in report.table(settings)] == ["trials", "1", "1, best on validation", "1"]
+    rows[1]["status"] = "diverged"
+    assert report.best(report.settings_of(rows, [[]] * 3)).fields == {"optimizer.learning_rate": 0.3}
+    for each in rows:
+        del each["validation_loss"], each["validation_accuracy"]
+    assert report.best(report.settings_of(rows, [[]] * 3)) is None
+
+
+def test_a_band_is_the_mean_and_deviation_of_the_trials_that_came_so_far():
+    setting, = report.settings_of([row(0, 0.1, 0.5), row(1, 0.1, 0.6)], [records([1, 2, 4]), records([3, 4])])
+    assert setting.band("train", "loss") == ([0.5, 1.0, 1.5], [2, 3, 4], [pytest.approx(2**0.5)] * 2 + [0])
+    assert setting.band("test", "loss") == ([], [], [])
+
+
+def test_files_of_the_report(tmp_path):
+    rows = [row(0, rate, 0.5) for rate in ("<b>", "0.2")] + [row(1, "<b>", 0.6), row(1, "0.2", 0, "failed: <no>")]
+    curves = [records([3, 2, 1]) + records([1], "test"), records([9, 0.5]), records([3, 2, 2]), []]
+    path = report.write(tmp_path, rows, curves, CONFIG, RUN)
+    page = path.read_text()
+    assert page.count("<svg") == 4
+    assert page.count("failed: &lt;no&gt;") == 1
+    assert "<b>" not in page
+    # Nothing is fetched: the only addresses are names of XML's dialects.
+    assert not re.search(r"<(script|link|img|iframe)|url\((?!#)|(src|href)=\"(?!#)", page)
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 800
+    assert (tmp_path / "table.md").read_text().startswith("| learning_rate | trials |")
+
+
+def test_many_settings_and_settings_that_end_alike():
+    assert report.short_names(["optimizer.name", "model.name", "model.width"]) == [
+        "optimizer.name", "model.name", "width"]
+    assert len({*report._colors(40)}) == 40

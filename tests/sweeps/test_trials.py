@@ -1,0 +1,227 @@
+"""Trials that train together are their single runs, and nothing that happens to one ends a sweep."""
+import contextlib
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+import modern_cnn
+from configs import lenet
+from modern_cnn import runtime
+from modern_cnn.errors import UserError
+from modern_cnn.runs import load as evaluation
+from modern_cnn.runs import log as logs
+from modern_cnn.runs import loop, workdir
+from modern_cnn.runs.checkpoints import saved_steps
+from modern_cnn.sweeps import sweep
+from modern_cnn.training import devices as mesh
+from modern_cnn.training import stacked as trials
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached_programs():
+    """As the scripts do: what one run has compiled is read by the next."""
+    before = jax.config.jax_compilation_cache_dir
+    runtime.configure()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+def rows(directory):
+    with (directory / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def curve(directory):
+    return {(r["step"], r["split"]): (r["loss"], r["accuracy"]) for r in logs.read_metrics(directory / "metrics.jsonl")}
+
+
+def assert_same_curves(directory, single, steps):
+    ours, theirs = curve(directory), curve(single)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) >= steps
+    for key, values in theirs.items():
+        np.testing.assert_allclose(ours[key], values, rtol=0, atol=1e-5, err_msg=str(key))
+
+
+# ---- together
+
+def test_each_trial_is_its_single_run_for_fifty_steps(tmp_path):
+    """LeNet with batch statistics, dropout, augmentation and a validation split; seeds and learning rates differ."""
+    config = lenet.get_config("lenet_relu_bn")
+    config.max_steps, config.log_every_steps, config.data.source, config.data.image_size = 50, 1, "digits", 16
+    config.model.dropout_rate, config.data.validation, config.augment.crop, config.augment.flip = 0.1, 0.1, 2, True
+    config.test_every_epoch = False  # only the checkpoint that validation chooses is scored
+    result = sweep.run(config, ["seed=3,5", "optimizer.learning_rate=0.02,0.05"], tmp_path / "sweep")
+    assert (result["trials"], result["done"]) == (4, 4)
+    config.seed, config.optimizer.learning_rate = 5, 0.02
+    single = loop.train_and_evaluate(config, tmp_path / "single")
+    directory = tmp_path / "sweep/trials/optimizer.learning_rate=0.02,seed=5"
+    assert_same_curves(directory, tmp_path / "single", 50)
+    row = rows(tmp_path / "sweep")[2]
+    assert (row["seed"], row["optimizer.learning_rate"]) == ("5", "0.02")
+    for split in ("validation", "test"):
+        assert np.isclose(float(row[f"{split}_loss"]), single[split]["loss"], atol=1e-5)
+        assert float(row[f"{split}_accuracy"]) == single[split]["accuracy"]
+    assert (directory / "config.json").read_text() == (tmp_path / "single/config.json").read_text()
+    assert evaluation.evaluate_workdir(directory)["accuracy"] == single["test"]["accuracy"]
+    ours, theirs = (modern_cnn.load(path)[1] for path in (directory, tmp_path / "single"))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["as it is", "vmap"])
+def test_every_number_may_differ(config, tmp_path, monkeypatch, way):
+    """Half of the numbers in one trial, half in the other, with a step schedule; as on a GPU too."""
+    if way == "vmap":
+        monkeypatch.setattr(trials, "over_trials", lambda function, devices: jax.vmap(function, in_axes=(0, None)))
+    config.epochs, config.log_every_steps, config.data.batch_size = 1, 1, 256
+    config.schedule.name, config.schedule.milestones = "step", (0.5,)
+    flags = {"optimizer.learning_rate": (0.1, 0.2), "optimizer.weight_decay": (0.01, 0.001),
+             "optimizer.momentum": (0.5, 0.9), "optimizer.ema_decay": (0.9, 0.5), "schedule.factor": (0.1, 0.5),
+             "model.dropout_rate": (0.2, 0.4), "loss.label_smoothing": (0.1, 0.2), "seed": (1, 2)}
+    assert flags.keys() == {*trials.NUMBERS, "seed"}
+    configs = []
+    for i in range(2):
+        configs.append(config.copy_and_resolve_references())
+        for field, values in flags.items():
+            trials._put(configs[i], field, values[i])
+    directories = [tmp_path / "0", tmp_path / "1"]
+    results = trials.train_together(configs, directories)
+    for one, directory, result in zip(configs, directories, results, strict=True):
+        single = loop.train_and_evaluate(one, directory / "single")
+        assert_same_curves(directory, directory / "single", 6)
+        assert np.isclose(result["test"]["loss"], single["test"]["loss"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_on_two_devices_it_goes_on(tmp_path):
+    """Three trials over two devices, which cannot share them equally; kill -9 after their first checkpoint."""
+    command = [sys.executable, str(ROOT / "scripts/sweep.py"), f"--config={ROOT}/configs/mlp.py", "--sweep=seed=0:3",
+               "--config.data.source=digits", "--config.data.batch_size=32", "--config.epochs=12",
+               "--config.checkpoint_every_steps=30", f"--workdir={tmp_path / 'sweep'}"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    last = tmp_path / "sweep/trials/seed=2"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    while process.poll() is None and not saved_steps(last):
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < saved_steps(last)[-1] < 12 * 44
+    done = subprocess.run(command, text=True, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in rows(tmp_path / "sweep")] == ["done"] * 3
+    config = ml_collections.ConfigDict(workdir.read_run(last)[0])
+    loop.train_and_evaluate(config, tmp_path / "single")
+    assert_same_curves(last, tmp_path / "single", 24)
+
+
+# ---- failures
+
+def test_a_diverging_trial_is_recorded_and_the_others_are_right(config, tmp_path):
+    config.model.dropout_rate = 0.0
+    result = sweep.run(config, ["optimizer.learning_rate=0.1,1e30,0.2"], tmp_path / "sweep")
+    assert (result["trials"], result["done"]) == (3, 2)
+    good, bad, other = rows(tmp_path / "sweep")
+    assert re.fullmatch(r"diverged: the loss is not finite at step \d+", bad["status"])
+    assert (bad["test_accuracy"], good["status"], other["status"]) == ("", "done", "done")
+    config.optimizer.learning_rate = 0.2
+    loop.train_and_evaluate(config, tmp_path / "single")
+    assert_same_curves(tmp_path / "sweep/trials/optimizer.learning_rate=0.2", tmp_path / "single", 4)
+    page = (tmp_path / "sweep/report.html").read_text()
+    assert bad["status"] in page
+    assert "0 of 1" in (tmp_path / "sweep/table.md").read_text()
+
+
+def test_a_network_that_does_not_fit_fails_alone(config, tmp_path):
+    config.model.name = "lenet"
+    del config.model["hidden_sizes"]
+    config.max_steps = 1
+    result = sweep.run(config, ["data.image_size=8,16", "seed=0:2"], tmp_path)
+    assert (result["trials"], result["done"]) == (4, 2)
+    assert [row["status"].split(" the")[0] for row in rows(tmp_path)] == ["failed:"] * 2 + ["done"] * 2
+    assert "'lenet' cannot be built for the 8x8x1 images" in rows(tmp_path)[0]["status"]
+    with pytest.raises(UserError, match=r"none of the 1 trials could be done; data.image_size=8,seed=0: failed: the "):
+        sweep.run(config, ["data.image_size=8", "seed=0"], tmp_path)
+
+
+def test_out_of_memory_is_tried_in_halves_then_alone(config, tmp_path, monkeypatch):
+    sizes = []
+
+    def train(configs, *_):
+        sizes.append(len(configs))
+        if len(configs) > 2 or configs[-1].seed == 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+        return [{"test": {"loss": 1.0, "accuracy": config.seed / 10}} for config in configs]
+
+    monkeypatch.setattr(trials, "train_together", train)
+    monkeypatch.setattr(loop, "train_and_evaluate", lambda config, *_, **__: train([config])[0])
+    assert sweep.run(config, ["seed=0:5"], tmp_path)["done"] == 4
+    assert sizes == [5, 2, 3, 1, 2, 1, 1]
+    assert [row["test_accuracy"] for row in rows(tmp_path)] == ["0.0", "0.1", "0.2", "0.3", ""]
+    assert rows(tmp_path)[4]["status"].startswith("failed: out of memory")
+    sweep.run(config, ["seed=0:5"], tmp_path)  # what failed for want of memory is tried again, and only that
+    assert sizes[7:] == [1]
+
+
+# ---- resuming
+
+def stop_at(monkeypatch, step):
+    """SIGTERM comes before this step."""
+    @contextlib.contextmanager
+    def signals():
+        yield lambda now: signal.SIGTERM if now >= step else 0
+
+    monkeypatch.setattr(mesh, "stop_signals", signals)
+
+
+def test_stopped_it_goes_on_to_the_same_curves_and_grows(config, tmp_path, monkeypatch):
+    config.log_every_steps = 1
+    sweep.run(config, ["seed=0:2"], tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 17)
+        with pytest.raises(SystemExit) as stopped:
+            sweep.run(config, ["seed=0:2"], tmp_path / "sweep")
+    assert stopped.value.code == 143
+    assert saved_steps(tmp_path / "sweep/trials/seed=1")[-1] == 17
+    assert [row["status"] for row in rows(tmp_path / "sweep")] == ["waiting"] * 2
+    config.seed = 1  # a single run goes on with the one, the same command with the other
+    loop.train_and_evaluate(config, tmp_path / "sweep/trials/seed=1")
+    assert_same_curves(tmp_path / "sweep/trials/seed=1", tmp_path / "whole/trials/seed=1", 34)
+    config.seed = 0
+    sweep.run(config, ["seed=0:2"], tmp_path / "sweep")
+    assert curve(tmp_path / "sweep/trials/seed=0") == curve(tmp_path / "whole/trials/seed=0")
+
+    before = rows(tmp_path / "sweep")
+    config.optimizer.nesterov = True
+    with pytest.raises(UserError, match=r"different config: config.optimizer.nesterov was False, is True"):
+        sweep.run(config, ["seed=0:2"], tmp_path / "sweep")
+    config.optimizer.nesterov = False
+    asked = []
+    together = trials.train_together
+    monkeypatch.setattr(trials, "train_together", lambda configs, *args: asked.extend(
+        (config.seed, config.optimizer.learning_rate) for config in configs) or together(configs, *args))
+    sweep.run(config, ["seed=1:3", "optimizer.learning_rate=0.1,0.2"], tmp_path / "sweep")  # seed 1 at 0.1 is there
+    assert asked == [(1, 0.2), (2, 0.1), (2, 0.2)]
+    after = rows(tmp_path / "sweep")
+    assert [(row["seed"], row["optimizer.learning_rate"]) for row in after] == [
+        ("0", "0.1"), ("1", "0.1"), ("1", "0.2"), ("2", "0.1"), ("2", "0.2")]
+    assert [after[i][name] for i in (0, 1) for name in before[0]] == [row[name] for row in before for name in row]
+
+    config.epochs = 4  # longer: trials go on
+    assert sweep.run(config, ["seed=0:2"], tmp_path / "sweep")["done"] == 2
+    assert saved_steps(tmp_path / "sweep/trials/seed=0")[-1] == 44
