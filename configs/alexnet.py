@@ -1,17 +1,17 @@
-"""AlexNet: the textbook's on Fashion-MNIST; torchvision's and the paper's with the paper's settings.
+"""AlexNet: the textbook's network on Fashion-MNIST; torchvision's and the paper's with the paper's settings.
 
     python scripts/train.py --config=configs/alexnet.py
     python scripts/train.py --config=configs/alexnet.py:alexnet_2012 --config.data.source=folder:DIR
 
+Cost and result on two CPU cores (seed 0, jax 0.10.2; other work ran at the same time, so the time is too long):
+`:alexnet --config.data.image_size=96 --config.epochs=1`, 421 steps in 9 minutes: test accuracy 73.9 %. `alexnet_d2l` at
+that size was still at a loss of 2.29 after 400 steps: without momentum it learns slowly in its first epoch.
+
 `alexnet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.1): images
 enlarged to 224x224, batch 128, plain SGD at 0.01, 10 epochs. `alexnet` (torchvision's) and `alexnet_2012` have the
-paper's (Krizhevsky et al. 2012, sections 4 and 5): batch 128, SGD at 0.01 with momentum 0.9 and weight decay 5e-4, 90
-epochs, the rate divided by ten three times, random crops, flips and shifts of colour. The paper trains on ImageNet;
-these begin on Fashion-MNIST as well, whose grey images stay grey, and another --config.data.source is one flag.
-
-Trained once at a size for two CPU cores (seed 0, jax 0.10.2; the machine had other work, so the time is long):
-`:alexnet --config.data.image_size=96 --config.epochs=1`, 421 steps in 9 minutes: test accuracy 73.9 %. `alexnet_d2l` at
-that size still stood at a loss of 2.29 after 400 steps: without momentum its first epoch is a slow one.
+paper's settings (Krizhevsky et al. 2012, sections 4 and 5): batch 128, SGD at 0.01 with momentum 0.9 and weight decay
+5e-4, 90 epochs, the rate divided by ten three times, random crops, flips and colour shifts. The paper trains on
+ImageNet. These configs use Fashion-MNIST, whose images stay grey; set --config.data.source for other images.
 """
 import ml_collections
 

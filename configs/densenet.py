@@ -3,14 +3,15 @@
     python scripts/train.py --config=configs/densenet.py
     python scripts/train.py --config=configs/densenet.py:densenet_bc_100_12
 
-`densenet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.7): images
-enlarged to 96x96, batch 256, plain SGD at 0.1, 10 epochs. The others have the paper's (Huang et al. 2016, section
-4.2): SGD at 0.1 with Nesterov momentum 0.9 and weight decay 1e-4; `densenet_bc_100_12` batch 64, 300 epochs, the rate
-divided by ten after a half and three quarters, pad-and-crop by 4 pixels and flips, a tenth held out; torchvision's
-batch 256, 90 epochs, divided after 30 and 60. These begin on Fashion-MNIST at 64x64.
-
-Trained once at a size for two CPU cores (seed 0, jax 0.10.2; the machine had other work, so the times are long):
+Cost and result on two CPU cores (seed 0, jax 0.10.2; other work ran at the same time, so the time is too long):
 `--config.data.image_size=48 --config.epochs=2`, 468 steps in 14 minutes: test accuracy 88.1 % (85.3 % after one epoch).
+
+`densenet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.7): images
+enlarged to 96x96, batch 256, plain SGD at 0.1, 10 epochs. The others have the paper's (Huang et al. 2016, section 4.2):
+SGD at 0.1 with Nesterov momentum 0.9 and weight decay 1e-4, the rate divided by ten twice, pad-and-crop by 4 pixels and
+flips, a tenth of the images held out. `densenet_bc_100_12`: batch 64, 300 epochs, divided after a half and three
+quarters of them. Torchvision's networks: batch 256, 90 epochs, divided after 30 and 60, on Fashion-MNIST at 64x64
+unless another source is set.
 """
 import ml_collections
 

@@ -1,10 +1,10 @@
-"""LeNet on Fashion-MNIST: the textbook's, with and without batch normalisation, and the TensorFlow text's.
+"""LeNet on Fashion-MNIST: the textbook's and the TensorFlow text's networks, with and without batch normalisation.
 
     python scripts/train.py --config=configs/lenet.py
     python scripts/train.py --config=configs/lenet.py:lenet_bn
 
-Cost and result on two CPU cores (jax 0.10.2), 10 epochs, seeds 0 to 2: median and range of the test accuracy of the
-best of the last three epochs, and of the last.
+Cost and result on two CPU cores (jax 0.10.2), 10 epochs, seeds 0 to 2: median and range of the test accuracy, of the
+best of the last three epochs and of the last epoch.
 
     variant         time   best of last three      last
     lenet           86 s   82.7 % (81.5 to 82.8)   82.7 % (81.5 to 82.8)
@@ -13,10 +13,10 @@ best of the last three epochs, and of the last.
     lenet_relu_bn   90 s   88.6 % (88.3 to 88.7)   88.2 % (87.2 to 88.7)
 
 `lenet` and `lenet_bn` have the textbook's settings (Dive into Deep Learning, Chinese second edition, sections 6.6 and
-7.5): batch 256, plain SGD at 0.9 and 1.0, pixels in [0, 1]. At such rates the test accuracy swings from epoch to
-epoch. `lenet_relu` and `lenet_relu_bn` have the TensorFlow text's (sections 10.4 and 10.8.3): batch 32, plain SGD at
-0.01; the text trains on MNIST, which is --config.data.source=mnist. The test split is scored after every epoch, as the
-textbook plots it, and chooses nothing.
+7.5): batch 256, plain SGD at 0.9 and 1.0, pixels in [0, 1]. At such rates the test accuracy changes a lot from epoch to
+epoch. `lenet_relu` and `lenet_relu_bn` have the TensorFlow text's settings (sections 10.4 and 10.8.3): batch 32, plain
+SGD at 0.01. That text trains on MNIST: --config.data.source=mnist. The test split is scored after every epoch, as in
+the textbook's plots; this score chooses nothing.
 """
 import ml_collections
 

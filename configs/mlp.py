@@ -1,12 +1,12 @@
-"""The multilayer perceptron 784-256-256-256-10 on Fashion-MNIST: what LeNet is compared with.
+"""The multilayer perceptron 784-256-256-256-10 on Fashion-MNIST, for comparison with LeNet.
 
     python scripts/train.py --config=configs/mlp.py
 
 Cost: 12 s on two CPU cores for 10 epochs.
 Result: test accuracy after the last epoch 86.9 % (median of seeds 0 to 2; 86.6 to 87.0). jax 0.10.2.
 
-The network is the TensorFlow text's (section 10.1), which does not train it; batch, learning rate and epochs are the
-textbook's for its multilayer perceptron (Dive into Deep Learning, section 4.3).
+The network is from the TensorFlow text (section 10.1), which does not train it. Batch, learning rate and epochs are
+those of the textbook's multilayer perceptron (Dive into Deep Learning, section 4.3).
 """
 import ml_collections
 from ml_collections import config_dict
@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.name = "mlp"
     config.model.hidden_sizes = (256, 256, 256)
     config.model.dropout_rate = 0.0
-    config.model.initializer = config_dict.placeholder(str)  # one of layers.INITIALIZERS; unset: the network's own
+    config.model.initializer = config_dict.placeholder(str)  # a key of layers.INITIALIZERS; unset: the network's own
     config.epochs = 10
     config.test_every_epoch = True
     config.data.batch_size = 256

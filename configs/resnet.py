@@ -4,23 +4,23 @@
     python scripts/train.py --config=configs/resnet.py:resnet20
     python scripts/train.py --config=configs/resnet.py:resnet50 --config.data.source=folder:DIR
 
-`resnet18_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.6): images
-enlarged to 96x96, batch 256, plain SGD at 0.05, 10 epochs. `resnet20` to `resnet1202` have the paper's (He et al. 2015,
-section 4.2): batch 128, SGD at 0.1 with momentum 0.9 and weight decay 1e-4, 64,000 steps with the rate divided by ten
-after 32,000 and 48,000, pad-and-crop by 4 pixels and flips, a tenth held out; from depth 110 on 400 steps of warm-up
-(linear here, a constant 0.01 in the paper).
-`resnet18_cifar` and `resnet34_cifar`, which the TensorFlow text (section 10.14) does not train, have that text's
-settings for VGG-13: pixels in [-1, 1], batch 128, Adam at 1e-4, 50 epochs. The others (torchvision's, pre-activation,
-and the plain networks without shortcuts) have the paper's for ImageNet (section 3.4): batch 256, SGD at 0.1 with
-momentum 0.9 and weight decay 1e-4, random crops and flips; 90 epochs with the rate divided by ten after 30 and 60 are
-what became usual since (the paper divides at plateaus). They begin on Fashion-MNIST at 64x64.
-
-`resnet1202` takes 12 seconds a step at batch 16 on two (busy) cores. To see it move at once:
+Cost and result on two CPU cores (seed 0, jax 0.10.2; other work ran at the same time, so the times are too long):
+`:resnet20 --config.epochs=2 --config.schedule.milestones='(1.0,)'` on CIFAR-10, 702 steps in 29 minutes: test accuracy
+59.7 %. `resnet1202` takes 12 seconds a step at batch 16; a quick test of it is
 --config.data.source=digits --config.data.batch_size=2.
 
-Trained once at a size for two CPU cores (seed 0, jax 0.10.2; the machine had other work, so the times are long):
-`:resnet20 --config.epochs=2 --config.schedule.milestones='(1.0,)'` on CIFAR-10, 702 steps in 29 minutes: test accuracy
-59.7 %.
+- `resnet18_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.6): images
+  enlarged to 96x96, batch 256, plain SGD at 0.05, 10 epochs.
+- `resnet20` to `resnet1202` have the paper's (He et al. 2015, section 4.2): batch 128, SGD at 0.1 with momentum 0.9 and
+  weight decay 1e-4, 64,000 steps, the rate divided by ten after 32,000 and 48,000, pad-and-crop by 4 pixels and flips,
+  a tenth of the images held out. From depth 110 on there are 400 steps of warm-up (linear here, a constant rate of 0.01
+  in the paper).
+- `resnet18_cifar` and `resnet34_cifar` are not trained in the TensorFlow text (section 10.14). They have its settings
+  for VGG-13: pixels in [-1, 1], batch 128, Adam at 1e-4, 50 epochs.
+- The others (torchvision's, pre-activation, and the plain networks without shortcuts) have the paper's settings for
+  ImageNet (section 3.4): batch 256, SGD at 0.1 with momentum 0.9 and weight decay 1e-4, random crops and flips. They
+  train for 90 epochs and divide the rate by ten after 30 and 60, as has become usual; the paper divides it at plateaus.
+  They use Fashion-MNIST at 64x64 unless another source is set.
 """
 import ml_collections
 
@@ -61,7 +61,7 @@ def get_config(variant: str = "resnet18_d2l") -> ml_collections.ConfigDict:
 
 
 def _papers(config: ml_collections.ConfigDict, variant: str) -> None:
-    """What He et al. trained with, on CIFAR-10 or on ImageNet."""
+    """Set the training settings of He et al. for CIFAR-10 or for ImageNet."""
     cifar = variant in CIFAR
     config.data.source = "cifar10" if cifar else "fashion_mnist"
     config.data.image_size = 32 if cifar else 64
@@ -74,10 +74,10 @@ def _papers(config: ml_collections.ConfigDict, variant: str) -> None:
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 1e-4
     config.schedule.name = "step"
-    config.epochs = 182 if cifar else 90  # 351 steps an epoch of 45,000 images
+    config.epochs = 182 if cifar else 90  # an epoch of 45,000 images has 351 steps
     config.schedule.milestones = (91.0, 137.0) if cifar else (30.0, 60.0)
     if variant in ("resnet110", "resnet1202"):
         config.schedule.warmup_epochs = 1.14
-    if variant == "resnet1202":  # or it would take gigabytes, and minutes to compile
+    if variant == "resnet1202":  # otherwise it needs gigabytes, and minutes to compile
         config.model.remat = True
         config.model.scan = True

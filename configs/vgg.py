@@ -4,15 +4,16 @@
     python scripts/train.py --config=configs/vgg.py:vgg13_cifar
     python scripts/train.py --config=configs/vgg.py:vgg16_bn --config.data.source=folder:DIR
 
-`vgg11_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.2): a quarter of
-the channels, images enlarged to 224x224, batch 128, plain SGD at 0.05, 10 epochs. `vgg13_cifar` has the TensorFlow
-text's (section 10.10): pixels in [-1, 1], batch 128, Adam at 1e-4, 50 epochs; --config.model.skip=true adds the
-shortcut of section 10.12. The others are torchvision's networks with the paper's settings (Simonyan and Zisserman
-2014, section 3.1): batch 256, SGD at 0.01 with momentum 0.9 and weight decay 5e-4, 74 epochs, the rate divided by ten
-three times, random crops and flips. The paper trains at 224x224 on ImageNet; they begin on Fashion-MNIST at 64x64.
-
-Trained once at a size for two CPU cores (seed 0, jax 0.10.2; the machine had other work, so the times are long):
+Cost and result on two CPU cores (seed 0, jax 0.10.2; other work ran at the same time, so the time is too long):
 `--config.data.image_size=64 --config.epochs=1`, 468 steps in 14 minutes: test accuracy 73.7 %.
+
+`vgg11_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.2): a quarter of the
+channels, images enlarged to 224x224, batch 128, plain SGD at 0.05, 10 epochs. `vgg13_cifar` has the TensorFlow text's
+(section 10.10): pixels in [-1, 1], batch 128, Adam at 1e-4, 50 epochs; --config.model.skip=true adds the shortcut of
+section 10.12. The others are torchvision's networks with the paper's settings (Simonyan and Zisserman 2014, section
+3.1): batch 256, SGD at 0.01 with momentum 0.9 and weight decay 5e-4, 74 epochs, the rate divided by ten three times,
+random crops and flips. The paper trains on ImageNet at 224x224; these use Fashion-MNIST at 64x64 unless another source
+is set.
 """
 import ml_collections
 
