@@ -11,17 +11,7 @@ import jax.numpy as jnp
 
 from modern_cnn import functional as F
 from modern_cnn.layers import Conv, Dense, Dropout, initializers, normalization, scaled
-
-VARIANTS = {
-    # torchvision's, after Krizhevsky 2014, "One weird trick": 61,100,840 parameters at 224x224x3 and 1000 classes
-    "alexnet": {},
-    # the textbook's (Dive into Deep Learning, section 7.1): 46,764,746 at 224x224x1 and 10 classes
-    "alexnet_d2l": {"features": (96, 256, 384, 384, 256), "padding": 1, "pooled_size": 0, "dropout_first": False,
-                    "initializer": "xavier_uniform"},
-    # the paper's two-GPU network, for 227x227x3: 60,965,224 at 1000 classes
-    "alexnet_2012": {"features": (96, 256, 384, 384, 256), "padding": 0, "pooled_size": 0, "dropout_first": False,
-                     "groups": 2, "response_norm": True, "initializer": "normal", "hidden_bias": 1.0},
-}
+from modern_cnn.models.variant import Variant
 
 
 class AlexNet(nn.Module):
@@ -89,3 +79,18 @@ class AlexNet(nn.Module):
             x = nn.relu(dense(units, name=f"dense{i}", **raised)(x))
             x = x if self.dropout_first else dropout()(x)
         return dense(self.num_classes, name=f"dense{len(self.hidden) + 1}")(x)
+
+
+VARIANTS = {
+    # Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks": 61,100,840 parameters
+    "alexnet": Variant(AlexNet, {}, (224, 224, 3), 1000, "torchvision's, after Krizhevsky 2014", torchvision=True),
+    # 46,764,746 parameters
+    "alexnet_d2l": Variant(
+        AlexNet, {"features": (96, 256, 384, 384, 256), "padding": 1, "pooled_size": 0, "dropout_first": False,
+                  "initializer": "xavier_uniform"}, (224, 224, 1), 10, "the textbook's, 7.1"),
+    # 60,965,224 parameters
+    "alexnet_2012": Variant(
+        AlexNet, {"features": (96, 256, 384, 384, 256), "padding": 0, "pooled_size": 0, "dropout_first": False,
+                  "groups": 2, "response_norm": True, "initializer": "normal", "hidden_bias": 1.0},
+        (227, 227, 3), 1000, "the paper's, for two GPUs"),
+}

@@ -9,21 +9,11 @@ import jax.numpy as jnp
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, normalization, scaled
+from modern_cnn.models.variant import Variant
 
 Constructor = Callable[..., nn.Module]
 EVAL_NORM = partial(BatchNorm, train=False)  # of a block used alone; to train it: norm=partial(BatchNorm, train=True)
 STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
-VARIANTS = {
-    # torchvision's (the paper's table 1): 7,978,856 parameters at depth 121 and 1000 classes
-    "densenet121": {"block_sizes": (6, 12, 24, 16)},
-    "densenet161": {"block_sizes": (6, 12, 36, 24), "growth": 48, "stem_features": 96},
-    "densenet169": {"block_sizes": (6, 12, 32, 32)},
-    "densenet201": {"block_sizes": (6, 12, 48, 32)},
-    # the textbook's (Dive into Deep Learning, section 7.7): 758,226 at 10 classes and one channel
-    "densenet_d2l": {"block_sizes": (4, 4, 4, 4), "bottleneck": 0, "use_bias": True, "initializer": "xavier_uniform"},
-    # the paper's DenseNet-BC for CIFAR, depth 100 and growth 12: 769,162 at 10 classes
-    "densenet_bc_100_12": {"block_sizes": (16, 16, 16), "growth": 12, "stem_features": 24, "stem": "cifar"},
-}
 
 
 class DenseLayer(nn.Module):
@@ -141,3 +131,22 @@ class DenseNet(nn.Module):
                 self.sow("intermediates", f"stage{i}_halved", x)
         x = F.global_avg_pool(nn.relu(norm(name="norm2")(x)))
         return Dense(self.num_classes, dtype=self.dtype, **initializers(self.initializer, "dense"), name="dense")(x)
+
+
+# The paper's table 1. densenet121 has 7,978,856 parameters.
+_IMAGENET = {"densenet121": {"block_sizes": (6, 12, 24, 16)},
+             "densenet161": {"block_sizes": (6, 12, 36, 24), "growth": 48, "stem_features": 96},
+             "densenet169": {"block_sizes": (6, 12, 32, 32)},
+             "densenet201": {"block_sizes": (6, 12, 48, 32)}}
+VARIANTS = {
+    **{name: Variant(DenseNet, options, (224, 224, 3), 1000, "torchvision's", torchvision=True)
+       for name, options in _IMAGENET.items()},
+    # 758,226 parameters
+    "densenet_d2l": Variant(
+        DenseNet, {"block_sizes": (4, 4, 4, 4), "bottleneck": 0, "use_bias": True, "initializer": "xavier_uniform"},
+        (96, 96, 1), 10, "the textbook's, 7.7"),
+    # DenseNet-BC of depth 100 and growth 12: 769,162 parameters
+    "densenet_bc_100_12": Variant(
+        DenseNet, {"block_sizes": (16, 16, 16), "growth": 12, "stem_features": 24, "stem": "cifar"},
+        (32, 32, 3), 10, "the paper's, for CIFAR"),
+}

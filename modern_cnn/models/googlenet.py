@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError
 from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
+from modern_cnn.models.variant import Variant
 
 # Channels of every Inception block: 1x1; 3x3's reduction and 3x3; 5x5's reduction and 5x5; projection after pooling.
 INCEPTIONS = (
@@ -21,16 +22,6 @@ BRANCHES = (1, 2, 3, 4)
 AUX_AFTER = {"4a": "aux1", "4d": "aux2"}
 POOL, CEIL_POOL = (partial(F.max_pool, window_shape=3, strides=2, padding=1),
                    partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True))
-VARIANTS = {
-    # torchvision's: batch norm, 3x3 for 5x5: 13,004,888 parameters at 1000 classes, of them 6,379,984 auxiliary
-    "googlenet": {"kernel_size": 3, "norm": "batch", "last_pool": partial(F.max_pool, window_shape=2, ceil_mode=True),
-                  "dropout_rate": 0.2, "initializer": "googlenet"},
-    # the textbook's (Dive into Deep Learning, section 7.4): 5,977,530 at 10 classes and one channel
-    "googlenet_d2l": {"pool": POOL, "last_pool": POOL, "aux_logits": False, "initializer": "xavier_uniform"},
-    # the paper's: 13,378,280 at 224x224x3 and 1000 classes, of them 6,379,728 auxiliary
-    "googlenet_2014": {"response_norm": True, "aux_pool": partial(F.avg_pool, window_shape=5, strides=3),
-                       "dropout_rate": 0.4},
-}
 
 
 class ConvUnit(nn.Module):
@@ -168,3 +159,20 @@ class GoogLeNet(nn.Module):
             self.sow("intermediates", f"stage{stage}", x)
         x = Dropout(self.dropout_rate, train)(F.global_avg_pool(x))
         return dense(self.num_classes, name="dense")(x)
+
+
+VARIANTS = {
+    # batch normalisation, and 3x3 where the paper has 5x5: 13,004,888 parameters, of them 6,379,984 auxiliary
+    "googlenet": Variant(
+        GoogLeNet, {"kernel_size": 3, "norm": "batch", "dropout_rate": 0.2, "initializer": "googlenet",
+                    "last_pool": partial(F.max_pool, window_shape=2, ceil_mode=True)},
+        (224, 224, 3), 1000, "torchvision's", torchvision=True),
+    # 5,977,530 parameters
+    "googlenet_d2l": Variant(
+        GoogLeNet, {"pool": POOL, "last_pool": POOL, "aux_logits": False, "initializer": "xavier_uniform"},
+        (96, 96, 1), 10, "the textbook's, 7.4"),
+    # 13,378,280 parameters, of them 6,379,728 auxiliary
+    "googlenet_2014": Variant(
+        GoogLeNet, {"response_norm": True, "aux_pool": partial(F.avg_pool, window_shape=5, strides=3),
+                    "dropout_rate": 0.4}, (224, 224, 3), 1000, "the paper's"),
+}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from modern_cnn import functional as F
 from modern_cnn.errors import lookup
 from modern_cnn.layers import ACTIVATIONS, Conv, Dense, Dropout, initializers, normalization, scaled
+from modern_cnn.models.variant import Variant
 
 
 class LeNet(nn.Module):
@@ -98,3 +99,11 @@ class LeNetReLU(nn.Module):
         self.sow("intermediates", "stage4", x)
         x = Dropout(self.dropout_rate, train)(x)
         return dense(self.num_classes, name="dense3")(x)
+
+
+VARIANTS = {
+    "lenet": Variant(LeNet, {}, (28, 28, 1), 10, "the textbook's, 6.6"),
+    "lenet_bn": Variant(LeNet, {"padding": 0, "norm": "batch"}, (28, 28, 1), 10, "the textbook's, 7.5.4"),
+    "lenet_relu": Variant(LeNetReLU, {}, (28, 28, 1), 10, "the TensorFlow text's, 10.4"),
+    "lenet_relu_bn": Variant(LeNetReLU, {"norm": "batch"}, (28, 28, 1), 10, "the TensorFlow text's, 10.8.3"),
+}

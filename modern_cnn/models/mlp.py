@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn.layers import Dense, Dropout, initializers
+from modern_cnn.models.variant import Variant
 
 
 class MLP(nn.Module):
@@ -31,3 +32,6 @@ class MLP(nn.Module):
             self.sow("intermediates", f"stage{i}", x)
             x = Dropout(self.dropout_rate, train)(x)
         return dense(self.num_classes, name=f"dense{len(self.hidden_sizes) + 1}")(x)
+
+
+VARIANTS = {"mlp": Variant(MLP, {}, (28, 28, 1), 10, "the TensorFlow text's, 10.1")}

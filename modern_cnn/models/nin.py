@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from modern_cnn import functional as F
 from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
+from modern_cnn.models.variant import Variant
 
 
 class Stage(NamedTuple):
@@ -19,21 +20,6 @@ class Stage(NamedTuple):
     padding: int = 0
     pool: Callable[[jax.Array], jax.Array] | None = None
     dropout: bool = False
-
-
-MAX, CEIL_MAX, CEIL_AVG = (partial(F.max_pool, window_shape=3, strides=2),
-                           partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True),
-                           partial(F.avg_pool, window_shape=3, strides=2, ceil_mode=True))
-IMAGENET = (Stage((96,) * 3, 11, 4, 0, MAX), Stage((256,) * 3, 5, 1, 2, MAX), Stage((384,) * 3, 3, 1, 1, MAX, True))
-VARIANTS = {
-    # the textbook's (Dive into Deep Learning, section 7.3): 1,992,166 parameters at 10 classes and one channel
-    "nin_d2l": {"stages": (*IMAGENET, Stage((None,) * 3, 3, 1, 1)), "initializer": "xavier_uniform"},
-    # the authors' for CIFAR-10, as in Caffe's model zoo: 966,986
-    "nin_cifar": {"stages": (Stage((192, 160, 96), 5, 1, 2, CEIL_MAX, True),
-                             Stage((192,) * 3, 5, 1, 2, CEIL_AVG, True), Stage((192, 192, None), 3, 1, 1))},
-    # the authors' for ImageNet, as in Caffe's model zoo: 7,595,176 at 1000 classes
-    "nin_imagenet": {"stages": (*IMAGENET, Stage((1024, 1024, None), 3, 1, 1))},
-}
 
 
 class NiNBlock(nn.Module):
@@ -107,3 +93,22 @@ class NiN(nn.Module):
             x = nn.relu(dense(units, name=f"dense{i}")(x))
             x = Dropout(self.dropout_rate, train)(x)
         return dense(self.num_classes, name=f"dense{len(self.hidden) + 1}")(x)
+
+
+_MAX, _CEIL_MAX, _CEIL_AVG = (partial(F.max_pool, window_shape=3, strides=2),
+                              partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True),
+                              partial(F.avg_pool, window_shape=3, strides=2, ceil_mode=True))
+_IMAGENET = (Stage((96,) * 3, 11, 4, 0, _MAX), Stage((256,) * 3, 5, 1, 2, _MAX),
+             Stage((384,) * 3, 3, 1, 1, _MAX, True))
+_CIFAR = (Stage((192, 160, 96), 5, 1, 2, _CEIL_MAX, True), Stage((192,) * 3, 5, 1, 2, _CEIL_AVG, True),
+          Stage((192, 192, None), 3, 1, 1))
+VARIANTS = {
+    # 1,992,166 parameters
+    "nin_d2l": Variant(NiN, {"stages": (*_IMAGENET, Stage((None,) * 3, 3, 1, 1)), "initializer": "xavier_uniform"},
+                       (224, 224, 1), 10, "the textbook's, 7.3"),
+    # 966,986 parameters
+    "nin_cifar": Variant(NiN, {"stages": _CIFAR}, (32, 32, 3), 10, "the authors', of Caffe's model zoo"),
+    # 7,595,176 parameters
+    "nin_imagenet": Variant(NiN, {"stages": (*_IMAGENET, Stage((1024, 1024, None), 3, 1, 1))},
+                            (224, 224, 3), 1000, "the authors', of Caffe's model zoo"),
+}

@@ -14,35 +14,13 @@ from modern_cnn import functional as F
 from modern_cnn.errors import UserError, did_you_mean, lookup
 from modern_cnn.functional.conv import Padding
 from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, normalization, scaled
+from modern_cnn.models.variant import Variant
 
 Constructor = Callable[..., nn.Module]
 EVAL_NORM = partial(BatchNorm, train=False)  # of a block used alone; to train it: norm=partial(BatchNorm, train=True)
 SHORTCUTS = ("projection", "conv", "pad", "none")
 STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1},
          "notebook": {"kernel_size": 3}}
-
-# torchvision's, at 1000 classes: resnet18 has 11,689,512 parameters, resnet50 25,557,032, resnet152 60,192,808.
-IMAGENET = {"resnet18": {"stage_sizes": (2, 2, 2, 2)},
-            "resnet34": {"stage_sizes": (3, 4, 6, 3)},
-            "resnet50": {"stage_sizes": (3, 4, 6, 3), "block": "bottleneck"},
-            "resnet101": {"stage_sizes": (3, 4, 23, 3), "block": "bottleneck"},
-            "resnet152": {"stage_sizes": (3, 8, 36, 3), "block": "bottleneck"}}
-# The paper's section 4.2, with parameter-free shortcuts: 269,722 parameters at depth 20, 19,421,274 at 1202.
-CIFAR = {f"resnet{depth}": {"stage_sizes": ((depth - 2) // 6,) * 3, "stage_features": (16, 32, 64), "stem": "cifar",
-                            "shortcut": "pad"} for depth in (20, 32, 44, 56, 110, 1202)}
-# The TensorFlow text's (section 10.14): biases everywhere, Keras's padding and batch norm. 11,176,970 at depth 18.
-NOTEBOOK = {"stem": "notebook", "shortcut": "conv", "use_bias": True, "padding": "SAME", "decay": 0.99, "epsilon": 1e-3,
-            "unbiased": False, "initializer": "keras"}
-VARIANTS = {
-    **IMAGENET, **CIFAR,
-    **{f"preact_{name}": fields | {"preactivation": True} for name, fields in IMAGENET.items()},
-    "plain18": IMAGENET["resnet18"] | {"shortcut": "none"},
-    "plain34": IMAGENET["resnet34"] | {"shortcut": "none"},
-    # the textbook's (Dive into Deep Learning, section 7.6): 11,178,378 at 10 classes and one channel
-    "resnet18_d2l": {"stage_sizes": (2, 2, 2, 2), "shortcut": "conv", "use_bias": True,
-                     "initializer": "xavier_uniform"},
-    "resnet18_cifar": IMAGENET["resnet18"] | NOTEBOOK, "resnet34_cifar": IMAGENET["resnet34"] | NOTEBOOK,
-}
 
 
 def add_shortcut(y: jax.Array, x: jax.Array, *, strides: int, kind: str, conv: Constructor,
@@ -233,3 +211,33 @@ class ResNet(nn.Module):
         return partial(nn.remat(block) if self.remat else block, preactivation=self.preactivation,
                        shortcut=self.shortcut, padding=self.padding, zero_init=self.zero_init_residual, conv=conv,
                        norm=norm, **extra)
+
+
+_IMAGENET = {"resnet18": {"stage_sizes": (2, 2, 2, 2)},
+             "resnet34": {"stage_sizes": (3, 4, 6, 3)},
+             "resnet50": {"stage_sizes": (3, 4, 6, 3), "block": "bottleneck"},
+             "resnet101": {"stage_sizes": (3, 4, 23, 3), "block": "bottleneck"},
+             "resnet152": {"stage_sizes": (3, 8, 36, 3), "block": "bottleneck"}}
+_CIFAR = {"stage_features": (16, 32, 64), "stem": "cifar", "shortcut": "pad"}
+# The TensorFlow text has biases everywhere, and Keras's padding and batch normalisation.
+_NOTEBOOK = {"stem": "notebook", "shortcut": "conv", "use_bias": True, "padding": "SAME", "decay": 0.99,
+             "epsilon": 1e-3, "unbiased": False, "initializer": "keras"}
+VARIANTS = {
+    # resnet18 has 11,689,512 parameters, resnet50 25,557,032, resnet152 60,192,808
+    **{name: Variant(ResNet, options, (224, 224, 3), 1000, "torchvision's", torchvision=True)
+       for name, options in _IMAGENET.items()},
+    # parameter-free shortcuts: resnet20 has 269,722 parameters, resnet1202 19,421,274
+    **{f"resnet{depth}": Variant(ResNet, {"stage_sizes": ((depth - 2) // 6,) * 3, **_CIFAR}, (32, 32, 3), 10,
+                                 "the paper's, section 4.2") for depth in (20, 32, 44, 56, 110, 1202)},
+    **{f"preact_{name}": Variant(ResNet, options | {"preactivation": True}, (224, 224, 3), 1000,
+                                 "pre-activation, of He et al. 2016") for name, options in _IMAGENET.items()},
+    **{f"plain{depth}": Variant(ResNet, _IMAGENET[f"resnet{depth}"] | {"shortcut": "none"}, (224, 224, 3), 1000,
+                                "the paper's, without shortcuts") for depth in (18, 34)},
+    # 11,178,378 parameters
+    "resnet18_d2l": Variant(ResNet, _IMAGENET["resnet18"] | {"shortcut": "conv", "use_bias": True,
+                                                             "initializer": "xavier_uniform"},
+                            (96, 96, 1), 10, "the textbook's, 7.6"),
+    # resnet18_cifar has 11,176,970 parameters
+    **{f"resnet{depth}_cifar": Variant(ResNet, _IMAGENET[f"resnet{depth}"] | _NOTEBOOK, (32, 32, 3), 10,
+                                       "the TensorFlow text's, 10.14") for depth in (18, 34)},
+}

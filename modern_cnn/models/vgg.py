@@ -11,21 +11,7 @@ import jax.numpy as jnp
 
 from modern_cnn import functional as F
 from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
-
-# Convolutions of each stage: the paper's table 1, configurations A, B, D and E.
-VGG11, VGG13, VGG16, VGG19 = (1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
-VARIANTS = {
-    # torchvision's; at 224x224x3 and 1000 classes vgg11 has 132,863,336 parameters, vgg19 143,667,240
-    "vgg11": {"stage_sizes": VGG11}, "vgg11_bn": {"stage_sizes": VGG11, "norm": "batch"},
-    "vgg13": {"stage_sizes": VGG13}, "vgg13_bn": {"stage_sizes": VGG13, "norm": "batch"},
-    "vgg16": {"stage_sizes": VGG16}, "vgg16_bn": {"stage_sizes": VGG16, "norm": "batch"},
-    "vgg19": {"stage_sizes": VGG19}, "vgg19_bn": {"stage_sizes": VGG19, "norm": "batch"},
-    # the textbook's (Dive into Deep Learning, section 7.2), which trains width=0.25: 43,093,322 at 224x224x1
-    "vgg11_d2l": {"stage_sizes": VGG11, "pooled_size": 0, "initializer": "xavier_uniform"},
-    # the TensorFlow text's (section 10.10) for 32x32x3: 9,570,506; its pooling pads maps of odd size, ours does not
-    "vgg13_cifar": {"stage_sizes": VGG13, "pooled_size": 0, "hidden": (256, 128), "dropout_rate": 0.0,
-                    "unbiased": False, "initializer": "keras"},
-}
+from modern_cnn.models.variant import Variant
 
 
 class VGGBlock(nn.Module):
@@ -105,3 +91,28 @@ class VGG(nn.Module):
             x = nn.relu(dense(units, name=f"dense{i}")(x))
             x = Dropout(self.dropout_rate, train)(x)
         return dense(self.num_classes, name=f"dense{len(self.hidden) + 1}")(x)
+
+
+# Convolutions of each stage: the paper's table 1, configurations A, B, D and E.
+_STAGES = {"vgg11": ("A", (1, 1, 2, 2, 2)), "vgg13": ("B", (2, 2, 2, 2, 2)),
+           "vgg16": ("D", (2, 2, 3, 3, 3)), "vgg19": ("E", (2, 2, 4, 4, 4))}
+
+
+def _torchvision(letter: str, sizes: Sequence[int], norm: str) -> Variant:
+    options = {"stage_sizes": sizes} | ({"norm": norm} if norm else {})
+    origin = "torchvision's" if norm else f"torchvision's, the paper's {letter}"
+    return Variant(VGG, options, (224, 224, 3), 1000, origin, torchvision=True)
+
+
+VARIANTS = {
+    # vgg11 has 132,863,336 parameters, vgg19 143,667,240
+    **{name + suffix: _torchvision(letter, sizes, norm) for name, (letter, sizes) in _STAGES.items()
+       for suffix, norm in (("", ""), ("_bn", "batch"))},
+    # the textbook trains it with width=0.25: 43,093,322 parameters
+    "vgg11_d2l": Variant(VGG, {"stage_sizes": (1, 1, 2, 2, 2), "pooled_size": 0, "initializer": "xavier_uniform"},
+                         (224, 224, 1), 10, "the textbook's, 7.2.2"),
+    # 9,570,506 parameters; the text's pooling pads maps of odd size, ours does not
+    "vgg13_cifar": Variant(
+        VGG, {"stage_sizes": (2, 2, 2, 2, 2), "pooled_size": 0, "hidden": (256, 128), "dropout_rate": 0.0,
+              "unbiased": False, "initializer": "keras"}, (32, 32, 3), 10, "the TensorFlow text's, 10.10"),
+}

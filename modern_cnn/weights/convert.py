@@ -14,16 +14,14 @@ import numpy as np
 from flax import traverse_util
 
 from modern_cnn.errors import UserError
-from modern_cnn.models import INPUTS, build
+from modern_cnn.models import INPUTS, VARIANTS, build
 from modern_cnn.weights.files import as_array
 from modern_cnn.weights.names import TABLES
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 TO_OURS = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # the axes, by an array's rank
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
-TORCHVISION = ("alexnet", *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")), "googlenet",
-               *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
-               *(f"densenet{depth}" for depth in (121, 161, 169, 201)))  # of which it publishes weights
+TORCHVISION = tuple(name for name, variant in VARIANTS.items() if variant.torchvision)
 Variables = dict[str, Any]
 Shape = tuple[int, ...]
 
