@@ -1,4 +1,4 @@
-"""Convolutional networks that made the field, in JAX and Flax. Importing this sets and starts nothing."""
+"""Convolutional networks that made the field, in JAX and Flax. Importing it sets and starts nothing."""
 from pathlib import Path
 from typing import Any
 
@@ -6,16 +6,16 @@ __version__ = "0.1.0"
 
 
 def load(workdir: str | Path) -> tuple[Any, dict[str, Any]]:
-    """(module, variables) of a trained run: `module.apply(variables, images, train=False)` gives logits.
+    """Return (module, variables) of a trained run: `module.apply(variables, images, train=False)` gives logits.
 
-    It is the best checkpoint on validation where the run had a validation split, else the last one, and the averages of
-    its weights where the run kept them (config.optimizer.ema_decay). Images are float [N, H, W, C], normalised as
-    run.json's data.mean and data.std say: (pixels / 255 - mean) / std.
+    The variables are the best checkpoint on validation where the run had a validation split, else the last one; and
+    the averages of the weights where the run kept them (config.optimizer.ema_decay). Images are float [N, H, W, C],
+    normalised by `mean` and `std` of `data` in run.json: (pixels / 255 - mean) / std.
 
     Raises:
       UserError: the directory is no workdir, or holds no good checkpoint.
     """
-    from modern_cnn.runs import load as evaluation
+    from modern_cnn.runs.load import load_run
 
-    module, variables, _, _ = evaluation.load_run(workdir)
-    return module, variables
+    trained = load_run(workdir)
+    return trained.module, trained.variables

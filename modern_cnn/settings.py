@@ -1,35 +1,233 @@
-"""What a config must hold, and within which bounds: checked before anything is read or written."""
+"""Every field of a config, declared once: default, meaning, bounds, and who may change it.
+
+`default_config` returns the ConfigDict that config files and the command line edit. `read` checks such a ConfigDict and
+returns it as frozen `Settings`; no other module knows the ConfigDict. The values 0 and '' mean "not set".
+"""
+import dataclasses
 import json
 import numbers
+from collections.abc import Iterator, Mapping
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, did_you_mean
 
-# field -> (smallest, largest) for numbers, None for text and lists.
-FIELDS = {
-    "seed": (0, 2**32 - 1), "epochs": (1, inf), "max_steps": (0, inf), "eval_every_epochs": (1, inf),
-    "test_every_epoch": (0, 1), "log_every_steps": (0, inf), "log_norms": (0, 1), "accumulate": (1, inf),
-    "checkpoint_every_steps": (0, inf),
-    "parallel.count": (0, inf), "parallel.compile": None, "parallel.batch_norm": None,
-    "model.name": None,
-    "data.source": None, "data.batch_size": (1, inf), "data.image_size": (0, inf), "data.normalize": None,
-    "data.validation": (0, 1), "data.train_size": (0, inf), "data.num_classes": (0, inf), "data.stream": (0, 1),
-    "data.manual_dir": None,
-    "augment.resized_crop": (0, 1), "augment.crop": (0, inf), "augment.flip": (0, 1), "augment.rotate": (0, 180),
-    "augment.zoom": (0, 0.99), "augment.shift": (0, inf), "augment.brightness": (0, inf), "augment.contrast": (0, inf),
-    "augment.saturation": (0, inf), "augment.hue": (0, 0.5), "augment.lighting": (0, inf), "augment.cutout": (0, inf),
-    "augment.mixup": (0, inf), "augment.cutmix": (0, inf), "augment.test_flip": (0, 1),
-    "loss.label_smoothing": (0, 1),
-    "optimizer.name": None, "optimizer.learning_rate": (0, inf), "optimizer.base_batch_size": (0, inf),
-    "optimizer.momentum": (0, 1), "optimizer.nesterov": (0, 1), "optimizer.weight_decay": (0, inf),
-    "optimizer.clip_norm": (0, inf), "optimizer.ema_decay": (0, 1),
-    "finetune.workdir": None, "finetune.freeze": None, "finetune.freeze_statistics": (0, 1),
-    "finetune.head_multiplier": (0, inf),
-    "schedule.name": None, "schedule.warmup_epochs": (0, inf), "schedule.milestones": None, "schedule.factor": (0, inf),
+# Whether a resumed run may have another value than the run was started with.
+NEVER = "no"  # another value makes another run
+ALWAYS = "yes"  # the result does not depend on it
+LENGTH = "yes, it sets the length"
+EPOCHS = "yes, unless the schedule spans all epochs"
+PLACE = "yes, if the images are the same"
+# Schedules that need to know the last epoch.
+SPANNING = ("cosine",)
+
+
+class Field(NamedTuple):
+    """One field of a config.
+
+    Attributes:
+      type: of its values.
+      default: None for an option of the network, which then keeps the network's own value.
+      low, high: bounds of a number, both allowed; None for text, lists and options.
+      choices: the words that are allowed; empty if any text is.
+      resume: NEVER, ALWAYS, LENGTH, EPOCHS or PLACE.
+      varies: trials that train together as one program may differ in it; the program then gets it as a traced number.
+    """
+    type: type
+    default: Any
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    resume: str = NEVER
+    varies: bool = False
+
+
+def _field(default: Any, meaning: str, low: float | None = None, high: float | None = None, **more: Any) -> Any:
+    """Return a dataclass field with its `Field` in the metadata."""
+    return dataclasses.field(default=default, metadata={
+        "field": Field(type(default), default, meaning, low, inf if high is None and low is not None else high, **more)})
+
+
+def _flag(meaning: str, **more: Any) -> Any:
+    return _field(False, meaning, 0, 1, **more)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """How several devices share a batch."""
+    count: int = _field(0, "use this many devices; 0: all of them", 0, resume=ALWAYS)
+    compile: str = _field("jit", "how the step is compiled for all devices: jit over a mesh, or pmap",
+                          choices=("jit", "pmap"), resume=ALWAYS)
+    batch_norm: str = _field("global", "statistics over the whole batch, or over the share of each device",
+                             choices=("global", "device"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the images come from and how they are prepared."""
+    source: str = _field("fashion_mnist", "digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, or a bare name",
+                         resume=PLACE)
+    batch_size: int = _field(128, "images in a batch, over all devices; an incomplete last batch is left out", 1)
+    image_size: int = _field(0, "resize images to this many pixels, square; 0: keep their size", 0)
+    normalize: str = _field("unit", "pixels in [0, 1] (unit) or [-1, 1] (symmetric), or with mean 0 and deviation 1 by "
+                            "the statistics of the set (standard) or of ImageNet (imagenet)",
+                            choices=("unit", "symmetric", "standard", "imagenet"))
+    train_size: int = _field(0, "train on this many training images, stratified and always the same; 0: all", 0)
+    validation: float = _field(0.0, "fraction of the training images held out to choose the best checkpoint, stratified "
+                               "and always the same", 0, 1)
+    stream: bool = _flag("decode images during training: for folder: and tfds: sets that do not fit into memory")
+    num_classes: int = _field(0, "number of classes; 0: as many as the data have", 0)
+    manual_dir: str = _field("", "for tfds: take the files from this folder instead of downloading them", resume=PLACE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random changes of training images, inside the compiled step, in this order."""
+    resized_crop: float = _field(0.0, "cut out a box of at least this share of the area (0.08) and resize it", 0, 1)
+    crop: int = _field(0, "pad by this many black pixels and cut out the original size at a random place", 0)
+    flip: bool = _flag("mirror half of the images left to right")
+    rotate: float = _field(0.0, "rotate by up to this many degrees to either side", 0, 180)
+    zoom: float = _field(0.0, "scale by 1 - zoom to 1 + zoom, height and width separately", 0, 0.99)
+    shift: float = _field(0.0, "move by up to this many pixels in each direction", 0)
+    brightness: float = _field(0.0, "multiply pixels by 1 - brightness to 1 + brightness (0.4)", 0)
+    contrast: float = _field(0.0, "multiply the distance from the mean grey of the image, in the same way (0.4)", 0)
+    saturation: float = _field(0.0, "multiply the distance from the grey of each pixel, in the same way (0.4); colour "
+                               "images only", 0)
+    hue: float = _field(0.0, "turn the hue by up to this share of the colour circle to either side; colour images only",
+                        0, 0.5)
+    lighting: float = _field(0.0, "standard deviation of AlexNet's shifts along ImageNet's principal colours (0.1); "
+                             "colour images only", 0)
+    cutout: int = _field(0, "black out a square of this many pixels a side around a random pixel", 0)
+    mixup: float = _field(0.0, "blend pairs of images and their labels; alpha of Beta(alpha, alpha) (0.2)", 0)
+    cutmix: float = _field(0.0, "paste a box of one image into another; alpha (1); with mixup, half of the images each",
+                           0)
+    test_flip: bool = _flag("average the logits of a test image and of its mirror image")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The loss: cross-entropy."""
+    label_smoothing: float = _field(0.0, "share of the target distribution that goes to all classes equally (0.1)", 0, 1,
+                                    varies=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How gradients change the parameters."""
+    name: str = _field("sgd", "the optimiser", choices=("sgd", "adam", "adamw", "lars"))
+    learning_rate: float = _field(0.1, "learning rate after the warm-up", 0, varies=True)
+    base_batch_size: int = _field(0, "scale the learning rate by batch_size / base_batch_size (Goyal et al. 2017); "
+                                  "0: do not scale", 0)
+    momentum: float = _field(0.0, "momentum of sgd and lars", 0, 1, varies=True)
+    nesterov: bool = _flag("Nesterov's momentum")
+    weight_decay: float = _field(0.0, "L2 penalty on kernels only, not on biases and normalisation; decoupled in adamw", 0,
+                                 varies=True)
+    clip_norm: float = _field(0.0, "scale gradients down to this global norm; 0: never", 0)
+    ema_decay: float = _field(0.0, "keep moving averages of weights and batch statistics, and evaluate and save those "
+                              "(0.999); 0: none", 0, 1, varies=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The learning rate over the run."""
+    name: str = _field("constant", "constant, divided at milestones (step), or a cosine to 0",
+                       choices=("constant", "step", "cosine"))
+    warmup_epochs: float = _field(0.0, "linear warm-up from 0 over this many epochs", 0)
+    milestones: tuple[float, ...] = _field((30.0, 60.0, 80.0), "of step: the epochs after which the rate is multiplied by "
+                                           "factor")
+    factor: float = _field(0.1, "of step: see milestones", 0, varies=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Start from the weights of another run."""
+    workdir: str = _field("", "start from the result of this run, trained or imported, with a new head")
+    freeze: str = _field("", "parameters that do not change, as patterns: 'conv1/*,stage1_*'; 'backbone': all but the head")
+    freeze_statistics: bool = _flag("batch norm uses and keeps the running statistics in training too")
+    head_multiplier: float = _field(1.0, "multiplies the learning rate of the head", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A checked config. `model` holds the name of the network and its options, None where an option is not set."""
+    seed: int = _field(0, "seed of initialisation, order of the images, augmentation and dropout", 0, 2**32 - 1,
+                       varies=True)
+    epochs: int = _field(10, "passes over the training images", 1, resume=EPOCHS)
+    max_steps: int = _field(0, "end after this many steps, with evaluation and checkpoint; 0: after the epochs", 0,
+                            resume=LENGTH)
+    eval_every_epochs: int = _field(1, "evaluate and save after every so many epochs", 1, resume=ALWAYS)
+    test_every_epoch: bool = _flag("also score the test split then, as textbooks plot it; it never chooses anything",
+                                   resume=ALWAYS)
+    log_every_steps: int = _field(100, "write a training record after every so many steps and at the end of an epoch; "
+                                  "0: only there", 0, resume=ALWAYS)
+    log_norms: bool = _flag("also record the running statistics of batch norm, for visualize.py --what=batch_norm",
+                            resume=ALWAYS)
+    accumulate: int = _field(1, "go through each batch in this many parts, one after the other, to save memory", 1)
+    checkpoint_every_steps: int = _field(0, "also save after every so many steps; 0: only after an evaluation", 0,
+                                         resume=ALWAYS)
+    parallel: Parallel = dataclasses.field(default_factory=Parallel)
+    model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "lenet"})
+    data: Data = dataclasses.field(default_factory=Data)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    finetune: Finetune = dataclasses.field(default_factory=Finetune)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the nested dict that config.json holds."""
+        return dataclasses.asdict(self)
+
+    def replace(self, values: Mapping[str, Any]) -> "Settings":
+        """Return a copy with other values, {'optimizer.momentum': 0.9}; they may be traced numbers."""
+        changed: dict[str, Any] = {}
+        for name, value in values.items():
+            section, _, last = name.rpartition(".")
+            if not section:
+                changed[last] = value
+                continue
+            before = changed.get(section, getattr(self, section))
+            changed[section] = (before | {last: value} if isinstance(before, dict)
+                                else dataclasses.replace(before, **{last: value}))
+        return dataclasses.replace(self, **changed)
+
+
+# Options that most networks have; others are declared by the networks alone.
+OPTIONS = {
+    "width": Field(float, None, "multiplies the numbers of channels"),
+    "norm": Field(str, None, "batch, layer, group, instance or none"),
+    "unbiased": Field(bool, None, "store the running variance of batch norm as PyTorch does"),
+    "initializer": Field(str, None, "xavier_uniform, keras, torch, normal, vgg, googlenet, resnet, densenet or identity"),
+    "dtype": Field(str, None, "precision of the computation: bfloat16; parameters stay float32"),
+    "dropout_rate": Field(float, None, "probability that dropout sets a value to 0", varies=True),
 }
+
+
+def _declared() -> Iterator[tuple[str, Field]]:
+    for outer in dataclasses.fields(Settings):
+        if outer.name == "model":
+            yield "model.name", Field(str, "lenet", "a key of modern_cnn.models.MODELS; its options stand beside it")
+            yield from ((f"model.{name}", option) for name, option in OPTIONS.items())
+        elif "field" in outer.metadata:
+            yield outer.name, outer.metadata["field"]
+        else:
+            for inner in dataclasses.fields(outer.default_factory):  # type: ignore[arg-type]
+                yield f"{outer.name}.{inner.name}", inner.metadata["field"]
+
+
+FIELDS: dict[str, Field] = dict(_declared())
+VARYING = tuple(name for name, field in FIELDS.items() if field.varies and name != "seed")
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Return the config with every default, locked but for the options of the network."""
+    config = ml_collections.ConfigDict(Settings().to_dict())
+    config.lock()  # a misspelt field in a config file is an error
+    config.model.unlock()
+    return config
 
 
 def is_zero(value: Any) -> bool:
@@ -41,37 +239,99 @@ def is_zero(value: Any) -> bool:
     return isinstance(value, numbers.Real) and value == 0
 
 
-def check(config) -> None:
-    """Raises UserError for a missing field, a number out of bounds, or a name that does not exist."""
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {'data.batch_size': 64} for {'data': {'batch_size': 64}}, a ConfigDict or Settings."""
+    tree = tree.to_dict() if hasattr(tree, "to_dict") else tree
+    flat = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def locate(config: Any, name: str) -> tuple[Any, str]:
+    """Return the section of a ConfigDict that holds a field, and the last part of its name.
+
+    Raises:
+      UserError: the config has no such field (with the closest that it has), or the name is that of a section.
+    """
+    section, reached, parts = config, "config", name.split(".")
+    for depth, part in enumerate(parts):
+        if not hasattr(section, "keys") or part not in section:
+            raise UserError(f"{reached} has no field {part!r}{did_you_mean(part, getattr(section, 'keys', list)())}")
+        owner, section, reached = section, section[part], f"{reached}.{'.'.join(parts[depth:depth + 1])}"
+    if hasattr(section, "keys"):
+        raise UserError(f"{reached} is a section: name one of its fields, {name}.FIELD")
+    return owner, parts[-1]
+
+
+def read(config: ml_collections.ConfigDict) -> Settings:
+    """Check a config and return it as Settings.
+
+    Raises:
+      UserError: a field is missing, unknown or out of bounds, or a word is not one of the choices.
+    """
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"the config is a {type(config).__name__}; get_config() must return a ConfigDict, made by "
                         "base.get_config()")
-    for field, bounds in FIELDS.items():
-        section = config
-        for part in field.split("."):
-            if not hasattr(section, "keys") or part not in section:
-                raise UserError(f"the config lacks config.{field}; start it from base.get_config()")
-            section = section[part]
-        if bounds is None:
-            continue
-        low, high = bounds
-        if not isinstance(section, (int, float)) or not low <= section <= high:
-            raise UserError(f"config.{field}={section!r} must be a number "
-                            + (f"of at least {low}" if high == inf else f"between {low} and {high}"))
-    if not all(isinstance(epoch, (int, float)) and epoch >= 0 for epoch in config.schedule.milestones):
-        raise UserError(f"config.schedule.milestones={config.schedule.milestones} must be epochs, at least 0")
-    if "num_classes" in config.model:
-        raise UserError("config.model.num_classes: the data say how many classes there are (config.data.num_classes)")
+    tree = config.to_dict()
+    flat = flatten(tree)
+    for name, field in FIELDS.items():
+        if name in flat:
+            _check(name, field, flat[name])
+        elif field.default is not None:
+            raise UserError(f"the config lacks config.{name}; start it from base.get_config()")
+    unknown = [name for name in flat if name not in FIELDS and not name.startswith("model.")]
+    if unknown:
+        raise UserError(f"config.{unknown[0]} is not a field{did_you_mean(unknown[0], FIELDS)}")
+    if "num_classes" in tree["model"]:
+        raise UserError("config.model.num_classes is not an option: the data say how many classes there are "
+                        "(config.data.num_classes)")
     try:
-        json.dumps(config.to_dict())
+        json.dumps(tree)
     except TypeError as e:
-        raise UserError(f"the config holds something else than numbers, text and lists: {e}; a dtype goes by its name, "
+        raise UserError(f"the config may hold only numbers, text and lists ({e}); write a dtype by its name, "
                         "'bfloat16'") from e
-    from modern_cnn import models
-    from modern_cnn.training import devices as mesh
-    from modern_cnn.training import finetune, optim
+    return _check_together(from_json(tree))
 
-    mesh.check(config.parallel)
-    finetune.check(config.finetune)
-    models.build(**config.model)
-    optim.make_optimizer(config.optimizer, optim.make_schedule(config.schedule, 1.0, 1, 10**9))
+
+def from_json(tree: Mapping[str, Any]) -> Settings:
+    """Return the Settings of a config.json, unchecked; fields that an earlier version did not have get their defaults."""
+    values: dict[str, Any] = {}
+    for outer in dataclasses.fields(Settings):
+        given = tree.get(outer.name)
+        if "field" in outer.metadata:
+            values[outer.name] = outer.default if given is None else given
+        elif outer.name == "model":
+            values["model"] = dict(given or {})
+        else:
+            kind: Any = outer.default_factory
+            known = {inner.name for inner in dataclasses.fields(kind)}
+            values[outer.name] = kind(**{name: tuple(value) if isinstance(value, list) else value
+                                         for name, value in (given or {}).items() if name in known})
+    return Settings(**values)
+
+
+def _check(name: str, field: Field, value: Any) -> None:
+    """Raise UserError if a value is not one that its field allows."""
+    if field.choices and value not in field.choices:
+        raise UserError(f"config.{name}={value!r} is unknown{did_you_mean(str(value), field.choices)}")
+    if field.low is not None and not (isinstance(value, (int, float)) and field.low <= value <= (field.high or inf)):
+        raise UserError(f"config.{name}={value!r} must be a number "
+                        + (f"of at least {field.low}" if field.high == inf else f"between {field.low} and {field.high}"))
+    if field.type is tuple and not all(isinstance(part, (int, float)) and part >= 0 for part in value):
+        raise UserError(f"config.{name}={value} must be epochs, at least 0")
+
+
+def _check_together(settings: Settings) -> Settings:
+    """Raise UserError for fields that do not go together, or a network that does not exist; else return the settings."""
+    from modern_cnn import models  # imports JAX, which the command line need not wait for
+
+    if settings.optimizer.learning_rate <= 0:
+        raise UserError(f"config.optimizer.learning_rate must be above 0, not {settings.optimizer.learning_rate}")
+    if not settings.finetune.workdir:
+        for name, value in dataclasses.asdict(settings.finetune).items():
+            if value != FIELDS[f"finetune.{name}"].default:
+                raise UserError(f"config.finetune.{name}={value!r} is for a run that starts from the weights of another: "
+                                "--config.finetune.workdir=DIR")
+    models.build(**settings.model)
+    return settings

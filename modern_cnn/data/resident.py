@@ -61,7 +61,7 @@ class Resident:
 
     def train_batch(self, number: jax.Array, batch_size: int, data, order) -> dict[str, jax.Array]:
         """{'image': uint8 [B, H, W, C], 'label'}: batch `number` of the epoch."""
-        indices = self._devices.split(lax.dynamic_slice(order, (number * batch_size,), (batch_size,)))
+        indices = self._devices.shard_batch(lax.dynamic_slice(order, (number * batch_size,), (batch_size,)))
         return gather(data, indices, self._spec.image_shape)
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple]:
@@ -71,5 +71,5 @@ class Resident:
 
     def eval_batch(self, data, indices, mask) -> dict[str, jax.Array]:
         """{'image', 'label', 'mask': False for what pads the last batch}."""
-        indices, mask = self._devices.split((indices, mask))
+        indices, mask = self._devices.shard_batch((indices, mask))
         return gather(data, indices, self._spec.image_shape) | {"mask": mask}

@@ -176,7 +176,7 @@ class Streamed:
         if not wanted:
             return
         size, _, channels = self._spec.image_shape
-        rows = self._devices.rows(len(wanted[0][0]))
+        rows = self._devices.local_rows(len(wanted[0][0]))
         examples = _in_order(lambda i: decode(self._splits[split], i, size, channels, cut_of(i)),
                              np.concatenate([indices[rows] for indices, _ in wanted]), AHEAD * len(rows))
         under_way: collections.deque = collections.deque()
@@ -185,7 +185,7 @@ class Streamed:
             batch = {"image": np.stack(images), "label": np.array(labels)}
             if mask is not None:
                 batch["mask"] = mask[rows]
-            under_way.append(self._devices.place(batch, len(indices)))  # returns before it has arrived
+            under_way.append(self._devices.place_batch(batch, len(indices)))  # returns before it has arrived
             if len(under_way) == AHEAD:
                 yield (under_way.popleft(),)
         yield from ((batch,) for batch in under_way)

@@ -1,4 +1,4 @@
-"""Weights from elsewhere as a workdir, which evaluation and all that loads a run read like any trained one."""
+"""Weights from elsewhere as a workdir, which evaluation and every script read like that of a trained run."""
 import contextlib
 import logging
 import shutil
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from modern_cnn.data import sources
@@ -21,30 +21,30 @@ from modern_cnn.training.state import TrainState
 log = logging.getLogger(__name__)
 
 
-def write_run(directory: str | Path, config, module: nn.Module, variables: dict[str, Any],
+def write_run(directory: str | Path, config: ml_collections.ConfigDict, module: Any, variables: dict[str, Any],
               image_shape: tuple[int, int, int], class_names: Sequence[str], imported: dict[str, str]) -> None:
-    """Writes config.json, run.json and a checkpoint of step 0 with no optimiser's state: all of it or nothing.
+    """Write config.json, run.json and a checkpoint of step 0 without optimiser state: all of it or nothing.
 
     Args:
       directory: the workdir, new or empty.
       config: with the fields of configs/base.py; its model section builds `module`.
       module, variables: the network and its weights.
-      image_shape: (H, W, C) of the images that the network is to see.
+      image_shape: (H, W, C) of the images for the network.
       class_names: of every class, in order; empty: the numbers.
-      imported: where the weights came from, for run.json.
+      imported: for run.json, where the weights come from.
     Raises:
-      UserError: the directory is not empty or cannot be written, a weight is not finite, or names that do not fit.
+      UserError: the directory is not empty or cannot be written, a weight is not finite, or the names do not fit.
     """
     directory, classes = Path(directory), module.num_classes
     there = [path.name for path in directory.iterdir() if path.name != ".lock"] if directory.is_dir() else []
     if there:
-        raise UserError(f"the workdir {directory} is not empty (there is {there[0]}); choose another")
+        raise UserError(f"the workdir {directory} is not empty (it holds {there[0]}); choose another")
     if class_names and len(class_names) != classes:
         raise UserError(f"there are {len(class_names)} names of classes, but the network has {classes} classes")
     broken = [jax.tree_util.keystr(path, simple=True, separator="/")
               for path, leaf in jax.tree_util.tree_leaves_with_path(variables) if not np.isfinite(leaf).all()]
     if broken:
-        raise UserError(f"weights are infinite or no numbers: {', '.join(broken)}")
+        raise UserError(f"these weights are infinite or not numbers: {', '.join(broken)}")
     mean, std = sources.normalization(config.data.normalize, np.zeros((1, *image_shape), np.uint8))
     spec = sources.Spec(source=config.data.source, origin="", image_shape=image_shape, num_classes=classes,
                         class_names=tuple(class_names or map(str, range(classes))), sizes={}, mean=mean, std=std,
@@ -55,8 +55,8 @@ def write_run(directory: str | Path, config, module: nn.Module, variables: dict[
     state = TrainState(jnp.zeros((), jnp.int32), params, collections, (), module, None)
     with workdir.disk_errors(directory), workdir.lock(directory):
         try:
-            run = workdir.describe_run(spec, parameters) | {"imported": imported}
-            workdir.record(directory, config.to_dict(), run, resuming=False)
+            run = workdir.describe_machine() | {"parameters": parameters, "data": vars(spec), "imported": imported}
+            workdir.write_run(directory, config.to_dict(), run, resuming=False)
             with contextlib.closing(Checkpoints(directory)) as checkpoints:
                 checkpoints.save(state, Metrics.empty())
                 checkpoints.wait()

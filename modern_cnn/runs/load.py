@@ -1,75 +1,79 @@
-"""Exact evaluation: every example once. Of a state in training, and of a finished run from its workdir."""
+"""Finished runs: their network, their data, and their score on a split."""
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from modern_cnn import models
-from modern_cnn.data import augment, sources
+from modern_cnn import models, settings
+from modern_cnn.data import sources
+from modern_cnn.data.sources import Dataset, Spec
 from modern_cnn.errors import UserError
-from modern_cnn.training import steps
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
+from modern_cnn.settings import Settings
+from modern_cnn.training import finetune
 from modern_cnn.training.devices import Devices
-from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.program import Evaluation
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
 
-def eval_function(spec: sources.Spec, feed, flip: bool = False) -> Callable:
-    """(state, metrics, *arguments of the feed) -> metrics, with the batch's examples added, by `eval_step`."""
-    def step(state, metrics, *args):
-        batch = feed.eval_batch(*args)
-        batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
-        return metrics.merge(steps.eval_step(state, batch, flip=flip))
+class TrainedRun(NamedTuple):
+    """A run's result: the best checkpoint on validation, or the last.
 
-    return step
-
-
-def compile_eval(spec: sources.Spec, devices: Devices, feed, flip: bool = False) -> Callable:
-    """`eval_function`, compiled."""
-    return devices.on_every(eval_function(spec, feed, flip))
-
-
-def evaluate(eval_fn: Callable, state: TrainState, feed, split: str, spec: sources.Spec, batch_size: int,
-             devices: Devices) -> Metrics:
-    """Metrics over every example of a split, each counted once."""
-    metrics = devices.replicate(Metrics.empty())
-    batch_size = -(-min(batch_size, spec.sizes[split]) // len(devices)) * len(devices)
-    for args in feed.evaluation(split, batch_size):
-        metrics = eval_fn(state, metrics, *args)
-    return metrics
+    Attributes:
+      module, variables: the network, ready for `module.apply(variables, images, train=False)`.
+      settings: of the run; fields that its version did not have yet have their defaults.
+      spec: of the data that it was trained on.
+      run: run.json.
+      step: of the checkpoint.
+    """
+    module: nn.Module
+    variables: dict[str, Any]
+    settings: Settings
+    spec: Spec
+    run: dict[str, Any]
+    step: int
 
 
-def load_run(directory: str | Path) -> tuple[Any, dict[str, Any], dict[str, Any], int]:
-    """(module, variables, run.json, step) of a workdir's result: the best checkpoint on validation, or the last.
+def load_run(directory: str | Path) -> TrainedRun:
+    """Return the result of a workdir.
 
     Raises:
       UserError: not a workdir, or one without a good checkpoint.
     """
     directory = Path(directory)
     config, run = workdir.read_run(directory)
-    module = models.build(**config["model"], num_classes=run["data"]["num_classes"])
-    images = jnp.zeros((1, *run["data"]["image_shape"]))
+    spec = _spec(run)
+    module = models.build(**config["model"], num_classes=spec.num_classes)
+    images = jnp.zeros((1, *spec.image_shape))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
     template = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     checkpoints = Checkpoints(directory, read_only=True)
     try:
-        chosen, variables = checkpoints.result(template)
+        step, variables = checkpoints.result(template)
     finally:
         checkpoints.close()
-    return module, variables, run, chosen
+    return TrainedRun(module, variables, settings.from_json(config), spec, run, step)
+
+
+def _spec(run: dict[str, Any]) -> Spec:
+    """Return the data set's description in a run.json."""
+    known = {field.name for field in dataclasses.fields(Spec)}
+    return Spec(**{name: tuple(value) if isinstance(value, list) else value
+                   for name, value in run["data"].items() if name in known})
 
 
 def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Scores a workdir's result on a split of its data: {'accuracy', 'loss', 'count', ...}.
+    """Score the result of a workdir on a split of its data: {'accuracy', 'loss', 'count', ...}.
 
     Args:
       split: 'train', 'validation' or 'test'.
@@ -78,22 +82,19 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
       UserError: no such split, or other classes or shapes than the network was trained on.
     """
     dataset = load_data(directory, split, data)
-    module, variables, _, step = load_run(directory)
-    spec, config = dataset.spec, workdir.read_run(Path(directory))[0]
-    params = variables.pop("params")
-    state = TrainState(np.int32(step), params, variables, (), module, None)
-    devices = Devices()
-    feed = dataset.feed(devices)
-    flip = config.get("augment", {}).get("test_flip", False)  # older runs have no such field
-    metrics = evaluate(compile_eval(spec, devices, feed, flip), devices.replicate(state), feed, split, spec,
-                       config["data"]["batch_size"], devices)
-    means = metrics.means(spec.num_classes)
-    return {"split": split, "step": step, "accuracy": means["accuracy"], "loss": means["loss"],
+    trained, devices = load_run(directory), Devices()
+    variables = dict(trained.variables)
+    state = TrainState(np.int32(trained.step), variables.pop("params"), variables, (), trained.module, None)
+    evaluate = Evaluation(dataset.spec, devices, dataset.feed(devices), trained.settings.data.batch_size,
+                          trained.settings.augment.test_flip)
+    metrics = evaluate(devices.replicate(state), split)
+    means = metrics.means(dataset.spec.num_classes)
+    return {"split": split, "step": trained.step, "accuracy": means["accuracy"], "loss": means["loss"],
             "count": int(metrics.count)} | means
 
 
-def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> sources.Dataset:
-    """A run's data, or others, whose spec says how pixels were normalised in training.
+def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> Dataset:
+    """Return the data of a run, or other data, to be normalised as in training.
 
     Args:
       data: as in `evaluate_workdir`.
@@ -101,34 +102,30 @@ def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = N
       UserError: no such split, or other classes or shapes than the network was trained on.
     """
     config, run = workdir.read_run(Path(directory))
-    section = ml_collections.ConfigDict(config["data"] | (data or {}))
+    section, trained = dataclasses.replace(settings.from_json(config).data, **(data or {})), _spec(run)
     if not section.source:
-        raise UserError(f"the weights in {directory} were imported without data: say which, --source=folder:DIR")
+        raise UserError(f"the weights in {directory} were imported without data: name the data, --source=folder:DIR")
     dataset = sources.load(section)
-    trained = run["data"]
-    if [*dataset.spec.image_shape] != trained["image_shape"] or dataset.spec.num_classes != trained["num_classes"]:
-        shape = [*dataset.spec.image_shape]
-        raise UserError(f"{section.source} has {dataset.spec.num_classes} classes and {shape} images, "
-                        f"but the network was trained on {trained['num_classes']} and {trained['image_shape']}")
-    names, theirs = dataset.spec.class_names, tuple(trained["class_names"])
-    unnamed = tuple(str(i) for i in range(len(names)))
-    if names != theirs and unnamed not in (names, theirs):
-        raise UserError(f"{section.source} has the classes {', '.join(names)}, but the network was trained on "
-                        f"{', '.join(theirs)}")
-    if not data and trained["digest"] and dataset.spec.digest != trained["digest"]:  # imported weights have none
+    spec = dataset.spec
+    if (spec.image_shape, spec.num_classes) != (trained.image_shape, trained.num_classes):
+        raise UserError(f"{section.source} has {spec.num_classes} classes and {[*spec.image_shape]} images, "
+                        f"but the network was trained on {trained.num_classes} and {[*trained.image_shape]}")
+    unnamed = tuple(str(i) for i in range(len(spec.class_names)))
+    if spec.class_names != trained.class_names and unnamed not in (spec.class_names, trained.class_names):
+        raise UserError(f"{section.source} has the classes {', '.join(spec.class_names)}, but the network was trained "
+                        f"on {', '.join(trained.class_names)}")
+    if not data and trained.digest and spec.digest != trained.digest:  # imported weights have no digest
         if split != "test":
             raise UserError(f"the images of {section.source} have changed since the run: what is {split} now may have "
-                            "been something else in training")
+                            "been another split in training")
         log.warning("the images of %s have changed since the run", section.source)
     if split not in dataset.splits:
         raise UserError(f"{section.source} has no split {split!r}, only {', '.join(dataset.splits)}")
-    # Normalised as in training, also where the data are others.
-    spec = dataclasses.replace(dataset.spec, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
-    return dataclasses.replace(dataset, spec=spec)
+    return dataclasses.replace(dataset, spec=dataclasses.replace(spec, mean=trained.mean, std=trained.std))
 
 
-def examples(dataset: sources.Dataset, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(images uint8 [n, H, W, C] as the network sees them before normalisation, labels int32 [n]) of a split.
+def examples(dataset: Dataset, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (images uint8 [n, H, W, C] as the network sees them before normalisation, labels int32 [n]) of a split.
 
     Raises:
       UserError: an index beyond the split.
@@ -136,11 +133,62 @@ def examples(dataset: sources.Dataset, split: str, indices: np.ndarray) -> tuple
     size = dataset.spec.sizes[split]
     outside = [index for index in indices if not 0 <= index < size]
     if outside:
-        raise UserError(f"{dataset.spec.source} has no image {outside[0]}: its {split} split has {size:,}, from 0 on")
-    chosen = dataset.splits[split]
+        raise UserError(f"{dataset.spec.source} has no image {outside[0]}: the images of its {split} split have the "
+                        f"numbers 0 to {size - 1:,}")
+    chosen: Any = dataset.splits[split]
     chosen = chosen.take(indices) if dataset.streamed else tuple(array[indices] for array in chosen)
     spec = dataclasses.replace(dataset.spec, sizes={split: len(indices)})
     feed = dataclasses.replace(dataset, spec=spec, splits={split: chosen}).feed(Devices(count=1))
     batches = [feed.eval_batch(*arguments) for arguments in feed.evaluation(split, min(len(indices), 128))]
     images, labels, mask = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label", "mask"))
     return images[mask], labels[mask]
+
+
+def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (variables to start from, where they are from for run.json) of config.finetune.workdir.
+
+    The variables are without the head where it is to be new. The head is kept where the classes are the same: the same
+    names, which are not merely the numbers of another set.
+
+    Args:
+      asked: settings of the run that starts.
+      module, spec: its network and data.
+    Raises:
+      UserError: no run there, another network, or shapes that do not fit: other channels, a size that dense layers see.
+    """
+    source = asked.finetune.workdir
+    theirs, _ = workdir.read_run(Path(source))
+    if theirs["model"]["name"] != asked.model["name"]:
+        raise UserError(f"config.finetune.workdir={source} holds the network {theirs['model']['name']!r}, and this run "
+                        f"trains config.model.name={asked.model['name']!r}")
+    trained = load_run(source)
+    head = finetune.head_paths(module, spec.image_shape)
+    numbers = spec.class_names == tuple(map(str, range(spec.num_classes)))
+    same = spec.class_names == trained.spec.class_names and (not numbers or spec.source == trained.spec.source)
+    kept = set() if same else {f"params/{path}" for path in head}
+    leaves = {path: leaf for path, leaf in flatten_dict(trained.variables, sep="/").items() if path not in kept}
+    wanted = {path: shape for path, shape in finetune.shapes(module, spec.image_shape).items() if path not in kept}
+    wrong = [f"{path} is {leaves[path].shape if path in leaves else 'missing'} there, {wanted.get(path, 'none')} here"
+             for path in sorted(wanted | leaves) if path not in leaves or leaves[path].shape != wanted.get(path)]
+    if wrong:
+        there, here = ("x".join(map(str, shape)) for shape in (trained.spec.image_shape, spec.image_shape))
+        raise UserError(f"the weights in {source}, of {there} images, do not fit this network and its {here} images: "
+                        f"{wrong[0]}" + (f", and {len(wrong) - 1} more" if wrong[1:] else "") + "; options of the "
+                        "network, channels, and where there are dense layers config.data.image_size must be the same")
+    pixels = trained.settings.data.normalize
+    if pixels != asked.data.normalize:
+        log.warning("the weights in %s were trained on images normalised as %r, this run normalises as %r: "
+                    "--config.data.normalize=%s would keep them equal", source, pixels, asked.data.normalize, pixels)
+    origin = {"workdir": str(source), "step": trained.step, "digest": _digest(trained.variables),
+              "source": trained.spec.source, "head": "kept" if same else "new"}
+    log.info("starting from step %d of %s (%s), with %s", trained.step, source,
+             trained.spec.source or "imported weights",
+             "its head: the classes are the same" if same else f"a new head: {', '.join(sorted(head))}")
+    return unflatten_dict(leaves, sep="/"), {"finetuned_from": origin}
+
+
+def _digest(variables: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten_dict(variables, sep="/").items()):
+        digest.update(f"{path} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

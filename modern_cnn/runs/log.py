@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar or plain lines, metrics.jsonl, TensorBoard files, curves.png, a table."""
+"""What a run writes while it trains: metrics.jsonl and TensorBoard files, and its progress on the console."""
 import contextlib
 import json
 import logging
@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,24 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
+from modern_cnn.training.program import Plan
+
 log = logging.getLogger(__name__)
 
-# Steps that may wait on the device: enough to keep it busy, few enough to stop within seconds. A CPU hands them out
-# itself: there LeNet's steps take a tenth longer if more than one is under way.
+# Steps that may wait on the device: enough to keep it busy, few enough to stop within seconds. A CPU runs the steps of
+# LeNet a tenth slower if more than one is under way.
 IN_FLIGHT = {"cpu": 0, "gpu": 8, "tpu": 8}
-
-
-NORM_PERCENTILES = (15, 50, 85)  # as Ioffe and Szegedy 2015, figure 1, have them
+NORM_PERCENTILES = (15, 50, 85)  # as in Ioffe and Szegedy 2015, figure 1
+TRIALS_SECONDS = 10.0  # between two progress lines of trials that train together
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl. Bad lines are left out, with a warning unless it is a last one, cut by a kill."""
+    """Return the records of a metrics.jsonl; bad lines are left out, with a warning unless a kill cut off the last."""
     return _read_records(path, {"step", "epoch", "split", "loss", "accuracy"})
 
 
 def read_norms(workdir: Path) -> list[dict[str, Any]]:
-    """What `RunLog.norms` wrote, in order; none where config.log_norms was off."""
+    """Return the records of norms.jsonl; none where config.log_norms was off."""
     return _read_records(workdir / "norms.jsonl", {"step", "epoch", "mean", "deviation"})
 
 
@@ -48,108 +50,33 @@ def _read_records(path: Path, fields: set[str]) -> list[dict[str, Any]]:
     return records
 
 
-class RunLog:
-    """Writes a run's metrics everywhere they are read.
+class Log:
+    """The files that receive a run's metrics: metrics.jsonl, norms.jsonl and tensorboard/.
 
-    Args:
-      workdir: of metrics.jsonl and tensorboard/; records after `step` are dropped (a resumed run writes them again).
-        None: in a process that does not lead, nothing is written.
-      step, total_steps: steps done already, and in the whole run.
-      batch_size: images in a step.
-      quiet: to files alone, nothing on the console.
+    Records beyond `step` are dropped when the files are opened: a resumed run writes them again.
     """
 
-    def __init__(self, workdir: Path | None, step: int, total_steps: int, batch_size: int, quiet: bool = False):
-        self.quiet = quiet
-        self._silent = workdir is None
-        self._files = [] if self._silent else self._open(workdir, step)
-        self._batch_size = batch_size
-        self._pending: deque[tuple[int, jax.Array]] = deque()
-        # On a terminal tqdm shows images/s and the time left; elsewhere `train` and `evaluation` print plain lines.
-        self._bar = tqdm(total=total_steps * batch_size, initial=step * batch_size, unit="img", unit_scale=True,
-                         disable=self._silent or quiet or not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
-        self._start = self._mark = (time.perf_counter(), step)  # when this process, and this log interval, began
-        self._total_steps = total_steps
-        self.training_seconds = 0.0  # without evaluation and start-up
-
-    def _open(self, workdir: Path, step: int) -> list:
-        """The files, to be closed."""
-        # Written in this thread: SummaryWriter's own thread dies on a full disk, and whoever waits for it hangs.
+    def __init__(self, workdir: Path, step: int):
+        # Written in this thread: the thread of SummaryWriter dies on a full disk, and whoever waits for it hangs.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._path = workdir / "metrics.jsonl"
-        self._norms = workdir / "norms.jsonl"
-        for path, records in ((self._path, read_metrics(self._path)), (self._norms, read_norms(workdir))):
-            if records or path == self._path:
+        self._metrics, self._norms = workdir / "metrics.jsonl", workdir / "norms.jsonl"
+        for path, records in ((self._metrics, read_metrics(self._metrics)), (self._norms, read_norms(workdir))):
+            if records or path == self._metrics:
                 temporary = path.with_suffix(".tmp")
                 temporary.write_text("".join(json.dumps(record) + "\n" for record in records
                                              if record["step"] <= step))
                 os.replace(temporary, path)
-        self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
+        self._file = open(self._metrics, "a")  # noqa: SIM115 - closed by close()
         (workdir / "tensorboard").mkdir(exist_ok=True)
         self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
         if step:  # TensorBoard forgets what an earlier process wrote beyond this step
             self._board.write_event(Event(wall_time=time.time(), step=step + 1,
                                           session_log=SessionLog(status=SessionLog.START)))
-        return [self._file, self._board]
 
-    def tick(self, step: int, value: jax.Array) -> None:
-        """Called after every step with a small array of its output: moves the bar.
-
-        Steps are handed to the device faster than it does them; where IN_FLIGHT wait already, so does this.
-        """
-        self._pending.append((step, value))
-        most = IN_FLIGHT[jax.default_backend()]
-        while self._pending and (self._pending[0][1].is_ready() or len(self._pending) > most):
-            done, value = self._pending.popleft()
-            value.block_until_ready()
-            self._bar.update(done * self._batch_size - self._bar.n)
-
-    def restart(self) -> None:
-        """Training goes on after an evaluation, whose time is not counted as training's."""
-        self._mark = (time.perf_counter(), self._mark[1])
-
-    def train(self, step: int, epoch: float, means: dict[str, float], learning_rate: float) -> None:
-        """A training record: means over the images since the last one. The device has done `step` steps by now."""
-        now, (since, first) = time.perf_counter(), self._mark
-        self._mark, self.training_seconds = (now, step), self.training_seconds + now - since
-        speed = (step - first) * self._batch_size / max(now - since, 1e-9)
-        self._pending.clear()
-        self._bar.update(step * self._batch_size - self._bar.n)
-        self._write(step, epoch, "train", means | {"images_per_second": round(speed, 1),
-                                                   "learning_rate": learning_rate})
-        if self.quiet:
-            return
-        if self._bar.disable:
-            left = (now - self._start[0]) / max(step - self._start[1], 1) * (self._total_steps - step)
-            log.info("step %d/%d  epoch %.2f  train       loss %.4f  accuracy %.4f  %s images/s, %s left", step,
-                     self._total_steps, epoch, means["loss"], means["accuracy"], f"{speed:,.0f}", duration(left))
-        else:
-            self._bar.set_postfix_str(f"epoch {epoch:.2f} loss {means['loss']:.4f} accuracy {means['accuracy']:.4f}")
-
-    def norms(self, step: int, epoch: float, batch_stats: Any) -> None:
-        """A line of norms.jsonl: of each normalisation's running mean and deviation, NORM_PERCENTILES over channels."""
-        if self._silent:
-            return
-        record = {"step": step, "epoch": round(epoch, 4), "mean": {}, "deviation": {}}
-        for (*layer, kind), values in flatten_dict(jax.device_get(batch_stats)).items():
-            name, values = ("mean", values) if kind == "mean" else ("deviation", np.sqrt(values))
-            record[name]["/".join(layer)] = np.percentile(values, NORM_PERCENTILES).round(6).tolist()
-        with open(self._norms, "a") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def evaluation(self, step: int, epoch: float, split: str, means: dict[str, float]) -> None:
-        """A record of a whole split."""
-        self._write(step, epoch, split, means)
-        if self.quiet:
-            return
-        log.info("step %d/%d  epoch %.2f  %-10s  loss %.4f  accuracy %.4f", step, self._total_steps, epoch, split,
-                 means["loss"], means["accuracy"])
-
-    def _write(self, step: int, epoch: float, split: str, values: dict[str, float]) -> None:
-        if self._silent:
-            return
+    def write(self, step: int, epoch: float, split: str, values: dict[str, float]) -> None:
+        """Write a record of a split everywhere."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -160,52 +87,95 @@ class RunLog:
         self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
         self._board.flush()
 
+    def write_norms(self, step: int, epoch: float, batch_stats: Any) -> None:
+        """Write NORM_PERCENTILES over the channels of each batch norm's running mean and deviation."""
+        record: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "mean": {}, "deviation": {}}
+        for (*layer, kind), values in flatten_dict(jax.device_get(batch_stats)).items():
+            name, values = ("mean", values) if kind == "mean" else ("deviation", np.sqrt(values))
+            record[name]["/".join(layer)] = np.percentile(values, NORM_PERCENTILES).round(6).tolist()
+        with open(self._norms, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
     def close(self) -> None:
-        """Ends the bar and the files. Once is enough; again does nothing."""
-        self._bar.close()
-        for file in self._files:
-            with contextlib.suppress(OSError, ValueError):  # a full disk has been reported, by what was being written
+        """Close the files; a second call does nothing."""
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError, ValueError):  # a full disk has been reported already, by the write
                 file.close()
 
 
+class Progress:
+    """Keeps the host close to the device, measures the speed, and shows on the console how far the training is.
+
+    On a terminal a bar shows images/s and the time left, elsewhere there is a line for each record. Trials that train
+    together share one line, every TRIALS_SECONDS.
+
+    Args:
+      plan: of the run.
+      step: steps done already.
+      shown: False: measure only.
+      trials: for trials that train together.
+      note: begins each line of trials.
+    """
+
+    def __init__(self, plan: Plan, step: int = 0, *, shown: bool = True, trials: bool = False, note: str = ""):
+        self._plan, self._shown, self._trials, self._note = plan, shown, trials, note
+        self._pending: deque[tuple[int, jax.Array]] = deque()
+        self._bar = tqdm(total=plan.total_steps * plan.batch_size, initial=step * plan.batch_size, unit="img",
+                         unit_scale=True, disable=not shown or trials or not sys.stderr.isatty(),
+                         dynamic_ncols=True, smoothing=0.05)
+        self._start = self._mark = (time.perf_counter(), step)  # when this process, and this log interval, began
+        self._told = 0.0
+        self.training_seconds = 0.0  # without evaluation and start-up
+
+    def tick(self, step: int, output: jax.Array) -> None:
+        """Wait until at most IN_FLIGHT steps are left to do; `output` is a small result of the last one."""
+        self._pending.append((step, output))
+        while self._pending and (self._pending[0][1].is_ready()
+                                 or len(self._pending) > IN_FLIGHT[jax.default_backend()]):
+            done, output = self._pending.popleft()
+            output.block_until_ready()
+            self._bar.update(done * self._plan.batch_size - self._bar.n)
+
+    def restart(self) -> None:
+        """Start the clock again, after an evaluation or a save that does not count as training."""
+        self._mark = (time.perf_counter(), self._mark[1])
+
+    def measure(self, step: int) -> float:
+        """Return images/s since the last call; the device has done `step` steps by now."""
+        now, (since, first) = time.perf_counter(), self._mark
+        self._mark, self.training_seconds = (now, step), self.training_seconds + now - since
+        self._pending.clear()
+        self._bar.update(step * self._plan.batch_size - self._bar.n)
+        return (step - first) * self._plan.batch_size / max(now - since, 1e-9)
+
+    def show(self, step: int, split: str, means: Sequence[dict[str, float]], speed: float = 0.0) -> None:
+        """Show the metrics of a split, of one run or of each trial."""
+        if not self._shown or not means or (self._trials and split != "train"):
+            return
+        epoch, now = step / self._plan.steps_per_epoch, time.perf_counter()
+        left = duration((now - self._start[0]) / max(step - self._start[1], 1) * (self._plan.total_steps - step))
+        losses = [mean["loss"] for mean in means]
+        if self._trials:
+            if now - self._told >= TRIALS_SECONDS:
+                self._told = now
+                log.info("%s%d trials together, step %d/%d, training loss %.4f to %.4f, %s left", self._note,
+                         len(losses), step, self._plan.total_steps, min(losses), max(losses), left)
+        elif split == "train" and not self._bar.disable:
+            self._bar.set_postfix_str(f"epoch {epoch:.2f} loss {losses[0]:.4f} accuracy {means[0]['accuracy']:.4f}")
+        else:
+            log.info("step %d/%d  epoch %.2f  %-10s  loss %.4f  accuracy %.4f%s", step, self._plan.total_steps, epoch,
+                     split, losses[0], means[0]["accuracy"], f"  {speed:,.0f} images/s, {left} left" if speed else "")
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+
+
 def duration(seconds: float) -> str:
-    """'42 s', '3 min 20 s', '2 h 05 min'."""
+    """Return '42 s', '3 min 20 s' or '2 h 05 min'."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-
-
-def draw_curves(workdir: Path, title: str) -> Path:
-    """curves.png from metrics.jsonl: loss (log scale) and accuracy against the epoch, a line for each split."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    records = read_metrics(workdir / "metrics.jsonl")
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2)
-    for split, color in (("train", "tab:gray"), ("validation", "tab:orange"), ("test", "tab:blue")):
-        chosen = [record for record in records if record["split"] == split]
-        for axis, field in zip(axes, ("loss", "accuracy"), strict=True):
-            if chosen:
-                axis.plot([r["epoch"] for r in chosen], [r[field] for r in chosen], color=color, label=split,
-                          marker="o" if len(chosen) < 20 else None, markersize=3, linewidth=1.3)
-    for axis, field in zip(axes, ("cross-entropy (nats)", "accuracy"), strict=True):
-        axis.set_xlabel("epoch")
-        axis.set_ylabel(field)
-        axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
-    axes[1].legend(loc="lower right")
-    figure.suptitle(title)
-    path = workdir / "curves.png"
-    figure.savefig(path, dpi=120)
-    return path
-
-
-def table(rows: list[tuple[str, str]]) -> str:
-    """Two aligned columns."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

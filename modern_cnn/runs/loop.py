@@ -1,397 +1,195 @@
-"""The loop around the pure steps: data in, checkpoints and metrics out. One call trains a run, or goes on with it."""
+"""The loop around a program: step, log, evaluate, save. One call trains a run, or goes on with it."""
 import contextlib
-import dataclasses
 import logging
 import signal
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+import ml_collections
+from jax.experimental import multihost_utils
 
-from modern_cnn import models
-from modern_cnn.data import augment, formats, sources
-from modern_cnn.errors import UserError
-from modern_cnn.settings import is_zero
-from modern_cnn.training import finetune, devices as mesh, optim, steps
-from modern_cnn.runs import log as logs, workdir
 from modern_cnn import settings
-from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
-from modern_cnn.runs.load import compile_eval, evaluate
-from modern_cnn.training.devices import Apart, Devices
+from modern_cnn.data import sources
+from modern_cnn.errors import UserError
+from modern_cnn.runs import load, record as records_, workdir
+from modern_cnn.runs.log import Progress
+from modern_cnn.runs.record import HELD_OUT, Record
+from modern_cnn.settings import Settings
+from modern_cnn.training import devices
 from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.program import Plan, Program
+from modern_cnn.training.stacked import StackedProgram
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
-PROFILE_STEPS = (10, 20)  # --profile skips the first steps (compilation) and records this many
+PROFILE_STEPS = (10, 20)  # --profile skips this many steps (compilation) and records this many
+Stop = Callable[[int], int]  # step -> the signal to stop for before it, or 0
 
 
-class NotFinite(UserError):
-    """The loss of `step`, or a parameter after it, is not finite."""
-
-    def __init__(self, text: str, step: int):
-        super().__init__(text)
-        self.step = step
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Numbers derived once from a config and a data set; none of them is ever in a config."""
-    batch_size: int
-    steps_per_epoch: int  # full batches; the images left over are others in every epoch
-    total_steps: int
-    schedule: Callable[[jax.Array], jax.Array]
+class Trained(NamedTuple):
+    """Where a loop ended; `signal` is what stopped it before its last step, or 0."""
+    state: TrainState
+    metrics: Metrics
+    step: int
+    signal: int
 
 
-def make_plan(config, spec: sources.Spec, devices: Devices) -> Plan:
-    """Raises UserError for a batch larger than the training set or than memory, or one that cannot be divided."""
-    batch_size, train_size = config.data.batch_size, spec.sizes["train"]
-    if batch_size % (len(devices) * config.accumulate):
-        parts = " and ".join([f"{len(devices)} devices"] * (len(devices) > 1)
-                             + [f"config.accumulate={config.accumulate} parts"] * (config.accumulate > 1))
-        raise UserError(f"config.data.batch_size={batch_size} cannot be divided among {parts}"
-                        + (" (--config.parallel.count=N uses fewer)" if len(devices) > 1 else ""))
-    if batch_size > train_size:
-        raise UserError(f"config.data.batch_size={batch_size} is more than the {train_size} training images of "
-                        f"{spec.source}")
-    formats.check_memory(f"a batch of {spec.source}", batch_size, *spec.image_shape[:2])
-    steps_per_epoch = train_size // batch_size
-    total = config.epochs * steps_per_epoch
-    peak = optim.peak_learning_rate(config.optimizer, batch_size)
-    schedule = optim.make_schedule(config.schedule, peak, steps_per_epoch, total)
-    return Plan(batch_size, steps_per_epoch, min(total, config.max_steps or total), schedule)
+class Due(NamedTuple):
+    """What is due after a step."""
+    log: bool
+    evaluate: bool
+    save: bool
 
 
-def build_model(model: dict[str, Any], spec: sources.Spec):
-    """The network of a config's `model` section for a data set. Raises UserError where the images do not fit it."""
-    module = models.build(**model, num_classes=spec.num_classes)
-    try:
-        images = jnp.zeros((2, *spec.image_shape))
-        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=True))["params"]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-            if leaf.size == 0:
-                raise ValueError(f"its {jax.tree_util.keystr(path)} would have the shape {leaf.shape}")
-    except (ValueError, TypeError, ZeroDivisionError) as e:
-        if isinstance(e, UserError):
-            raise
-        height, width, channels = spec.image_shape
-        hint = " (--config.data.image_size=N resizes them)" if "too small" in str(e) else ""
-        raise UserError(f"the network {model['name']!r} cannot be built for the {height}x{width}x{channels} images of "
-                        f"{spec.source}: {e}{hint}") from e
-    return module
+def due(settings: Settings, plan: Plan, step: int) -> Due:
+    """Return what is due after a step: at the end of the run all of it, else as the settings say."""
+    epoch, position = divmod(step, plan.steps_per_epoch)
+    last = step == plan.total_steps
+    left = min(plan.steps_per_epoch - position, plan.total_steps - step)  # in this epoch
+    every, save_every = settings.log_every_steps, settings.checkpoint_every_steps
+    # A record that the end of the epoch would soon follow is left out.
+    logs = last or not position or (every > 0 and position % every == 0 and left >= every // 2)
+    evaluates = last or (not position and epoch % settings.eval_every_epochs == 0)
+    return Due(logs, evaluates, evaluates or (save_every > 0 and step % save_every == 0))
 
 
-def make_parts(config, spec: sources.Spec, plan: Plan, devices: Devices) -> tuple[Any, optax.GradientTransformation]:
-    """(network, optimiser): what of a state is not arrays."""
-    module = devices.module(build_model(config.model.to_dict(), spec))
-    optimizer = optim.make_optimizer(config.optimizer, plan.schedule)
-    return finetune.adapt(config.finetune, module, optimizer, spec.image_shape)
-
-
-def state_function(config, spec: sources.Spec, plan: Plan, devices: Devices) -> Callable:
-    """(data of a key, variables to start from or None) -> the state of step 0, where they say nothing drawn from it."""
-    parts, ema = make_parts(config, spec, plan, devices), not is_zero(config.optimizer.ema_decay)
-    return lambda data, start=None: TrainState.create(jax.random.wrap_key_data(data), *parts, spec.image_shape, start,
-                                                      ema=ema)
-
-
-def create_state(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, *,
-                 resuming: bool = False) -> tuple[TrainState, dict[str, Any]]:
-    """The state of step 0, drawn from `key`, and for run.json where its weights come from if not all are drawn.
+def fit(program: Program | StackedProgram, records: Sequence[Record] = (), stop: Stop = lambda step: 0, *,
+        state: TrainState | None = None, metrics: Metrics | None = None, until: int = 0,
+        progress: Progress | None = None, watch: Callable[[int, TrainState], None] | None = None) -> Trained:
+    """Train a program to its last step: one run, trials together, or without records a benchmark or a notebook.
 
     Args:
-      resuming: a checkpoint will replace it: weights to start from are not read again.
+      program: what to train.
+      records: one for each trial; they receive metrics and checkpoints. One that fails goes on no more.
+      stop: asked before each step.
+      state, metrics: to start from; by default those of step 0.
+      until: end after this step instead, with what is due then.
+      progress: shows it on the console.
+      watch: called before each step with the step and the state.
+    Raises:
+      UserError: no record is left that could go on; the reason of the last.
     """
-    start, origin = None, {}
-    if config.finetune.workdir and not resuming:
-        start, origin = finetune.pretrained(config, build_model(config.model.to_dict(), spec), spec)
-    create = devices.on_every(state_function(config, spec, plan, devices))
-    return create(devices.replicate(jax.random.key_data(key)), start), origin  # an argument, as in compile_train
+    state = program.init() if state is None else state
+    metrics = program.empty_metrics() if metrics is None else metrics
+    step = int(jnp.ravel(state.step)[0])
+    progress = progress or Progress(program.plan, step, shown=False)
+    last, batches, ended_by = until or program.plan.total_steps, None, 0
+    while step < last and not (ended_by := stop(step)):
+        epoch, position = divmod(step, program.plan.steps_per_epoch)
+        if batches is None or position == 0:
+            batches = program.batches(epoch, position)
+        if watch:
+            watch(step, state)
+        state, metrics, output = program.step(state, metrics, *next(batches))
+        step += 1
+        progress.tick(step, output)
+        now = due(program.settings, program.plan, step)
+        if now.log:
+            _log(program, records, progress, step, state, metrics)
+            metrics = program.empty_metrics()
+        if now.evaluate and records:
+            for split in [split for split in HELD_OUT if split in program.spec.sizes
+                          and (split == "validation" or program.settings.test_every_epoch)]:
+                _score(program, records, progress, split, state, [step] * len(records))
+        if now.save and records:
+            _save(program, records, step, state, metrics)
+        if now.evaluate:
+            progress.restart()
+    return Trained(state, metrics, step, ended_by)
 
 
-def train_function(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, feed) -> Callable:
-    """(state, metrics, *arguments of the feed) -> (state, metrics, done): learnt from the next batch of the epoch.
+def _each(records: Sequence[Record], action: Callable[..., Any], *values: Sequence[Any]) -> list[Any]:
+    """Return what `action(record, *its values)` returns for each record, None for one that failed, now or before.
 
-    Of a set on the device the batch is found from `state.step`, so nothing but the call goes there from the host.
-    `done` is an array that stays where the others are donated, to ask whether the step is over. Under pmap it is two
-    programs, that which finds the batch and that which learns; elsewhere it is to be compiled as one.
+    Raises:
+      UserError: no record is left; the reason of the last.
     """
-    dropout_key, augment_key = jax.random.split(key)
-    train_step = devices.spread(partial(
-        steps.train_step, label_smoothing=config.loss.label_smoothing, ema_decay=config.optimizer.ema_decay,
-        accumulate=config.accumulate))
-
-    def next_batch(step, *args):
-        batch = feed.train_batch(step % plan.steps_per_epoch, plan.batch_size, *args)
-        key = jax.random.fold_in(augment_key, step)
-        images = augment.augment(key, batch["image"], config.augment, cropped=config.data.stream)
-        batch = augment.mix(key, images, batch["label"], config.augment)
-        return devices.split(batch | {"image": augment.normalize(batch["image"], spec.mean, spec.std)})
-
-    if devices.pmapped:
-        next_batch = jax.jit(next_batch)
-
-    def step(state, metrics, *args):
-        state, new = train_step(state, next_batch(state.step, *args), dropout_key)
-        return state, metrics.merge(new), new.count
-
-    return step
+    results: list[Any] = []
+    for record, *own in zip(records, *values, strict=True):
+        try:
+            results.append(None if record.failure else action(record, *own))
+        except UserError as e:
+            record.failure = e
+            results.append(None)
+            if len(records) > 1:
+                log.warning("%s: %s", record.directory.name, e)
+    if records and all(record.failure for record in records):
+        raise [record.failure for record in records if record.failure][-1]
+    return results
 
 
-def compile_train(config, spec: sources.Spec, plan: Plan, key: jax.Array, devices: Devices, feed) -> Callable:
-    """`train_function`, compiled; state and metrics are donated."""
-    if devices.pmapped:
-        return train_function(config, spec, plan, key, devices, feed)
+def _log(program: Program | StackedProgram, records: Sequence[Record], progress: Progress, step: int,
+         state: TrainState, metrics: Metrics) -> None:
+    """Write and show the training metrics since the last time."""
+    counted = program.unstack(metrics)
+    means = [each.means(program.spec.num_classes) for each in counted]  # waits for the device
+    speed = progress.measure(step)
+    if records:
+        _each(records, lambda record, *own: record.write_training(step, *own), counted, means, [speed] * len(means),
+              program.learning_rates(step - 1))
+        if program.settings.log_norms:
+            _each(records, lambda record, own: record.write_norms(step, own), program.unstack(state))
+        means = [mean for record, mean in zip(records, means, strict=True) if not record.failure]
+    progress.show(step, "train", means, speed)
 
-    def step(key, *args):
-        return train_function(config, spec, plan, jax.random.wrap_key_data(key), devices, feed)(*args)
 
-    # --debug_nans runs a bad step again, operation by operation: its inputs must still be there.
-    compiled = jax.jit(step, donate_argnums=() if jax.config.jax_debug_nans else (1, 2))
-    # The key as an argument: runs of other seeds find this program in the compilation cache.
-    return partial(compiled, devices.replicate(jax.random.key_data(key)))
+def _score(program: Program | StackedProgram, records: Sequence[Record], progress: Progress, split: str,
+           state: TrainState, steps: Sequence[int | None]) -> None:
+    """Evaluate a split, and write the metrics as those of each record's step; of None nothing is written."""
+    means = [each.means(program.spec.num_classes) for each in program.unstack(program.evaluate(state, split))]
+    _each(records, lambda record, step, mean: step is None or record.write_scores(step, split, mean), steps, means)
+    progress.show(next(step for step in steps if step is not None), split, means)
 
 
-class Run:
-    """One training run: what `train_and_evaluate` builds, and the steps it takes with it.
+def _save(program: Program | StackedProgram, records: Sequence[Record], step: int, state: TrainState,
+          metrics: Metrics) -> None:
+    _each(records, lambda record, *own: record.save(step, *own), program.unstack(state), program.unstack(metrics))
 
-    Args:
-      config, directory: of `train_and_evaluate`.
-      dataset, state: the data, and the state of step 0, where there are any already (see trials.py, which also
-        compiles its own steps); else they are made.
+
+def _complete(program: Program | StackedProgram, records: Sequence[Record], stop: Stop, state: TrainState,
+              metrics: Metrics, progress: Progress,
+              watch: Callable[[int, TrainState], None] | None = None) -> tuple[Trained, list[dict[str, Any] | None]]:
+    """Train to the end, and return where that was and the result of each record: its chosen checkpoint, scored once.
+
+    Raises:
+      UserError: no record is left that could go on.
+      SystemExit: stopped by a signal, after a checkpoint.
     """
-
-    def __init__(self, config, directory: Path, dataset: sources.Dataset | None = None,
-                 state: TrainState | None = None):
-        settings.check(config)
-        together = state is not None
-        dataset = dataset or sources.load(config.data)
-        self.config, self.directory, self.spec = config, directory, dataset.spec
-        self.devices = (Apart if together else Devices)(**config.parallel)
-        self.plan = make_plan(config, self.spec, self.devices)
-        init_key, step_key = jax.random.split(jax.random.key(config.seed))
-        origin: dict[str, Any] = {}
-        if not together:
-            state, origin = create_state(config, self.spec, self.plan, init_key, self.devices,
-                                         resuming=bool(saved_steps(directory)))
-        self.state, self.metrics = state, self.devices.replicate(Metrics.empty())
-        self.parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        self._open(origin, quiet=together)
-        if not together:
-            self.feed = dataset.feed(self.devices, config.augment.resized_crop)
-            self.train_fn = compile_train(config, self.spec, self.plan, step_key, self.devices, self.feed)
-            self.eval_fn = compile_eval(self.spec, self.devices, self.feed, config.augment.test_flip)
-
-    def _open(self, origin: dict[str, Any], quiet: bool) -> None:
-        """The directory: what it records and has recorded, and the newest checkpoint in it."""
-        saved = saved_steps(self.directory)
-        if saved and saved[-1] > self.plan.total_steps:
-            raise UserError(f"{self.directory} is at step {saved[-1]} already, beyond the {self.plan.total_steps} "
-                            "steps that config.epochs and config.max_steps now ask for")
-        mesh.wait_for_all("every process has read what is there")
-        if mesh.leads():
-            described = workdir.describe_run(self.spec, self.parameters) | origin
-            workdir.record(self.directory, self.config.to_dict(), described, bool(saved))
-        self.checkpoints = Checkpoints(self.directory)
-        restored = self.checkpoints.restore(self.state, self.metrics)
-        if restored:
-            self.state, self.metrics = restored
-        self.step = self.resumed_at = self.saved_at = int(self.state.step)
-        self.scores = {(record["split"], record["step"]): record
-                       for record in logs.read_metrics(self.directory / "metrics.jsonl") if record["step"] <= self.step}
-        self.log = logs.RunLog(self.directory if mesh.leads() else None, self.step, self.plan.total_steps,
-                               self.plan.batch_size, quiet)
-        self.results: dict[str, dict[str, float]] = {}  # the latest of each split
-        self.tracing = False
-        self.stopped = 0  # the signal that ended the run before its last step
-
-    @property
-    def epoch(self) -> float:
-        return self.step / self.plan.steps_per_epoch
-
-    def train(self, stop: Callable[[int], int], profile: bool = False) -> None:
-        """To the end of the run, or until `stop` tells of a signal."""
-        self.log.restart()
-        while self.step < self.plan.total_steps and not self.stopped:
-            before = self.step
-            self.train_epoch(stop, profile)
-            if self.step == before:  # a signal came before the first step
-                break
-            if self.step % self.plan.steps_per_epoch == 0 or self.step >= self.plan.total_steps:
-                self.finish_epoch()
-
-    def batches(self, epoch: int, first: int) -> Iterator[tuple]:
-        """The arguments of `train_fn`, after state and metrics, for the batches of an epoch from number `first` on."""
-        return self.feed.train(self.config.seed, epoch, first, self.plan.batch_size)
-
-    def train_epoch(self, stop: Callable[[int], int], profile: bool) -> None:
-        """From `self.step` to the end of its epoch or of the run, or until `stop` tells of a signal."""
-        plan = self.plan
-        epoch, first = divmod(self.step, plan.steps_per_epoch)
-        arguments = self.batches(epoch, first)
-        end = min((epoch + 1) * plan.steps_per_epoch, plan.total_steps)
-        while self.step < end:
-            self.stopped = stop(self.step)
-            if self.stopped:
-                return
-            if profile:
-                self._profile()
-            self.state, self.metrics, done = self.train_fn(self.state, self.metrics, *next(arguments))
-            self.step += 1
-            self.log.tick(self.step, done)
-            if self.step == end or self._log_due(self.step % plan.steps_per_epoch, end - self.step):
-                self.log_train()
-            if self.step < end and self._save_due():
-                self.save()
-
-    def _save_due(self) -> bool:
-        every = self.config.checkpoint_every_steps
-        return bool(every) and self.step % every == 0
-
-    def _log_due(self, position: int, left: int) -> bool:
-        """Counted within the epoch; a record that the end of the epoch would soon follow is left to that."""
-        every = self.config.log_every_steps
-        return bool(every) and position % every == 0 and left >= every // 2
-
-    def log_train(self) -> None:
-        """Writes what was counted since the last time, and stops the run if it was not finite."""
-        means = self.metrics.means(self.spec.num_classes)
-        self._check(int(self.metrics.bad_step))
-        self.results["train"] = means
-        self.metrics = self.devices.replicate(Metrics.empty())
-        self.log.train(self.step, self.epoch, means, float(self.plan.schedule(self.step - 1)))
-        if self.config.log_norms:
-            self.log.norms(self.step, self.epoch, self.state.collections.get("batch_stats", {}))
-
-    def _check(self, bad_step: int) -> None:
-        if bad_step >= 0:
-            self.checkpoints.wait()
-            kept = self.checkpoints.steps()
-            raise NotFinite(
-                f"the loss is not finite at step {bad_step} (epoch {bad_step / self.plan.steps_per_epoch:.2f}); "
-                + (f"the last good checkpoint, step {kept[-1]}, is kept in {self.directory}. " if kept else
-                   "no checkpoint had been written yet. ")
-                + f"Lower config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}) in another "
-                "--workdir, or add --debug_nans to see which operation it was", bad_step)
-
-    def save(self, validation: dict[str, float] | None = None) -> None:
-        """A checkpoint of this step, unless the run has become non-finite."""
-        self._check(int(self.metrics.bad_step))
-        if not self.checkpoints.save(self.state, self.metrics, validation):
-            self._check(self.step)
-        self.saved_at = self.step
-
-    def finish_epoch(self) -> None:
-        """Evaluation and checkpoint where the cadence or the end of the run asks for them."""
-        epoch, rest = divmod(self.step, self.plan.steps_per_epoch)
-        last = self.step >= self.plan.total_steps
-        if not last and (rest or epoch % self.config.eval_every_epochs):
-            if self._save_due():
-                self.save()
-            return
-        validation = self.score("validation") if "validation" in self.spec.sizes else None
-        if self.config.test_every_epoch:
-            self.score("test")
-        self.save(validation)
-        self.log.restart()
-
-    def score(self, split: str, state: TrainState | None = None, step: int | None = None) -> dict[str, float]:
-        """Evaluates a split and records it, by default with the current state."""
-        step = self.step if step is None else step
-        metrics = evaluate(self.eval_fn, state or self.state, self.feed, split, self.spec, self.plan.batch_size,
-                           self.devices)
-        return self.note(split, step, metrics)
-
-    def note(self, split: str, step: int, metrics: Metrics) -> dict[str, float]:
-        """Records what was counted over a split."""
-        means = metrics.means(self.spec.num_classes)
-        self.results[split] = self.scores[split, step] = means
-        self.log.evaluation(step, step / self.plan.steps_per_epoch, split, means)
-        return means
-
-    def _profile(self) -> None:
-        start, count = PROFILE_STEPS
-        if self.step - self.resumed_at == start:
-            jax.block_until_ready(self.state)
-            options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # its hooks crash the process when one of Orbax's threads ends meanwhile
-            jax.profiler.start_trace(self.directory / "profile", create_perfetto_trace=True, profiler_options=options)
-            self.tracing = True
-        elif self.step - self.resumed_at == start + count:
-            self.stop_profile()
-
-    def stop_profile(self) -> None:
-        """Writes the trace if one is being recorded."""
-        if self.tracing:
-            jax.block_until_ready(self.state)
-            jax.profiler.stop_trace()
-            self.tracing = False
-            log.info("profile: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at ui.perfetto.dev",
-                     self.directory / "profile")
-
-    def leave(self) -> None:
-        """Saves what a signal has stopped."""
-        if self.saved_at < self.step:
-            self.save()
-        self.checkpoints.wait()
-
-    def choose(self) -> tuple[int, TrainState]:
-        """The run's result: the step of the chosen checkpoint, and the state in it but for the optimiser's."""
-        chosen, variables = self.checkpoints.result(self.state.scored)
-        return chosen, self.state.replace(params=variables.pop("params"), collections=variables, ema=None)
-
-    def unscored(self, chosen: int) -> list[str]:
-        """The splits on which the chosen checkpoint has no score yet."""
-        return [split for split in ("validation", "test")
-                if split in self.spec.sizes and (split, chosen) not in self.scores]
-
-    def conclude(self, chosen: int) -> dict[str, Any]:
-        """The scores of the chosen checkpoint, each measured once by now; curves.png and the table, unless quiet."""
-        for split in ("validation", "test"):
-            if split in self.spec.sizes:
-                recorded = self.scores[split, chosen]
-                self.results[split] = {name: recorded[name] for name in ("loss", "accuracy", "top5")
-                                       if name in recorded}
-        self.log.close()
-        if mesh.leads() and not self.log.quiet:
-            curves = logs.draw_curves(
-                self.directory, f"{self.config.model.name} on {self.spec.source}, {self.parameters:,} parameters")
-            log.info("\n%s", logs.table([*self._summary(chosen), ("curves", str(curves))]))
-        return {"step": chosen} | self.results
-
-    def _summary(self, chosen: int) -> list[tuple[str, str]]:
-        """The rows of the final table."""
-        trained, seconds = self.step - self.resumed_at, self.log.training_seconds
-        rows = [
-            ("network", f"{self.config.model.name}, {self.parameters:,} parameters"),
-            ("data", f"{self.spec.origin}, " + ", ".join(f"{n:,} {split}" for split, n in self.spec.sizes.items())),
-            ("device", f"{jax.devices()[0].device_kind} ({jax.default_backend()}), {len(self.devices)} of "
-                       f"{jax.device_count()} used"),
-            ("trained", f"{self.step:,} steps of {self.plan.batch_size} images, {self.epoch:.4g} epochs"
-             + (f" ({trained:,} steps in this process)" if self.resumed_at else "")),
-        ]
-        if trained:
-            rows.append(("speed", f"{trained * self.plan.batch_size / seconds:,.0f} images/s with compilation, "
-                                  f"{logs.duration(seconds)} of training"))
-        why = "best on validation" if "validation" in self.spec.sizes else "the last"
-        rows.append(("checkpoint", f"step {chosen}, {why}"))
-        return rows + [(split, "  ".join(f"{name} {value:.4f}" for name, value in self.results[split].items()))
-                       for split in ("train", "validation", "test") if split in self.results]
+    trained = fit(program, records, stop, state=state, metrics=metrics, progress=progress, watch=watch)
+    if trained.signal:
+        if records[0].saved_step < trained.step:
+            _save(program, records, trained.step, trained.state, trained.metrics)
+        _each(records, Record.wait)
+        log.warning("stopped by %s after step %d, which is saved; the same command%s goes on from there",
+                    signal.Signals(trained.signal).name, trained.step,
+                    f" with --workdir={records[0].directory}" if len(records) == 1 else "")
+        raise SystemExit(128 + trained.signal)
+    chosen = _each(records, Record.choose, program.unstack(trained.state))
+    any_choice = next(choice for choice in chosen if choice)
+    steps, states = zip(*(choice or any_choice for choice in chosen), strict=True)
+    missing = {split: [step if (split, step) not in record.scores and not record.failure else None
+                       for record, step in zip(records, steps, strict=True)]
+               for split in HELD_OUT if split in program.spec.sizes}
+    for split, unscored in missing.items():
+        if any(step is not None for step in unscored):
+            _score(program, records, progress, split, program.stack(list(states)), unscored)
+    return trained, _each(records, Record.result, steps)
 
 
-def train_and_evaluate(config, directory: str | Path, *, profile: bool = False,
-                       stop: Callable[[int], int] | None = None) -> dict[str, Any]:
-    """Trains a run in a directory, or goes on with the one that is there, to its end.
+def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path, *, profile: bool = False,
+                       stop: Stop | None = None) -> dict[str, Any]:
+    """Train a run in a directory, or go on with the one that is there, to its end.
 
     Args:
       config: a ConfigDict with the fields of configs/base.py.
       directory: the workdir; holds config.json, run.json, metrics.jsonl, checkpoints/, tensorboard/, curves.png.
       profile: record PROFILE_STEPS into `directory`/profile.
-      stop: what `mesh.stop_signals` gives, of a caller who listens to signals already.
+      stop: what `stop_signals` gives, of a caller who listens to signals already.
     Returns:
       {'step': the chosen checkpoint, 'test', and where there are any 'validation', 'train': {'loss', 'accuracy', ..}};
       'train' is the last record of this process.
@@ -400,28 +198,120 @@ def train_and_evaluate(config, directory: str | Path, *, profile: bool = False,
       SystemExit: stopped by SIGTERM (143) or SIGINT (130), after a checkpoint.
     """
     directory = Path(directory)
-    lock = workdir.lock(directory) if mesh.leads() else contextlib.nullcontext()
-    with workdir.disk_errors(directory), lock, contextlib.ExitStack() as closing:
+    with workdir.disk_errors(directory), contextlib.ExitStack() as closing:
         # As a context too: JAX 0.10 stops checking once one of its own functions has paused the check in this thread.
         closing.enter_context(jax.debug_nans(jax.config.jax_debug_nans))
-        run = Run(config, directory)
-        closing.callback(run.log.close)
-        closing.enter_context(contextlib.closing(run.checkpoints))
-        log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", config.model.name, run.spec.origin,
-                 jax.devices()[0].device_kind, f"{run.parameters:,}", run.plan.total_steps, run.plan.batch_size,
-                 f", going on from step {run.step}" if run.step else "")
-        stop = stop or closing.enter_context(mesh.stop_signals())
-        run.train(stop, profile)
-        run.stop_profile()
-        if profile and run.step - run.resumed_at <= PROFILE_STEPS[0]:
-            log.warning("nothing was profiled: that begins after %d steps, and this process did %d", PROFILE_STEPS[0],
-                        run.step - run.resumed_at)
-        if run.stopped:
-            run.leave()
-            log.warning("stopped by %s after step %d, which is saved; the same command with --workdir=%s goes on from "
-                        "there", signal.Signals(run.stopped).name, run.step, directory)
-            raise SystemExit(128 + run.stopped)
-        chosen, state = run.choose()
-        for split in run.unscored(chosen):
-            run.score(split, state, chosen)
-        return run.conclude(chosen)
+        asked = settings.read(config)
+        record = closing.enter_context(Record(directory, asked))
+        program = Program(asked, sources.load(asked.data))
+        start, origin = None, {}
+        if asked.finetune.workdir and not record.resuming:
+            start, origin = load.pretrained(asked, program.module, program.spec)
+        state, metrics = record.begin(program, program.init(start), program.empty_metrics(), origin)
+        records_.describe(record, program)
+        shown = devices.leads()
+        progress = closing.enter_context(contextlib.closing(Progress(program.plan, record.first_step, shown=shown)))
+        stop = stop or closing.enter_context(stop_signals())
+        watch = closing.enter_context(profiled(directory / "profile", record.first_step)) if profile else None
+        trained, [result] = _complete(program, [record], stop, state, metrics, progress, watch)
+        assert result is not None  # the only record would have raised
+        if shown:
+            progress.close()
+            records_.summarize(record, program, result, trained.step, progress)
+        return result
+
+
+def train_trials(configs: Sequence[ml_collections.ConfigDict], directories: Sequence[Path], note: str = "",
+                 stop: Stop = lambda step: 0) -> list[dict[str, Any] | Exception]:
+    """Train runs with the same `stacked.group_key` together to their ends, each from where its directory is.
+
+    Args:
+      note: begins each line of progress.
+    Returns:
+      For each what `train_and_evaluate` would have returned, or the error with which it ended.
+    Raises:
+      UserError: a problem that stops them all.
+      SystemExit: stopped by SIGTERM (143) or SIGINT (130), after a checkpoint of each.
+    """
+    trials = [settings.read(config) for config in configs]
+    dataset = sources.load(trials[0].data)
+    everyone = StackedProgram(trials, dataset)
+    outcomes: dict[int, dict[str, Any] | Exception] = {}
+    with contextlib.ExitStack() as closing:
+        at_step: dict[int, list[tuple[int, Record, TrainState, Metrics]]] = defaultdict(list)
+        for number, (directory, state) in enumerate(zip(directories, everyone.initial_states(), strict=True)):
+            try:
+                record = closing.enter_context(Record(directory, trials[number]))
+                begun = record.begin(everyone, state, jax.device_get(Metrics.empty()), {})
+                at_step[record.first_step].append((number, record, *begun))
+            except UserError as e:
+                outcomes[number] = e
+        for step, group in at_step.items():
+            numbers, records, states, metrics = zip(*group, strict=True)
+            whole = len(records) == len(trials)
+            program = everyone if whole else StackedProgram([record.settings for record in records], dataset)
+            with contextlib.closing(Progress(program.plan, step, trials=True, note=note)) as progress:
+                try:
+                    _, results = _complete(program, records, stop, program.stack(states), program.stack(metrics),
+                                           progress)
+                except UserError as e:  # not one of them is left
+                    results = [e] * len(records)
+            outcomes |= {number: record.failure or result
+                         for number, record, result in zip(numbers, records, results, strict=True)}
+    return [outcomes[number] for number in range(len(trials))]
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Give a function of the step that returns the signal for which all processes stop before it, or 0.
+
+    SIGTERM and SIGINT are noted instead of killing; a second SIGINT interrupts at once. SIGTERM to one of several
+    processes stops all, after the same step; SIGINT kills.
+    """
+    received: list[int] = []
+    if jax.process_count() > 1:  # the coordination service of JAX has its own handler, and finds a step for all
+        yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
+        return
+
+    def note(number, _):
+        if number == signal.SIGINT and signal.SIGINT in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: signals belong to somebody else
+        before = {}
+    try:
+        yield lambda step: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def profiled(directory: Path, first_step: int) -> Iterator[Callable[[int, TrainState], None]]:
+    """Give the `watch` of a loop that records PROFILE_STEPS of its steps into a directory."""
+    (skipped, count), traced = PROFILE_STEPS, [False, False]  # under way, ever begun
+
+    def end(state):
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+        traced[0] = False
+        log.info("profile: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at ui.perfetto.dev", directory)
+
+    def watch(step, state):
+        if step - first_step == skipped:
+            jax.block_until_ready(state)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # its hooks crash the process when a thread of Orbax ends meanwhile
+            jax.profiler.start_trace(directory, create_perfetto_trace=True, profiler_options=options)
+            traced[:] = [True, True]
+        elif traced[0] and step - first_step == skipped + count:
+            end(state)
+
+    yield watch
+    if traced[0]:
+        end(())
+    if not traced[1]:
+        log.warning("nothing was profiled: that begins after %d steps, and this process did fewer", skipped)

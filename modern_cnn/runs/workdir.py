@@ -1,4 +1,4 @@
-"""A run's directory: who may write it, what it was started with, and whether this is the same run again."""
+"""The directory of a run: who may write it, what the run was started with, and whether it is the same run again."""
 import contextlib
 import dataclasses
 import fcntl
@@ -14,28 +14,24 @@ from typing import Any
 
 import jax
 
+from modern_cnn import settings
 from modern_cnn.data.sources import Spec
 from modern_cnn.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# What may change when a run is resumed; everything else would make it another run.
-FREE = ("max_steps", "log_every_steps", "log_norms", "checkpoint_every_steps", "eval_every_epochs", "test_every_epoch",
-        "parallel.count", "parallel.compile")
-LENGTH = ("epochs",)  # may change too, unless the learning rate follows it
-PLACES = ("data.source", "data.manual_dir")  # may change too, as long as the same images are there
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """All of it or nothing: a kill leaves the old file or the new one."""
+    """Write a JSON file, all of it or nothing: a kill leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(temporary, path)
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError for a file that is missing or is not JSON."""
+    """Return the content of a JSON file. Raise UserError if it is missing or is not JSON."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -46,7 +42,7 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def disk_errors(workdir: Path) -> Iterator[None]:
-    """A full or broken disk, told as a UserError."""
+    """Turn the errors of a full or broken disk into UserErrors."""
     try:
         yield
     except OSError as e:
@@ -56,10 +52,10 @@ def disk_errors(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Makes the directory and holds it for this process; the kernel lets go when the process ends, however it ends.
+    """Make the directory and hold it for this process; the kernel frees it when the process ends, in whatever way.
 
     Raises:
-      UserError: it cannot be written, or another process trains there.
+      UserError: the directory cannot be written, or another process trains there.
     """
     path, new = workdir / ".lock", not workdir.exists()
     try:
@@ -87,7 +83,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def _commit() -> str:
-    """Of the project's checkout, with '-dirty' where files differ from it; 'unknown' outside one."""
+    """Return the commit of the checkout, with '-dirty' where files differ from it; 'unknown' outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "unknown"
@@ -100,7 +96,7 @@ def _commit() -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Versions, commit, platform and devices: what a measurement depends on."""
+    """Return what a measurement depends on: versions, commit, platform and devices."""
     return {
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "commit": _commit(),
@@ -112,20 +108,8 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def describe_run(spec: Spec, parameters: int) -> dict[str, Any]:
-    """What run.json holds: the machine, and the data set."""
-    return describe_machine() | {"parameters": parameters, "data": vars(spec)}
-
-
-def _flat(tree: dict, prefix: str = "config") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value}
-    return flat
-
-
 def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config.json, run.json). Raises UserError where they are missing, or lack what they should hold."""
+    """Return (config.json, run.json). Raise UserError if they are missing or lack what they should hold."""
     config, run = read_json(workdir / "config.json"), read_json(workdir / "run.json")
     for name, content, keys in (("config.json", config, ("model", "data", "schedule")),
                                 ("run.json", run, ("versions", "data"))):
@@ -138,48 +122,57 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def differences(before: dict[str, Any], config: dict[str, Any],
-                free: tuple[str, ...] = ()) -> tuple[list[tuple[str, Any, Any]], list[str]]:
-    """Between two configs: (every one as field, old, new; those that make it another run, in words).
+                same_images: bool = False) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+    """Compare the config of a resumed run with that of before; a field that an earlier version lacks has its default.
 
     Args:
-      free: fields that may change too, beside those of FREE and LENGTH.
+      before: a config.json.
+      config: the nested dict of the config now.
+      same_images: the data set has the same digest, so its source may be another.
+    Returns:
+      Every difference as (field, old, new), and in words those that make it another run.
     """
-    old, new = _flat(before), _flat(json.loads(json.dumps(config)))  # as it is read back: tuples are lists
-    changed = [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
-    free += FREE + (() if config["schedule"]["name"] == "cosine" else LENGTH)
-    return changed, [f"{key} was {a!r}, is {b!r}" for key, a, b in changed if key.removeprefix("config.") not in free]
+    # As they are read back from JSON: tuples are lists.
+    old, new = (settings.flatten(json.loads(json.dumps(settings.from_json(tree).to_dict())))
+                for tree in (before, config))
+    allowed = {settings.ALWAYS, settings.LENGTH} | ({settings.PLACE} if same_images else set())
+    if config["schedule"]["name"] not in settings.SPANNING:
+        allowed.add(settings.EPOCHS)
+    changed = [(name, old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)]
+    refused = [f"config.{name} was {a!r}, is {b!r}" for name, a, b in changed
+               if name not in settings.FIELDS or settings.FIELDS[name].resume not in allowed]
+    return changed, refused
 
 
-def record(workdir: Path, config: dict[str, Any], run: dict[str, Any], resuming: bool) -> None:
-    """Writes config.json and run.json; where there are checkpoints, checks first that this is the same run.
+def write_run(workdir: Path, config: dict[str, Any], run: dict[str, Any], *, resuming: bool) -> None:
+    """Write config.json and run.json; a resumed run must be the same run.
 
     Raises:
-      UserError: another model, data set or training setting, with every difference named.
+      UserError: another network, data set or setting, with every difference named.
     """
-    run = json.loads(json.dumps(run))  # as it will be read back: tuples are lists
-    config = json.loads(json.dumps(config))
-    if not resuming:
-        write_json(workdir / "run.json", run)
-        write_json(workdir / "config.json", config)
-        return
+    run, config = json.loads(json.dumps(run)), json.loads(json.dumps(config))  # as they will be read back
+    if resuming:
+        run |= _check_same(workdir, config, run)
+    write_json(workdir / "run.json", run)
+    write_json(workdir / "config.json", config)
+
+
+def _check_same(workdir: Path, config: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Return what a resumed run keeps of the old run.json. Raise UserError if it is another run."""
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} has checkpoints but no config.json: not a run that can be resumed")
     config_before, before = read_run(workdir)
     was, now = before["data"], run["data"]
     data = [f"the data set's {field} was {was[field]}, is {now[field]}"
             for field in ("digest", "image_shape", "num_classes", "sizes") if was[field] != now[field]]
-    changed, refused = differences(config_before, config, () if data else PLACES)
-    refused += data
-    if refused:
-        raise UserError(f"{workdir} holds a different run: {'; '.join(refused)}. Choose another --workdir, or repeat "
-                        "the command it was started with")
-    for key, a, b in changed:
-        log.info("resuming with %s=%r (was %r)", key, b, a)
+    changed, refused = differences(config_before, config, same_images=not data)
+    if refused + data:
+        raise UserError(f"{workdir} holds a different run: {'; '.join(refused + data)}. Choose another --workdir, or "
+                        "repeat the command it was started with")
+    for name, a, b in changed:
+        log.info("resuming with config.%s=%r (was %r)", name, b, a)
     for field in ("versions", "commit", "platform", "device", "device_count"):
         if before.get(field) != run[field]:
             log.warning("this run was started with %s %s and goes on with %s: results may differ", field,
                         before.get(field), run[field])
-    if "finetuned_from" in before:  # what the run started from stays as it was read then
-        run["finetuned_from"] = before["finetuned_from"]
-    write_json(workdir / "run.json", run)
-    write_json(workdir / "config.json", config)
+    return {name: before[name] for name in ("finetuned_from",) if name in before}

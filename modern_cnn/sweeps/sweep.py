@@ -1,9 +1,8 @@
-"""Sweeps: the grid of a few fields' values, each point a run of its own, and what comes out of them side by side.
+"""A sweep: the grid of a few fields' values, each point a run of its own, and their results side by side.
 
-A sweep's directory holds `trials/NAME/`, each the workdir of a run as scripts/train.py writes it; `sweep.json`, what
-was asked for and how each trial ended; and, drawn from these, sweep.csv, table.md, curves.png and report.html.
+The directory of a sweep holds `trials/NAME/`, each the workdir of a run as scripts/train.py writes it; `sweep.json`,
+what was asked for and how each trial ended; and, drawn from these, sweep.csv, table.md, curves.png and report.html.
 """
-import ast
 import copy
 import csv
 import dataclasses
@@ -11,20 +10,22 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from decimal import Decimal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modern_cnn.errors import UserError, did_you_mean
-from modern_cnn.runs import log as logs
+import ml_collections
+
+from modern_cnn import settings
+from modern_cnn.errors import UserError
 from modern_cnn.runs import loop, workdir
+from modern_cnn.runs.log import read_metrics
+from modern_cnn.runs.record import NotFinite
 from modern_cnn.sweeps import report
-from modern_cnn.training import devices as mesh
-from modern_cnn.training import stacked as trials
+from modern_cnn.sweeps.grid import parse
+from modern_cnn.training.stacked import group_key
 
 log = logging.getLogger(__name__)
 
@@ -32,84 +33,12 @@ WAITING, DONE, DIVERGED = "waiting", "done", "diverged"
 LARGEST = 64  # trials that train together; each has a thread or two that write its checkpoints
 NAME_LENGTH = 120  # of a trial's directory; file systems take 255 bytes
 SCORES = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
-
-
-def parse(sweeps: Sequence[str], config) -> dict[str, list]:
-    """{field: its values} of `field=1,2`, `field=0:8` or `field=0:8:2` (the end is left out), and text, `field=a,b`.
-
-    Raises:
-      UserError: a field that the config has not got, with the closest; a value that is not of the field's type; a field
-        or a value that is given twice; an empty range.
-    """
-    fields: dict[str, list] = {}
-    for given in sweeps:
-        field, equals, text = given.partition("=")
-        field = field.removeprefix("config.")
-        if not equals or not text:
-            raise UserError(f"--sweep={given} is not of the form --sweep=seed=0:8 or --sweep=model.norm=batch,none")
-        if field in fields:
-            raise UserError(f"--sweep={field}= is given twice; put its values into one, with commas")
-        kind = _kind(config, field)
-        values = [value for part in _parts(text) for value in _values(field, part, kind)]
-        twice = [value for i, value in enumerate(values) if value in values[:i]]
-        if twice or not values:
-            raise UserError(f"--sweep={given}: " + (f"{twice[0]} is there twice" if twice else "there is no value"))
-        fields[field] = values
-    if not fields:
-        raise UserError("--sweep is missing: which fields, and which values? For example --sweep=seed=0:8")
-    return fields
-
-
-def _kind(config, field: str) -> type:
-    """The type of a field's values; `object` where an option is unset and of any."""
-    section, reached, *_, last = config, "config", *field.split(".")
-    for part in field.split("."):
-        if not hasattr(section, "keys") or part not in section:
-            raise UserError(f"{reached} has no field {part!r}{did_you_mean(part, getattr(section, 'keys', list)())}")
-        owner, section, reached = section, section[part], f"{reached}.{part}"
-    if hasattr(section, "keys"):
-        raise UserError(f"{reached} is a section: sweep one of its fields, --sweep={field}.FIELD=value")
-    kind = owner.get_type(last)
-    return object if kind is type(None) else kind
-
-
-def _parts(text: str) -> list[str]:
-    """'a,b' in two; commas inside of brackets do not divide."""
-    depth, parts = 0, [""]
-    for letter in text:
-        depth += (letter in "([") - (letter in ")]")
-        if letter == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
-
-
-def _values(field: str, text: str, kind: type) -> list:
-    """The values that `text`, which has no commas, stands for."""
-    try:
-        if kind is str:
-            return [text]
-        if kind is bool:
-            return [{"true": True, "false": False}[text.lower()]]
-        if kind in (int, float):
-            if ":" not in text:
-                return [kind(text)]
-            start, end, *step = map(Decimal, text.split(":"))  # of floats 0.1:0.4:0.1 has three values, not four
-            step = step[0] if step else Decimal(1)
-            return [kind(start + i * step) for i in range(math.ceil((end - start) / step))]
-        value = ast.literal_eval(text)
-        return [tuple(value) if kind is tuple else value]
-    except (ValueError, SyntaxError, KeyError, TypeError, ArithmeticError):
-        if kind is object:
-            return [text]
-        raise UserError(f"--sweep={field}: {text!r} is not a valid {kind.__name__}"
-                        + (", nor a range a:b or a:b:step" if kind in (int, float) else "")) from None
+Outcome = dict[str, Any] | Exception | str  # a result, an error, or a status
 
 
 @dataclasses.dataclass
 class Trial:
-    """One point of the grid. `result` is its row without the fields: status, seconds and scores."""
+    """One point of the grid. `result` holds its status, seconds and scores."""
     name: str
     fields: dict[str, Any]
     directory: Path
@@ -117,29 +46,29 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        """Whether training it again would change nothing. What failed otherwise (memory, disk) is tried again."""
+        """Whether it is not trained again. Trials that failed for want of memory or disk are."""
         return self.result["status"] == DONE or self.result["status"].startswith(DIVERGED)
 
 
 class Sweep:
-    """A sweep's directory: which trials there are, how each ended, and the files that say so.
+    """The directory of a sweep: its trials, how each ended, and the files that say so.
 
     Args:
-      config: what all trials share; another one than before is refused, except where a run could go on with it.
+      config: shared by all trials; another one than before is refused, except where a run could go on with it.
       fields: {field: values}; their grid is added to the trials that are there already.
       directory: of the sweep.
     Raises:
       UserError: the directory holds a sweep over another config, or something that cannot be read.
     """
 
-    def __init__(self, config, fields: dict[str, list], directory: Path):
+    def __init__(self, config: ml_collections.ConfigDict, fields: dict[str, list], directory: Path):
         self.config, self.directory = config, directory
         self.trials: list[Trial] = []
         before = workdir.read_json(directory / "sweep.json") if (directory / "sweep.json").exists() else None
         if before:
             self._read(before)
         known = {self._point(trial.fields): trial for trial in self.trials}
-        self.asked: list[Trial] = []  # by this command; the others stay as they are
+        self.asked: list[Trial] = []  # by this command; the others stay unchanged
         for values in itertools.product(*fields.values()):
             point = dict(zip(fields, values, strict=True))
             trial = known.get(self._point(point))
@@ -165,33 +94,27 @@ class Sweep:
                 trial.result["status"] = WAITING if trial.result["status"] == DONE else trial.result["status"]
 
     def _point(self, fields: dict[str, Any]) -> str:
-        """The same text for the same run, whichever fields say so."""
-        values = json.loads(json.dumps(fields, sort_keys=True))  # as it is read back: tuples are lists
+        """Return the same text for the same run, also where a field has the value of the shared config."""
+        values = json.loads(json.dumps(fields, sort_keys=True))  # as they are read back: tuples are lists
         return json.dumps({field: value for field, value in values.items() if value != self.default(field)})
 
     def default(self, field: str) -> Any:
-        """What the shared config has for a field."""
-        section = self.config.to_dict()
-        for part in field.split("."):
-            section = section[part]
-        return json.loads(json.dumps(section))
+        """Return the value of a field in the shared config."""
+        return json.loads(json.dumps(settings.flatten(self.config).get(field)))
 
-    def config_of(self, trial: Trial):
-        """The config of a trial's run."""
+    def config_of(self, trial: Trial) -> ml_collections.ConfigDict:
+        """Return the config of a trial's run."""
         config = copy.deepcopy(self.config)
-        for field, value in trial.fields.items():
-            *sections, last = field.split(".")
-            section = config
-            for part in sections:
-                section = section[part]
-            section[last] = tuple(value) if isinstance(value, list) else value
+        config.update_from_flattened_dict({field: tuple(value) if isinstance(value, list) else value
+                                           for field, value in trial.fields.items()})
         return config
 
-    def note(self, group: Sequence[Trial], outcomes: Sequence[dict | Exception | str], seconds: float) -> None:
-        """Writes how the trials of a group ended: what `loop.train_and_evaluate` returned, an error, or a status.
+    def note(self, group: Sequence[Trial], outcomes: Sequence[Outcome], seconds: float) -> None:
+        """Write how the trials of a group ended.
 
         Args:
-          seconds: that the group took; each trial's share is added to what it has taken before.
+          outcomes: for each what `loop.train_and_evaluate` returned, an error, or a status.
+          seconds: that the group took; each trial's share is added to the time that it has taken before.
         """
         for trial, outcome in zip(group, outcomes, strict=True):
             scores = outcome if isinstance(outcome, dict) else {}
@@ -203,7 +126,7 @@ class Sweep:
         self.write()
 
     def write(self) -> None:
-        """sweep.json and sweep.csv."""
+        """Write sweep.json and sweep.csv."""
         workdir.write_json(self.directory / "sweep.json", {
             "config": self.config.to_dict(),
             "trials": {trial.name: {"fields": trial.fields, "result": trial.result} for trial in self.trials}})
@@ -216,7 +139,7 @@ class Sweep:
         temporary.replace(self.directory / "sweep.csv")
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict a trial, all with the same keys: the swept fields, scores, seconds, status."""
+        """Return a dict for each trial, all with the same keys: the swept fields, scores, seconds, status."""
         fields = dict.fromkeys(field for trial in self.trials for field in trial.fields)
         scores = [name for name in SCORES if name.startswith("test") or self.config.data.validation]
         return [{field: trial.fields.get(field, self.default(field)) for field in fields}
@@ -224,15 +147,15 @@ class Sweep:
                 | {name: trial.result[name] for name in ("seconds", "status")} for trial in self.trials]
 
     def report(self) -> Path:
-        """Draws table.md, curves.png and report.html. Returns the last."""
-        curves = [logs.read_metrics(trial.directory / "metrics.jsonl") for trial in self.trials]
+        """Draw table.md, curves.png and report.html, and return the path of the last."""
+        curves = [read_metrics(trial.directory / "metrics.jsonl") for trial in self.trials]
         runs = [trial.directory / "run.json" for trial in self.trials if (trial.directory / "run.json").exists()]
         return report.write(self.directory, self.rows(), curves, self.config.to_dict(),
                             workdir.read_json(runs[0]) if runs else workdir.describe_machine())
 
 
 def _name(fields: dict[str, Any]) -> str:
-    """A directory's name: 'optimizer.learning_rate=0.1,seed=0', with a digest where that would not do."""
+    """Return a name for a directory, 'optimizer.learning_rate=0.1,seed=0', with a digest where that is not allowed."""
     text = ",".join(f"{field}={value}" for field, value in sorted(fields.items()))
     safe = re.sub(r"[^\w.=,+-]", "_", text)
     if safe == text and len(text) <= NAME_LENGTH:
@@ -241,8 +164,8 @@ def _name(fields: dict[str, Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """How a trial failed, in one line."""
-    if isinstance(error, loop.NotFinite):
+    """Return how a trial failed, in one line."""
+    if isinstance(error, NotFinite):
         return f"{DIVERGED}: the loss is not finite at step {error.step}"
     text = " ".join(str(error).split())[:300] or type(error).__name__
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
@@ -250,16 +173,17 @@ def _reason(error: Exception) -> str:
     return f"failed: {text}" if isinstance(error, UserError) else f"failed: {type(error).__name__}: {text}"
 
 
-def run(config, sweeps: Sequence[str], directory: str | Path, *, together: bool = True) -> dict[str, Any]:
-    """Trains every trial of a grid that is not done yet, and draws the report of all that are in the directory.
+def run(config: ml_collections.ConfigDict, sweeps: Sequence[str], directory: str | Path, *,
+        together: bool = True) -> dict[str, Any]:
+    """Train every trial of a grid that is not done yet, and draw the report of all that are in the directory.
 
     Args:
-      config: a ConfigDict with the fields of configs/base.py.
-      sweeps: as `parse` takes them.
-      directory: of the sweep; the same command with the same one goes on.
-      together: train the trials of one `trials.program` as one; False: all one after the other.
+      config: with the fields of configs/base.py.
+      sweeps: as `grid.parse` takes them.
+      directory: of the sweep; the same command goes on with it.
+      together: train the trials with the same `group_key` as one program; False: all one after the other.
     Returns:
-      {'trials', 'done': how many, 'report': its path}.
+      {'trials': how many, 'done': how many, 'report': its path}.
     Raises:
       UserError: bad input, or not one trial could be done.
       SystemExit: stopped by a signal, after a checkpoint.
@@ -270,54 +194,62 @@ def run(config, sweeps: Sequence[str], directory: str | Path, *, together: bool 
         sweep = Sweep(config, fields, directory)
         sweep.write()
         try:
-            with mesh.stop_signals() as stop:
+            with loop.stop_signals() as stop:
                 _train(sweep, together, stop)
         finally:
             path = sweep.report()
-        done = sum(trial.result["status"] == DONE for trial in sweep.asked)
         failed = [trial for trial in sweep.asked if trial.result["status"] != DONE]
         for trial in failed:
             log.warning("%s: %s", trial.name, trial.result["status"])
-        if not done:
+        if len(failed) == len(sweep.asked):
             raise UserError(f"none of the {len(sweep.asked)} trials could be done; {failed[0].name}: "
                             f"{failed[0].result['status']}")
         log.info("\n%s\nreport: %s", (directory / "table.md").read_text(), path)
-        return {"trials": len(sweep.asked), "done": done, "report": str(path)}
+        return {"trials": len(sweep.asked), "done": len(sweep.asked) - len(failed), "report": str(path)}
 
 
-def _train(sweep: Sweep, together: bool, stop: Callable[[int], int]) -> None:
-    """The trials that are left: those of one program together, the others one after the other, until a signal."""
+def _groups(sweep: Sweep, together: bool) -> list[list[Trial]]:
+    """Return the trials that are left, those that can train together in one group of at most LARGEST."""
     groups: dict[str, list[Trial]] = {}
     for trial in sweep.asked:
-        if not trial.ended:
-            program = (trials.program(sweep.config_of(trial)) if together else None) or trial.name
-            groups.setdefault(program, []).append(trial)
-    waiting = [group[i:i + LARGEST] for group in groups.values() for i in range(0, len(group), LARGEST)]
+        if trial.ended:
+            continue
+        try:
+            key = group_key(settings.read(sweep.config_of(trial))) if together else None
+        except UserError:  # it fails alone, and says why
+            key = None
+        groups.setdefault(key or trial.name, []).append(trial)
+    return [group[i:i + LARGEST] for group in groups.values() for i in range(0, len(group), LARGEST)]
+
+
+def _train(sweep: Sweep, together: bool, stop: loop.Stop) -> None:
+    """Train the trials that are left, group by group, until a signal comes."""
+    waiting = _groups(sweep, together)
     while waiting:
-        if stop(0):  # it came while a trial was concluded
+        if stop(0):  # the signal came at the end of the last group
             raise SystemExit(128 + stop(0))
         group, start = waiting.pop(0), time.perf_counter()
         note = (f"{sum(trial.ended for trial in sweep.asked)} of {len(sweep.asked)} trials done, "
                 f"{sum(map(len, waiting))} waiting: ")
+        outcomes: Sequence[Outcome]
         try:
             outcomes = _outcomes(sweep, group, note, stop)
-        except Exception as e:  # whatever it is, the others go on
+        except Exception as e:  # of any kind: the other trials go on
             if len(group) > 1:
                 log.warning("%d trials cannot be trained together (%s); trying half as many", len(group), _reason(e))
                 waiting[:0] = [group[:len(group) // 2], group[len(group) // 2:]]
                 continue
             outcomes = [e]
-        except BaseException:  # a signal; what there is has been saved
+        except BaseException:  # a signal; checkpoints have been saved
             sweep.note(group, [WAITING] * len(group), time.perf_counter() - start)
             raise
         sweep.note(group, outcomes, time.perf_counter() - start)
 
 
-def _outcomes(sweep: Sweep, group: Sequence[Trial], note: str,
-              stop: Callable[[int], int]) -> list[dict[str, Any] | Exception]:
-    """What came out of each trial of a group: its scores, or why it failed."""
+def _outcomes(sweep: Sweep, group: Sequence[Trial], note: str, stop: loop.Stop) -> Sequence[Outcome]:
+    """Return for each trial of a group its scores, or why it failed."""
     configs = [sweep.config_of(trial) for trial in group]
     if len(group) > 1:
-        return trials.train_together(configs, [trial.directory for trial in group], note, stop)
+        return loop.train_trials(configs, [trial.directory for trial in group], note, stop)
     log.info("%s%s", note, group[0].name)
     return [loop.train_and_evaluate(configs[0], group[0].directory, stop=stop)]

@@ -43,7 +43,7 @@ class TrainState(struct.PyTreeNode):
         return {"params": self.params, **self.collections}
 
     @property
-    def scored(self) -> dict[str, Any]:
+    def evaluation_variables(self) -> dict[str, Any]:
         """The variables that evaluation scores and a run results in: the averages, where they are kept."""
         return self.variables if self.ema is None else self.ema
 

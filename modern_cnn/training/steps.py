@@ -94,7 +94,7 @@ def eval_step(state: TrainState, batch: Batch, *, flip: bool = False) -> Metrics
     images = batch["image"]
     if flip:  # an image beside its mirror image: each device keeps its share
         images = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
-    logits = state.module.apply(state.scored, images, train=False)
+    logits = state.module.apply(state.evaluation_variables, images, train=False)
     if flip:
         logits = logits.reshape(len(logits) // 2, 2, -1).mean(axis=1)
     return Metrics.of(logits, batch["label"], batch["mask"])

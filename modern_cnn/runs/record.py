@@ -1,0 +1,181 @@
+"""The record of one run: everything that it keeps in its directory."""
+import contextlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from modern_cnn import cli
+from modern_cnn.errors import UserError
+from modern_cnn.runs import workdir
+from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
+from modern_cnn.runs.curves import draw_curves
+from modern_cnn.runs.log import Log, Progress, duration, read_metrics
+from modern_cnn.settings import Settings
+from modern_cnn.training import devices
+from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.program import Program
+from modern_cnn.training.stacked import StackedProgram
+from modern_cnn.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = ("validation", "test")
+
+
+class NotFinite(UserError):
+    """The loss of `step`, or a parameter after it, is not finite."""
+
+    def __init__(self, text: str, step: int):
+        super().__init__(text)
+        self.step = step
+
+
+class Record:
+    """One run's directory: lock, config.json and run.json, metrics, checkpoints, result.
+
+    A context: entering locks the directory, leaving closes the files. Then `begin`, and what the loop calls. Of several
+    processes the first writes.
+
+    Attributes:
+      scores: (split, step) -> the metrics measured so far, by earlier processes too.
+      failure: why the run cannot go on, or None.
+    """
+
+    def __init__(self, directory: Path, settings: Settings):
+        self.directory, self.settings = directory, settings
+        self.scores: dict[tuple[str, int], dict[str, float]] = {}
+        self.failure: UserError | None = None
+        self.parameters = self.first_step = self.saved_step = 0
+        self.last_training: dict[str, float] | None = None
+        self._log: Log | None = None
+        self._closing = contextlib.ExitStack()
+
+    def __enter__(self) -> "Record":
+        if devices.leads():
+            self._closing.enter_context(workdir.lock(self.directory))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    @property
+    def resuming(self) -> bool:
+        """Whether the directory has a checkpoint already."""
+        return bool(saved_steps(self.directory))
+
+    def begin(self, program: Program | StackedProgram, state: TrainState, metrics: Metrics,
+              origin: dict[str, Any]) -> tuple[TrainState, Metrics]:
+        """Open the files, and return state and metrics of the newest good checkpoint, or those given.
+
+        Args:
+          program: of the run, or of all trials.
+          state, metrics: of step 0.
+          origin: for run.json, where the weights come from if they are not drawn.
+        Raises:
+          UserError: the directory holds another run, a longer one, or no checkpoint that can be read.
+        """
+        saved, self._plan, self._spec = saved_steps(self.directory), program.plan, program.spec
+        if saved and saved[-1] > self._plan.total_steps:
+            raise UserError(f"{self.directory} is at step {saved[-1]} already, beyond the {self._plan.total_steps} "
+                            "steps that config.epochs and config.max_steps now ask for")
+        self.parameters = sum(x.size for x in jax.tree.leaves(state.params))
+        devices.wait_for_all("every process has read what is there")
+        if devices.leads():
+            run = workdir.describe_machine() | {"parameters": self.parameters, "data": vars(self._spec)} | origin
+            workdir.write_run(self.directory, self.settings.to_dict(), run, resuming=bool(saved))
+        self._checkpoints = self._closing.enter_context(contextlib.closing(Checkpoints(self.directory)))
+        state, metrics = self._checkpoints.restore(state, metrics)
+        self.first_step = self.saved_step = int(state.step)
+        self.scores = {(record["split"], record["step"]): record
+                       for record in read_metrics(self.directory / "metrics.jsonl") if record["step"] <= self.first_step}
+        if devices.leads():
+            self._log = self._closing.enter_context(contextlib.closing(Log(self.directory, self.first_step)))
+        return state, metrics
+
+    def write_training(self, step: int, metrics: Metrics, means: dict[str, float], speed: float, rate: float) -> None:
+        """Write the means since the last record, unless they are not finite: then raise NotFinite."""
+        self._check(int(metrics.bad_step))
+        self.last_training = means
+        self._write(step, "train", means | {"images_per_second": round(speed, 1), "learning_rate": rate})
+
+    def write_norms(self, step: int, state: TrainState) -> None:
+        """Write the statistics of batch norm."""
+        if self._log:
+            self._log.write_norms(step, step / self._plan.steps_per_epoch, state.collections.get("batch_stats", {}))
+
+    def write_scores(self, step: int, split: str, means: dict[str, float]) -> None:
+        """Write the metrics of a whole split."""
+        self.scores[split, step] = means
+        self._write(step, split, means)
+
+    def _write(self, step: int, split: str, values: dict[str, float]) -> None:
+        if self._log:
+            self._log.write(step, step / self._plan.steps_per_epoch, split, values)
+
+    def save(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        """Save a checkpoint with the validation metrics of its step, unless the run has become non-finite."""
+        self._check(int(metrics.bad_step))
+        if not self._checkpoints.save(state, metrics, self.scores.get(("validation", step))):
+            self._check(step)
+        self.saved_step = step
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written."""
+        self._checkpoints.wait()
+
+    def _check(self, bad_step: int) -> None:
+        if bad_step >= 0:
+            self._checkpoints.wait()
+            kept = self._checkpoints.steps()
+            raise NotFinite(
+                f"the loss is not finite at step {bad_step} (epoch {bad_step / self._plan.steps_per_epoch:.2f}); "
+                + (f"the last good checkpoint, step {kept[-1]}, is kept in {self.directory}. " if kept else
+                   "no checkpoint had been written yet. ")
+                + f"Lower config.optimizer.learning_rate (now {self.settings.optimizer.learning_rate}) in another "
+                "--workdir, or add --debug_nans to see which operation it was", bad_step)
+
+    def choose(self, state: TrainState) -> tuple[int, TrainState]:
+        """Return the result, shaped as `state`: the step of the chosen checkpoint, and the variables in it."""
+        chosen, variables = self._checkpoints.result(state.evaluation_variables)
+        return chosen, state.replace(params=variables.pop("params"), collections=variables, ema=None)
+
+    def result(self, chosen: int) -> dict[str, Any]:
+        """Return the scores of the chosen checkpoint: {'step', 'test': {'loss', 'accuracy', ...}, ...}."""
+        training = {"train": self.last_training} if self.last_training else {}
+        return {"step": chosen} | training | {
+            split: {name: self.scores[split, chosen][name] for name in ("loss", "accuracy", "top5")
+                    if name in self.scores[split, chosen]}
+            for split in HELD_OUT if split in self._spec.sizes}
+
+
+def summarize(record: Record, program: Program, result: dict[str, Any], step: int, progress: Progress) -> None:
+    """Draw curves.png and print the table of a finished run."""
+    spec, name, trained = program.spec, record.settings.model["name"], step - record.first_step
+    rows: list[Sequence[str]] = [
+        ("network", f"{name}, {record.parameters:,} parameters"),
+        ("data", f"{spec.origin}, " + ", ".join(f"{n:,} {split}" for split, n in spec.sizes.items())),
+        ("device", f"{jax.devices()[0].device_kind} ({jax.default_backend()}), {program.devices.batch_shares} of "
+                   f"{jax.device_count()} used"),
+        ("trained", f"{step:,} steps of {program.plan.batch_size} images, {step / program.plan.steps_per_epoch:.4g} "
+         "epochs" + (f" ({trained:,} steps in this process)" if record.first_step else "")),
+    ]
+    if trained:
+        seconds = progress.training_seconds
+        rows.append(("speed", f"{trained * program.plan.batch_size / seconds:,.0f} images/s with compilation, "
+                              f"{duration(seconds)} of training"))
+    rows.append(("checkpoint", f"step {result['step']}, "
+                 + ("best on validation" if "validation" in spec.sizes else "the last")))
+    rows += [(split, "  ".join(f"{key} {value:.4f}" for key, value in result[split].items()))
+             for split in ("train", *HELD_OUT) if split in result]
+    curves = draw_curves(record.directory, f"{name} on {spec.source}, {record.parameters:,} parameters")
+    log.info("\n%s", "\n".join(cli.text_table([*rows, ("curves", str(curves))])))
+
+
+def describe(record: Record, program: Program) -> None:
+    """Print what is about to train."""
+    log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", record.settings.model["name"],
+             program.spec.origin, jax.devices()[0].device_kind, f"{record.parameters:,}", program.plan.total_steps,
+             program.plan.batch_size, f", going on from step {record.first_step}" if record.first_step else "")

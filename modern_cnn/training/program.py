@@ -1,0 +1,224 @@
+"""A run as compiled functions: network, optimiser and plan, made once from settings, data and devices.
+
+A `Program` opens no file and prints nothing. `runs.loop.fit` trains it, and so does a loop written by hand.
+"""
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from modern_cnn import models
+from modern_cnn.data import augment, formats
+from modern_cnn.data.sources import Dataset, Spec
+Feed = Any  # TODO spec.Feed
+from modern_cnn.errors import UserError
+from modern_cnn.settings import Settings, is_zero
+from modern_cnn.training import finetune, optim, steps
+from modern_cnn.training.devices import Devices
+from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.state import TrainState
+
+
+class Plan(NamedTuple):
+    """Numbers that follow from the settings and the data."""
+    batch_size: int
+    steps_per_epoch: int  # full batches; the images left over are others in every epoch
+    total_steps: int
+    schedule: Callable[[Any], Any]  # step -> learning rate
+
+
+class Parts(NamedTuple):
+    """What a run is made of; `settings` of stacked trials hold traced numbers."""
+    settings: Settings
+    plan: Plan
+    module: nn.Module
+    optimizer: optax.GradientTransformation
+
+
+def make_plan(settings: Settings, spec: Spec, batch_shares: int = 1) -> Plan:
+    """Return the plan of a run whose batches are divided into `batch_shares` parts.
+
+    Raises:
+      UserError: a batch larger than the training set or than memory, or one that cannot be divided.
+    """
+    batch_size, train_size = settings.data.batch_size, spec.sizes["train"]
+    if batch_size % (batch_shares * settings.accumulate):
+        parts = " and ".join([f"{batch_shares} devices"] * (batch_shares > 1)
+                             + [f"config.accumulate={settings.accumulate} parts"] * (settings.accumulate > 1))
+        raise UserError(f"config.data.batch_size={batch_size} cannot be divided among {parts}"
+                        + (" (--config.parallel.count=N uses fewer)" if batch_shares > 1 else ""))
+    if batch_size > train_size:
+        raise UserError(f"config.data.batch_size={batch_size} is more than the {train_size} training images of "
+                        f"{spec.source}")
+    formats.check_memory(f"a batch of {spec.source}", batch_size, *spec.image_shape[:2])
+    steps_per_epoch = train_size // batch_size
+    total = settings.epochs * steps_per_epoch
+    peak = optim.peak_learning_rate(settings.optimizer, batch_size)
+    schedule = optim.make_schedule(settings.schedule, peak, steps_per_epoch, total)
+    return Plan(batch_size, steps_per_epoch, min(total, settings.max_steps or total), schedule)
+
+
+def build_network(model: dict[str, Any], spec: Spec) -> nn.Module:
+    """Return the network of a config's `model` section for a data set.
+
+    Raises:
+      UserError: the images do not fit the network.
+    """
+    module = models.build(**model, num_classes=spec.num_classes)
+    try:
+        images = jnp.zeros((2, *spec.image_shape))
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=True))["params"]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+            if leaf.size == 0:
+                raise ValueError(f"its {jax.tree_util.keystr(path)} would have the shape {leaf.shape}")
+    except (ValueError, TypeError, ZeroDivisionError) as e:
+        if isinstance(e, UserError):
+            raise
+        height, width, channels = spec.image_shape
+        hint = " (--config.data.image_size=N resizes them)" if "too small" in str(e) else ""
+        raise UserError(f"the network {model['name']!r} cannot be built for the {height}x{width}x{channels} images of "
+                        f"{spec.source}: {e}{hint}") from e
+    return module
+
+
+def make_parts(settings: Settings, spec: Spec, devices: Devices, module: nn.Module | None = None) -> Parts:
+    """Return plan, network and optimiser of a run; `module`: the network, where it is built already."""
+    plan = make_plan(settings, spec, devices.batch_shares)
+    module = module or devices.adapt_norm(build_network(settings.model, spec))
+    optimizer = optim.make_optimizer(settings.optimizer, plan.schedule)
+    return Parts(settings, plan, *finetune.adapt(settings.finetune, module, optimizer, spec.image_shape))
+
+
+def make_init(parts: Parts, spec: Spec) -> Callable[..., TrainState]:
+    """Return (data of a key, variables to start from or None) -> the state of step 0.
+
+    Variables that are not given are drawn from the key.
+    """
+    ema = not is_zero(parts.settings.optimizer.ema_decay)
+    return lambda key, start=None: TrainState.create(jax.random.wrap_key_data(key), parts.module, parts.optimizer,
+                                                     spec.image_shape, start, ema=ema)
+
+
+def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.Array) -> Callable:
+    """Return (state, metrics, *arguments of the feed) -> (state, metrics, output): one step on the next batch.
+
+    The batch of a set on the device is found from `state.step`, so only the call goes there from the host. `output` is
+    a small array that is not donated, to ask whether the step is done. Under pmap the step is two programs (the batch,
+    and learning from it); elsewhere it is to be compiled as one.
+    """
+    settings, plan = parts.settings, parts.plan
+    dropout_key, augment_key = jax.random.split(key)
+    train_step = devices.parallelize(partial(
+        steps.train_step, label_smoothing=settings.loss.label_smoothing, ema_decay=settings.optimizer.ema_decay,
+        accumulate=settings.accumulate))
+
+    def next_batch(number, *args):
+        batch = feed.train_batch(number % plan.steps_per_epoch, plan.batch_size, *args)
+        key = jax.random.fold_in(augment_key, number)
+        images = augment.augment(key, batch["image"], settings.augment, cropped=settings.data.stream)
+        batch = augment.mix(key, images, batch["label"], settings.augment)
+        return devices.shard_batch(batch | {"image": augment.normalize(batch["image"], spec.mean, spec.std)})
+
+    if devices.pmapped:
+        next_batch = jax.jit(next_batch)
+
+    def step(state, metrics, *args):
+        state, new = train_step(state, next_batch(state.step, *args), dropout_key)
+        return state, metrics.merge(new), new.count
+
+    return step
+
+
+def make_count(spec: Spec, feed: Feed, flip: bool) -> Callable[..., Metrics]:
+    """Return (state, metrics, *arguments of the feed) -> metrics with the examples of a batch added."""
+    def count(state, metrics, *args):
+        batch = feed.eval_batch(*args)
+        batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
+        return metrics.merge(steps.eval_step(state, batch, flip=flip))
+
+    return count
+
+
+class Evaluation:
+    """Exact evaluation, compiled: every example of a split counts once."""
+
+    def __init__(self, spec: Spec, devices: Devices, feed: Feed, batch_size: int, flip: bool = False):
+        self._spec, self._devices, self._feed, self._batch_size = spec, devices, feed, batch_size
+        self._count = devices.jit_replicated(make_count(spec, feed, flip))
+
+    def __call__(self, state: TrainState, split: str) -> Metrics:
+        """Return the metrics of a state on a split."""
+        shares, metrics = self._devices.batch_shares, self._devices.replicate(Metrics.empty())
+        batch_size = -(-min(self._batch_size, self._spec.sizes[split]) // shares) * shares
+        for args in self._feed.evaluation(split, batch_size):
+            metrics = self._count(state, metrics, *args)
+        return metrics
+
+
+class Program:
+    """One run, compiled: `init`, `step`, `evaluate`.
+
+    Args:
+      settings: of the run.
+      dataset: its images.
+      devices: by default those that the settings ask for.
+    Raises:
+      UserError: images that do not fit the network, or a batch that cannot be divided among the devices.
+    """
+
+    def __init__(self, settings: Settings, dataset: Dataset, devices: Devices | None = None):
+        self.settings, self.spec = settings, dataset.spec
+        self.devices = devices or Devices(**dataclasses.asdict(settings.parallel))
+        self._parts = make_parts(settings, dataset.spec, self.devices)
+        _, self.plan, self.module, self.optimizer = self._parts
+        self._feed = dataset.feed(self.devices, settings.augment.resized_crop)
+        init_key, step_key = (jax.random.key_data(key) for key in jax.random.split(jax.random.key(settings.seed)))
+        self._init_key, self._step = init_key, self._compile(step_key)
+        self.evaluate = Evaluation(self.spec, self.devices, self._feed, self.plan.batch_size, settings.augment.test_flip)
+
+    def _compile(self, key: jax.Array) -> Callable:
+        make = partial(make_step, self._parts, self.spec, self.devices, self._feed)
+        if self.devices.pmapped:
+            return make(jax.random.wrap_key_data(key))
+        # --debug_nans repeats a bad step operation by operation, and needs its inputs again.
+        step = jax.jit(lambda key, *args: make(jax.random.wrap_key_data(key))(*args),
+                       donate_argnums=() if jax.config.jax_debug_nans else (1, 2))
+        # The key is an argument, so that runs with other seeds find this program in the compilation cache.
+        return partial(step, self.devices.replicate(key))
+
+    def init(self, start: dict[str, Any] | None = None) -> TrainState:
+        """Return the state of step 0: `start`, where variables are given, and the rest drawn from the seed."""
+        create = self.devices.jit_replicated(make_init(self._parts, self.spec))
+        return create(self.devices.replicate(self._init_key), start)
+
+    def empty_metrics(self) -> Metrics:
+        """Return metrics of no examples, to be handed to `step`."""
+        return self.devices.replicate(Metrics.empty())
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[tuple]:
+        """Return the arguments of `step` for the batches of an epoch, from number `first` on."""
+        return self._feed.train(self.settings.seed, epoch, first, self.plan.batch_size)
+
+    def step(self, state: TrainState, metrics: Metrics, *batch: Any) -> tuple[TrainState, Metrics, jax.Array]:
+        """Return (state, metrics with this batch, a small array that is ready when the step is done).
+
+        `state` and `metrics` are donated: their buffers are used again, so the caller must not.
+        """
+        return self._step(state, metrics, *batch)
+
+    def learning_rates(self, step: int) -> list[float]:
+        """Return the learning rate of a step, of each trial."""
+        return [float(self.plan.schedule(step))]
+
+    def stack(self, trees: list[Any]) -> Any:
+        """Return the trees of all trials as one; of a single run, its own."""
+        return trees[0]
+
+    def unstack(self, tree: Any) -> list[Any]:
+        """Return the tree of each trial."""
+        return [tree]
