@@ -1,10 +1,11 @@
-"""Convolutions as pure functions. Images are NHWC, kernels HWIO; no state, any float dtype.
+"""Convolutions as pure functions: images NHWC, kernels HWIO, any float dtype.
 
-As in every deep-learning library, "convolution" is cross-correlation: the kernel is not flipped.
+As in every deep-learning library, "convolution" means cross-correlation: the kernel is not flipped.
 """
 import math
 from collections.abc import Sequence
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,21 @@ import numpy as np
 from jax import lax
 
 from modern_cnn.functional import formulations
+from modern_cnn.functional.formulations import Pads, Size
+
+if TYPE_CHECKING:
+    from jax.experimental.sparse import BCOO
 
 Pair = int | Sequence[int]
 Padding = int | str | Sequence[Sequence[int]]
 
 
-def pair(value: Pair, name: str) -> tuple[int, int]:
-    """`2 -> (2, 2)`; `(2, 3) -> (2, 3)`. Raises ValueError for anything but one or two positive integers."""
+def pair(value: Pair, name: str) -> Size:
+    """Return (2, 2) for 2 and (2, 3) for (2, 3).
+
+    Raises:
+      ValueError: anything but one or two positive integers; `name` says in the message what they are for.
+    """
     both = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(both) != 2 or not all(isinstance(v, Integral) and v >= 1 for v in both):
         raise ValueError(f"{name} must be a positive int or a pair of them (height, width), not {value!r}")
@@ -26,15 +35,15 @@ def pair(value: Pair, name: str) -> tuple[int, int]:
 
 
 def explicit_padding(padding: Padding, size: Sequence[int], window: Sequence[int], strides: Sequence[int],
-                     dilation: Sequence[int] = (1, 1)) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Padding as ((top, bottom), (left, right)) in pixels.
+                     dilation: Sequence[int] = (1, 1)) -> Pads:
+    """Return padding as ((top, bottom), (left, right)) in pixels.
 
     Args:
-      padding: an int (every side), 'SAME' (output ceil(size / stride); where the total is odd the extra pixel goes
-        bottom and right, as in TensorFlow), 'VALID' (none), or ((top, bottom), (left, right)).
+      padding: an int (every side), 'SAME' (the output has ceil(size / stride) pixels; the odd pixel goes to the bottom
+        and to the right, as in TensorFlow), 'VALID' (none), or ((top, bottom), (left, right)).
       size, window, strides, dilation: height and width of each.
     Raises:
-      ValueError: another string, or a negative or misshapen padding.
+      ValueError: another string, a negative number, or another structure.
     """
     problem = f"padding must be an int >= 0, 'SAME', 'VALID' or ((top, bottom), (left, right)), not {padding!r}"
     if isinstance(padding, str):
@@ -42,19 +51,20 @@ def explicit_padding(padding: Padding, size: Sequence[int], window: Sequence[int
             return (0, 0), (0, 0)
         if padding.upper() != "SAME":
             raise ValueError(problem)
-        total = [max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
-                 for n, k, s, d in zip(size, window, strides, dilation, strict=True)]
-        return tuple((t // 2, t - t // 2) for t in total)
+        high, wide = (max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+                      for n, k, s, d in zip(size, window, strides, dilation, strict=True))
+        return (high // 2, high - high // 2), (wide // 2, wide - wide // 2)
     sides = padding if isinstance(padding, Sequence) else ((padding, padding),) * 2
-    pads = tuple(tuple(side) if isinstance(side, Sequence) else (side,) for side in sides)
+    pads = [list(side) if isinstance(side, Sequence) else [side] for side in sides]
     if len(pads) != 2 or not all(len(p) == 2 and all(isinstance(v, Integral) and v >= 0 for v in p) for p in pads):
         raise ValueError(problem)
-    return pads
+    (top, bottom), (left, right) = pads
+    return (top, bottom), (left, right)
 
 
-def output_size(size: Sequence[int], window: Sequence[int], strides: Sequence[int],
-                pads: Sequence[tuple[int, int]], dilation: Sequence[int] = (1, 1)) -> tuple[int, int]:
-    """Height and width after a convolution or pooling: floor((n + pad - extent) / stride) + 1.
+def output_size(size: Sequence[int], window: Sequence[int], strides: Sequence[int], pads: Sequence[Sequence[int]],
+                dilation: Sequence[int] = (1, 1)) -> Size:
+    """Return height and width after a convolution or pooling: floor((n + pad - extent) / stride) + 1.
 
     Raises:
       ValueError: the window does not fit into the padded input even once.
@@ -64,14 +74,15 @@ def output_size(size: Sequence[int], window: Sequence[int], strides: Sequence[in
     if min(room) < 0:
         raise ValueError(f"a window of {extent[0]}x{extent[1]} pixels does not fit into an input of "
                          f"{size[0]}x{size[1]} with padding {tuple(pads)}; the images are too small for this network")
-    return tuple(r // s + 1 for r, s in zip(room, strides, strict=True))
+    height, width = (r // s + 1 for r, s in zip(room, strides, strict=True))
+    return height, width
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,
            padding: Padding = "VALID", dilation: Pair = 1, groups: int = 1) -> jax.Array:
-    """Two-dimensional convolution.
+    """Return the two-dimensional convolution of images with a kernel.
 
-    A 1x1 kernel mixes channels alone: it is the dense layer `kernel[0, 0]` at every pixel (Lin et al. 2013).
+    A 1x1 kernel mixes only channels: it is the dense layer `kernel[0, 0]` at every pixel (Lin et al. 2013).
 
     Args:
       x: images [N, H, W, C].
@@ -80,11 +91,11 @@ def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, st
       strides, dilation: an int or (height, width), in pixels.
       padding: an int (every side), 'SAME', 'VALID' or ((top, bottom), (left, right)); zeros are added. PyTorch's
         `padding=p` is the int p; 'SAME' with a stride above 1 pads bottom and right more than PyTorch does.
-      groups: input and output channels are split into this many independent groups; C gives a depthwise convolution.
+      groups: input and output channels form this many independent groups; C gives a depthwise convolution.
     Returns:
       [N, H', W', O] with H' = floor((H + pad - dilation * (kh - 1) - 1) / stride) + 1.
     Raises:
-      ValueError: shapes that do not agree, or a window larger than the padded input.
+      ValueError: shapes that do not match, or a window larger than the padded input.
     """
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError("conv2d takes images [N, H, W, C] and a kernel [kh, kw, C // groups, O], "
@@ -95,24 +106,24 @@ def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, st
     strides, dilation = pair(strides, "strides"), pair(dilation, "dilation")
     pads = explicit_padding(padding, x.shape[1:3], kernel.shape[:2], strides, dilation)
     out = output_size(x.shape[1:3], kernel.shape[:2], strides, pads, dilation)
-    way = formulations.convolution(kernel.shape, strides, pads, groups, x.shape[3], out)
+    way = formulations.choose_convolution(kernel.shape, strides, pads, groups, x.shape[3], out)
     return formulations.convolve(way, x, kernel, bias, strides, pads, dilation, groups)
 
 
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,
                      padding: Padding = "VALID", dilation: Pair = 1) -> jax.Array:
-    """A convolution that leaves channels apart: each one is filtered by kernels of its own.
+    """Return the depthwise convolution of images: each channel has its own kernels, and channels are not mixed.
 
     Args:
       x: images [N, H, W, C].
-      kernel: [kh, kw, C, M], TensorFlow's layout: M kernels a channel. Output channel c * M + m is input channel c
-        with kernel[:, :, c, m].
+      kernel: [kh, kw, C, M], TensorFlow's layout: M kernels for each channel. Output channel c * M + m is input
+        channel c filtered by kernel[:, :, c, m].
       bias: [C * M], or None.
       strides, padding, dilation: as in `conv2d`.
     Returns:
       [N, H', W', C * M].
     Raises:
-      ValueError: shapes that do not agree, or a window larger than the padded input.
+      ValueError: shapes that do not match, or a window larger than the padded input.
     """
     if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2] != x.shape[3]:
         raise ValueError("depthwise_conv2d takes images [N, H, W, C] and a kernel [kh, kw, C, M], "
@@ -124,10 +135,10 @@ def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
 def separable_conv2d(x: jax.Array, depthwise_kernel: jax.Array, pointwise_kernel: jax.Array,
                      bias: jax.Array | None = None, *, strides: Pair = 1, padding: Padding = "VALID",
                      dilation: Pair = 1) -> jax.Array:
-    """Depthwise separable convolution: `depthwise_conv2d` looks around, a 1x1 `conv2d` mixes the channels.
+    """Return the depthwise separable convolution: `depthwise_conv2d` over pixels, then a 1x1 `conv2d` over channels.
 
-    With O outputs it needs kh * kw * C + C * O weights (for M = 1) instead of kh * kw * C * O. Nothing comes between
-    the two, as in TensorFlow's separable_conv2d; MobileNet (Howard et al. 2017) puts batch norm and ReLU there.
+    With O outputs it has kh * kw * C + C * O weights (for M = 1) instead of kh * kw * C * O. There is nothing between
+    the two, as in TensorFlow's separable_conv2d; MobileNet (Howard et al. 2017) has batch norm and ReLU there.
 
     Args:
       x: images [N, H, W, C].
@@ -138,7 +149,7 @@ def separable_conv2d(x: jax.Array, depthwise_kernel: jax.Array, pointwise_kernel
     Returns:
       [N, H', W', O].
     Raises:
-      ValueError: shapes that do not agree, or a window larger than the padded input.
+      ValueError: shapes that do not match, or a window larger than the padded input.
     """
     y = depthwise_conv2d(x, depthwise_kernel, strides=strides, padding=padding, dilation=dilation)
     if pointwise_kernel.ndim != 4 or pointwise_kernel.shape[:3] != (1, 1, y.shape[3]):
@@ -150,26 +161,27 @@ def separable_conv2d(x: jax.Array, depthwise_kernel: jax.Array, pointwise_kernel
 def conv2d_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,
                      padding: Padding = "VALID", output_padding: Pair = 0, dilation: Pair = 1,
                      groups: int = 1) -> jax.Array:
-    """Transposed convolution: the transpose of `conv2d` with the very same kernel and options, as a linear map.
+    """Return the transposed convolution: the transpose, as a linear map, of `conv2d` with the same kernel and options.
 
-    Every input pixel adds the kernel, times its value, to a window of the output: what `conv2d` read to make that
-    pixel. So shapes turn around, while values do not come back: it is no inverse (not a "deconvolution").
+    Every input pixel adds the kernel, times its value, to the window of the output from which `conv2d` computes that
+    pixel. This restores the shape, not the values: it is not an inverse (not a "deconvolution").
 
     Args:
       x: images [N, H, W, C], as `conv2d` returns them.
-      kernel: [kh, kw, O // groups, C]: the forward convolution's, whose input channels are the output's here. It is
-        `weight.transpose(2, 3, 1, 0)` of PyTorch's [C, O // groups, kh, kw], and TensorFlow's as it stands.
+      kernel: [kh, kw, O // groups, C], the kernel of the forward convolution: its input channels are the output
+        channels here. It is `weight.transpose(2, 3, 1, 0)` of PyTorch's [C, O // groups, kh, kw]; TensorFlow has the
+        same layout.
       bias: [O], or None.
-      strides, dilation: as in `conv2d`, whose stride is how far apart the input pixels come to lie here.
-      padding: as in `conv2d`, and so taken away from the output here. 'VALID' takes nothing.
-      output_padding: rows and columns more at the bottom and right, an int or (height, width), less than the larger of
-        stride and dilation: a strided `conv2d` gives the same size for several sizes of input, and this chooses one.
+      strides, dilation: as in `conv2d`; the stride is the distance between the input pixels in the output.
+      padding: as in `conv2d`; here it is cut off the output. 'VALID' cuts off nothing.
+      output_padding: additional rows and columns at the bottom and right, an int or (height, width), less than the
+        larger of stride and dilation. A strided `conv2d` gives the same size for several input sizes; this chooses one.
       groups: as in `conv2d`.
     Returns:
-      [N, H', W', O] with H' = (H - 1) * stride + dilation * (kh - 1) + 1 - pad + output_padding, and for 'SAME'
+      [N, H', W', O] with H' = (H - 1) * stride + dilation * (kh - 1) + 1 - pad + output_padding; for 'SAME'
       (TensorFlow's rule) H' = H * stride.
     Raises:
-      ValueError: shapes that do not agree, an output_padding out of bounds or with 'SAME', or no pixel left.
+      ValueError: shapes that do not match, an output_padding out of bounds or with 'SAME', or an empty output.
     """
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError("conv2d_transpose takes images [N, H, W, C] and a kernel [kh, kw, O // groups, C], "
@@ -190,39 +202,40 @@ def conv2d_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
     pads = explicit_padding(padding, out, window, strides, dilation)
     if isinstance(padding, str) and padding.upper() == "SAME":
         if any(extra):
-            raise ValueError(f"padding 'SAME' settles the size; output_padding must be 0 with it, not {output_padding}")
+            raise ValueError(f"padding 'SAME' fixes the output size; output_padding must be 0, not {output_padding}")
         extra = [o - f + sum(p) for o, f, p in zip(out, full, pads, strict=True)]  # not 0 where stride > extent
     out = [f - sum(p) + e for f, p, e in zip(full, pads, extra, strict=True)]
     if min(out) < 1:
-        raise ValueError(f"padding {pads} takes all there is: the output would be {out[0]}x{out[1]} pixels")
-    # Zeros between the pixels stand for the stride; the flipped kernel, its channels turned around within each group,
-    # then slides over them. Padding above the extent comes out negative, which lax takes as cutting off.
-    turned = kernel.reshape(*kernel.shape[:3], groups, -1).transpose(0, 1, 4, 3, 2)[::-1, ::-1]
+        raise ValueError(f"padding {pads} leaves no pixel: the output would be {out[0]}x{out[1]}; use less padding")
+    # lhs_dilation puts the input pixels `strides` apart, with zeros between them. Then the flipped kernel slides over
+    # them, its input and output channels exchanged within each group. If padding exceeds the extent, the padding here
+    # is negative, and lax cuts pixels off.
+    flipped = kernel.reshape(*kernel.shape[:3], groups, -1).transpose(0, 1, 4, 3, 2)[::-1, ::-1]
     around = [(e - 1 - lo, e - 1 - hi + more) for e, (lo, hi), more in zip(extent, pads, extra, strict=True)]
-    y = lax.conv_general_dilated(x, turned.reshape(*window, x.shape[3] // groups, -1), (1, 1), around,
+    y = lax.conv_general_dilated(x, flipped.reshape(*window, x.shape[3] // groups, -1), (1, 1), around,
                                  lhs_dilation=strides, rhs_dilation=dilation, feature_group_count=groups,
-                                 dimension_numbers=("NHWC", "HWIO", "NHWC"))
+                                 dimension_numbers=formulations.LAYOUT)
     return y if bias is None else y + bias
 
 
 def conv2d_matrix(kernel: jax.Array, input_shape: Sequence[int], *, strides: Pair = 1, padding: Padding = "VALID",
-                  dilation: Pair = 1) -> "jax.experimental.sparse.BCOO":
-    """A convolution as the sparse matrix it is, to be looked at and multiplied with.
+                  dilation: Pair = 1) -> "BCOO":
+    """Return the sparse matrix of a convolution as a linear map.
 
-    `matrix @ x.ravel()` is `conv2d(x)` and `matrix.T @ y.ravel()` is `conv2d_transpose(y)`, each of one image and
-    flattened. A row holds the weights of one output value, each in the column of the input value it multiplies; those
-    that fall into the padding are left out.
+    For one image, `matrix @ x.ravel()` is `conv2d(x)` and `matrix.T @ y.ravel()` is `conv2d_transpose(y)`, flattened.
+    A row holds the weights of one output value, each in the column of the input value that it multiplies; weights that
+    fall into the padding are left out.
 
     Args:
       kernel: [kh, kw, C, O]; the matrix is differentiable with respect to it.
       input_shape: (H, W, C) of one image.
       strides, padding, dilation: as in `conv2d`.
     Returns:
-      [H' * W' * O, H * W * C]; `.todense()` shows the zeros too.
+      [H' * W' * O, H * W * C]; `.todense()` includes the zeros.
     Raises:
-      ValueError: shapes that do not agree, or a window larger than the padded input.
+      ValueError: shapes that do not match, or a window larger than the padded input.
     """
-    from jax.experimental.sparse import BCOO  # a fifth of a second, which nobody else should wait for
+    from jax.experimental.sparse import BCOO  # the import takes 0.2 s, and only this function needs it
 
     if kernel.ndim != 4 or len(input_shape) != 3 or kernel.shape[2] != input_shape[2]:
         raise ValueError("conv2d_matrix takes a kernel [kh, kw, C, O] and an input_shape (H, W, C), "
@@ -240,26 +253,26 @@ def conv2d_matrix(kernel: jax.Array, input_shape: Sequence[int], *, strides: Pai
                                         source[:, None, None] * channels + np.arange(channels))
     order = np.lexsort((columns.ravel(), rows.ravel()))
     values = jnp.asarray(kernel)[ky, kx].swapaxes(1, 2).ravel()[order]
-    indices = np.stack([rows, columns], -1).reshape(-1, 2)[order]
+    indices = jnp.asarray(np.stack([rows, columns], -1).reshape(-1, 2)[order])
     return BCOO((values, indices), shape=(math.prod(out) * features, math.prod(input_shape)), indices_sorted=True,
                 unique_indices=True)
 
 
 def locally_connected2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,
                         padding: Padding = "VALID") -> jax.Array:
-    """A convolution whose weights are not shared: every output pixel has a kernel of its own.
+    """Return a convolution without shared weights: every output pixel has its own kernel.
 
-    The step between a dense layer (all pixels, no sharing) and a convolution (a window, one kernel for all).
+    It lies between a dense layer (all pixels, nothing shared) and a convolution (a window, one kernel for all).
 
     Args:
       x: images [N, H, W, C].
-      kernel: [H', W', kh, kw, C, O], a kernel for each of the H' x W' output pixels.
+      kernel: [H', W', kh, kw, C, O], one kernel for each of the H' x W' output pixels.
       bias: [H', W', O] or [O], or None.
       strides, padding: as in `conv2d`.
     Returns:
       [N, H', W', O].
     Raises:
-      ValueError: shapes that do not agree.
+      ValueError: shapes that do not match.
     """
     if x.ndim != 4 or kernel.ndim != 6 or kernel.shape[4] != x.shape[3]:
         raise ValueError("locally_connected2d takes images [N, H, W, C] and a kernel [H', W', kh, kw, C, O], "

@@ -1,16 +1,17 @@
-"""The same convolution and the same pooling, computed in several ways, and the table that says where each is fast.
+"""Several ways to compute a convolution or a pooling, and the rules that choose the fast one.
 
-GPUs and TPUs have one good way, XLA's own operation. On CPUs XLA's compiler is fast for most convolutions and very slow
-for some, and for the gradient of pooling. `convolution` and `pooling` choose while a function is traced, by shape and
-platform; every way is held to the same oracle by tests/functional/test_formulations.py.
+On GPUs and TPUs XLA's own operations are fast. On CPUs XLA's compiler is fast for most convolutions, but very slow for
+some, and for the gradient of pooling. `choose_convolution` and `choose_pooling` decide by shape and platform while a
+function is traced. tests/functional/test_formulations.py checks every way against the same oracle.
 
-Shapes: images [N, H, W, C], kernels [kh, kw, C // groups, O]; pads ((top, bottom), (left, right)).
+Shapes: images x [N, H, W, C]; kernels [kh, kw, C // groups, O]; pads ((top, bottom), (left, right)).
 """
 import contextlib
 import contextvars
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen
 import jax
@@ -21,19 +22,17 @@ from jax.custom_derivatives import SymbolicZero
 
 Size = tuple[int, int]
 Pads = tuple[Size, Size]
-LAYOUT = ("NHWC", "HWIO", "NHWC")
-FEW_PIXELS = 9  # of output: up to here patches times matrix is faster than XLA's convolution
-# Channels on one side, on the other, pixels of a row: up to here products with a banded matrix are faster.
+LAYOUT = ("NHWC", "HWIO", "NHWC")  # of images, kernel and result, for lax
+FEW_PIXELS = 9  # of the output: up to here one product of patches is faster than XLA's convolution
+# Up to so many channels on one side and on the other, and pixels in a row, products with a banded matrix are faster.
 FEW_CHANNELS, MORE_CHANNELS, NARROW = 8, 16, 32
-BLOCK = 5  # outputs of a row that one such matrix makes, at least
-
-
+BLOCK = 5  # least number of outputs in a row that one banded matrix computes
 _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 
 @contextlib.contextmanager
 def platform(name: str) -> Iterator[None]:
-    """What is traced inside is meant for this platform ('cpu', 'gpu', 'tpu', 'onnx'), not for the one JAX runs on."""
+    """Choose for this platform ('cpu', 'gpu', 'tpu' or 'onnx') inside the context, whatever JAX runs on."""
     token = _platform.set(name)
     try:
         yield
@@ -45,19 +44,19 @@ def _on_cpu() -> bool:
     return (_platform.get() or jax.default_backend()) == "cpu"
 
 
-def convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, groups: int, channels: int,
-                output: Size) -> str:
-    """The key of CONVOLUTIONS that is fast for these shapes, of which `output` is the result's height and width.
+def choose_convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, groups: int, channels: int,
+                       output: Size) -> str:
+    """Return the key of CONVOLUTIONS that is fast for these shapes; `output` is the height and width of the result.
 
-    GPUs and TPUs: always 'library'. CPUs (milliseconds are of two cores of a Xeon, jax 0.10.2, float32, forward):
+    It is always 'library' on GPUs and TPUs. On CPUs (times: two cores of a Xeon, jax 0.10.2, float32, forward):
 
-    - 'product', 1x1 without padding: as fast as the library and sooner compiled;
-    - 'patches', at most FEW_PIXELS of output: 5 ms against 560 for 3x3 and 512 channels on 64x2x2, 1.6 against 21 for
-      5x5 and 48 to 128 channels on 64x3x3;
-    - 'shifts', depthwise;
-    - 'bands', few channels and short rows: LeNet's first layer, batch 256, 2.3 ms instead of 7.7, and the gradient of
-      its second layer's input 2.1 instead of 5.0;
-    - 'canonical', any other of one group: as fast outside of loops, and its gradients ten times faster inside.
+    - 'product' for 1x1 without padding: as fast as the library, and compiled sooner;
+    - 'patches' for an output of at most FEW_PIXELS: 5 ms instead of 560 for 3x3 and 512 channels on 64x2x2, 1.6 ms
+      instead of 21 for 5x5 and 48 to 128 channels on 64x3x3;
+    - 'shifts' for depthwise convolutions;
+    - 'bands' for few channels and short rows: 2.3 ms instead of 7.7 for LeNet's first layer with batch 256, and 2.1 ms
+      instead of 5.0 for the gradient of the input of its second layer;
+    - 'canonical' for all others of one group: as fast outside of loops, and its gradients ten times faster inside.
     """
     if not _on_cpu():
         return "library"
@@ -77,70 +76,63 @@ def _library(x, kernel, strides, pads, dilation, groups=1):
 
 
 def _product(x, kernel, strides, pads, dilation, groups):
-    """A 1x1 convolution is a dense layer at every pixel."""
+    """Compute a 1x1 convolution as the dense layer that it is at every pixel."""
     return _dense(x[:, ::strides[0], ::strides[1]], kernel[0, 0])
 
 
-@jax.custom_jvp
-def _dense(x, kernel):
-    return x @ kernel
+_dense = jax.custom_jvp(lambda x, kernel: x @ kernel)
 
 
+@partial(_dense.defjvp, symbolic_zeros=True)
 def _dense_jvp(primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
     y, parts = x @ kernel, []
     if type(dx) is not SymbolicZero:
         parts.append(dx @ kernel)
     if type(dkernel) is not SymbolicZero:
-        parts.append(_transpose(partial(_dense_gradient, x), y, dkernel))
+        parts.append(_tangent(partial(_dense_gradient, x), y, dkernel))
     return y, sum(parts[1:], parts[0])
 
 
-_dense.defjvp(_dense_jvp, symbolic_zeros=True)
-
-
 def _dense_gradient(x, dy):
-    """[N, H, W, O] -> [C, O]: a product of two matrices; over three axes XLA would turn x around first."""
+    """Return [C, O] of dy [N, H, W, O], as a product of two matrices: over three axes XLA would transpose x first."""
     x, dy = (each.reshape(-1, each.shape[3]) for each in (x, dy))
     return lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
 
 
-def _transpose(gradient: Callable, y: jax.Array, tangent: jax.Array) -> jax.Array:
-    """A tangent of y by a linear function, given as that function's transpose: a gradient that we have written.
-
-    JAX transposes what this returns to find gradients, and is back at ours.
-    """
+def _tangent(gradient: Callable, y: jax.Array, tangent: jax.Array) -> jax.Array:
+    """Return the tangent of y under a linear function; JAX, transposing it, gets the `gradient` that we wrote."""
     return jax.linear_transpose(gradient, jax.ShapeDtypeStruct(y.shape, y.dtype))(tangent)[0]
 
 
 def _windows(x: jax.Array, window: Size, strides: Size, pads: Pads, dilation: Size) -> list[jax.Array]:
-    """For each tap of the window in row order, what it sees: [N, H', W', C]."""
+    """Return the pixels under each tap of the window, taps in row order: each [N, H', W', C]."""
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    (rows, columns) = (_taps(n, k, s, d) for n, k, s, d in zip(x.shape[1:3], window, strides, dilation, strict=True))
+    rows, columns = (_taps(n, k, s, d) for n, k, s, d in zip(x.shape[1:3], window, strides, dilation, strict=True))
     return [x[:, row, column] for row in rows for column in columns]
 
 
 def _taps(size: int, window: int, stride: int, dilation: int = 1) -> list[slice]:
-    """Along one axis of padded length `size`: the positions that each tap of the window visits."""
+    """Return, for each tap of the window, the positions it visits along an axis of padded length `size`."""
     span = size - (window - 1) * dilation
     return [slice(tap * dilation, tap * dilation + span, stride) for tap in range(window)]
 
 
 def _patches(x, kernel, strides, pads, dilation, groups):
-    """Each window as a row of a matrix, times the kernel as a matrix ("im2col", Chellapilla et al. 2006)."""
+    """Multiply a matrix with a window in each row by the kernel as a matrix ("im2col", Chellapilla et al. 2006)."""
     patches = jnp.concatenate(_windows(x, kernel.shape[:2], strides, pads, dilation), axis=-1)
     return patches @ kernel.reshape(-1, kernel.shape[3])
 
 
 def _bands(x, kernel, strides, pads, dilation, groups, bias=None):
-    """Rows at once: along the width a convolution is a product with a banded matrix, made of the kernel.
+    """Compute whole rows: along the width a convolution is a product with a banded matrix made of the kernel.
 
-    A row of outputs is cut into equal blocks of at least BLOCK. The matrix is zero but for a share of about kw / W, W
-    pixels seen by a block, so the arithmetic grows by W / kw; but its rows and columns are as many times as long as the
-    channels, and where those are few that is what a matrix product needs to be fast. The bias is a row of the matrix.
+    A row of outputs is cut into equal blocks of at least BLOCK. If a block sees W pixels, about kw / W of the matrix is
+    not zero and the arithmetic grows by W / kw. But the matrix has W times as many rows and BLOCK times as many columns
+    as there are channels: where those are few, this makes the product fast. The bias is one more row of the matrix.
     """
     (kh, kw, c, o), dtype = kernel.shape, kernel.dtype
-    x = lax.optimization_barrier(x)  # its gradient is a sum over taps: not to be done anew for each that reads it
+    x = lax.optimization_barrier(x)  # its gradient is a sum over taps: compute it once, not for each of its readers
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     count = len(range(x.shape[2])[_taps(x.shape[2], kw, strides[1], dilation[1])[0]])
     block = min(n for n in range(1, count + 1) if count % n == 0 and n >= min(count, BLOCK))
@@ -161,73 +153,72 @@ def _bands(x, kernel, strides, pads, dilation, groups, bias=None):
     return y.reshape(*y.shape[:2], count, o)
 
 
-def _shifts(x, kernel, strides, pads, dilation, groups):
-    """Depthwise: the shifted image times a number a channel, summed over the taps."""
+def _shifts(x, kernel, strides, pads, dilation, groups) -> Any:
+    """Compute a depthwise convolution as a sum over taps: the shifted image times one number for each channel."""
     x = jnp.repeat(x, kernel.shape[3] // groups, axis=-1)
-    taps = kernel.reshape(-1, kernel.shape[3])
-    return sum(tap * seen for tap, seen in zip(taps, _windows(x, kernel.shape[:2], strides, pads, dilation),
-                                               strict=True))
+    taps, windows = kernel.reshape(-1, kernel.shape[3]), _windows(x, kernel.shape[:2], strides, pads, dilation)
+    return sum(tap * seen for tap, seen in zip(taps, windows, strict=True))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def _canonical(x, kernel, strides, pads, dilation, groups):
-    """XLA's convolution, whose gradients are convolutions of images NHWC with kernels HWIO as well.
+    """Compute XLA's convolution, with gradients that are convolutions of images NHWC with kernels HWIO too.
 
-    JAX writes them with other orders of dimensions. XLA's CPU compiler knows how to turn those around outside of loops
-    only; inside a loop (a scanned stage, accumulated gradients) they fall back to code that is ten times slower.
+    JAX's own gradients order dimensions in other ways. XLA's CPU compiler can reorder those outside of loops only;
+    inside a loop (a scanned stage, accumulated gradients) it falls back to code that is ten times slower.
     """
     return _library(x, kernel, strides, pads, dilation)
 
 
+@partial(_canonical.defjvp, symbolic_zeros=True)
 def _canonical_jvp(strides, pads, dilation, groups, primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
-    y = _canonical(x, kernel, strides, pads, dilation, groups)
-    parts = []
+    y, parts = _canonical(x, kernel, strides, pads, dilation, groups), []
     if type(dx) is not SymbolicZero:
-        parts.append(_transpose(partial(_input_gradient, kernel, x.shape[1:3], strides, pads, dilation), y, dx))
+        parts.append(_tangent(partial(_input_gradient, kernel, x.shape[1:3], strides, pads, dilation), y, dx))
     if type(dkernel) is not SymbolicZero:
-        def of_kernel(x, dkernel):
-            return _transpose(partial(_kernel_gradient, x, kernel.shape[:2], strides, pads, dilation), y, dkernel)
+        def kernel_tangent(x, dkernel):
+            return _tangent(partial(_kernel_gradient, x, kernel.shape[:2], strides, pads, dilation), y, dkernel)
 
         # checkpoint: keep x for the backward pass, not its transpose
-        parts.append(jax.checkpoint(of_kernel, prevent_cse=False)(x, dkernel))
+        parts.append(jax.checkpoint(kernel_tangent, prevent_cse=False)(x, dkernel))
     return y, sum(parts[1:], parts[0])
 
 
-_canonical.defjvp(_canonical_jvp, symbolic_zeros=True)
+def _transposed_pads(size, window, strides, pads, dilation, out):
+    """Return the padding of the output's gradient, its pixels `strides` apart, for the convolution that gives x's."""
+    extents = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
+    return [(extent - lo, n - 1 + lo - (o - 1) * stride)
+            for extent, n, (lo, _), o, stride in zip(extents, size, pads, out, strides, strict=True)]
 
 
 def _input_gradient(kernel, size, strides, pads, dilation, dy):
-    """[N, H', W', O] -> [N, H, W, C]: the flipped kernel over dy, whose pixels lie `strides` apart."""
-    extents = [(k - 1) * d for k, d in zip(kernel.shape[:2], dilation, strict=True)]
-    around = [(extent - lo, n - 1 + lo - (out - 1) * stride)
-              for extent, n, (lo, _), out, stride in zip(extents, size, pads, dy.shape[1:3], strides, strict=True)]
+    """Return [N, H, W, C] of dy [N, H', W', O]: the flipped kernel over dy, whose pixels lie `strides` apart."""
+    around = _transposed_pads(size, kernel.shape[:2], strides, pads, dilation, dy.shape[1:3])
     return lax.conv_general_dilated(dy, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), around, lhs_dilation=strides,
                                     rhs_dilation=dilation, dimension_numbers=LAYOUT)
 
 
 def _kernel_gradient(x, window, strides, pads, dilation, dy):
-    """[N, H', W', O] -> [kh, kw, C, O]: dy as a kernel over x, channels for images and images for channels.
+    """Return [kh, kw, C, O] of dy [N, H', W', O]: dy as a kernel over x, with images and channels exchanged.
 
-    Where dy has fewer channels it is the other way round, x as a kernel over dy: what lies around the kernel has to be
-    turned around, and is to be the smaller one.
+    Where dy has fewer channels, x is the kernel and dy the image: XLA has to transpose the image and the result, so
+    the image should be the smaller of the two.
     """
     x, dy = lax.optimization_barrier(x), lax.optimization_barrier(dy)
-    extents = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
     if strides == (1, 1) and dy.shape[3] < x.shape[3]:
-        around = [(extent - lo, n - 1 + lo - (out - 1))
-                  for extent, n, (lo, _), out in zip(extents, x.shape[1:3], pads, dy.shape[1:3], strict=True)]
+        around = _transposed_pads(x.shape[1:3], window, strides, pads, dilation, dy.shape[1:3])
         gradient = lax.conv_general_dilated(dy.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), dilation, around,
                                             dimension_numbers=LAYOUT)
         return gradient[:, ::-1, ::-1].transpose(1, 2, 3, 0)
-    around = [(lo, (out - 1) * stride + extent + 1 - n - lo) for extent, n, (lo, _), out, stride
-              in zip(extents, x.shape[1:3], pads, dy.shape[1:3], strides, strict=True)]
+    around = [(lo, (o - 1) * stride + (k - 1) * d + 1 - n - lo) for k, d, n, (lo, _), o, stride
+              in zip(window, dilation, x.shape[1:3], pads, dy.shape[1:3], strides, strict=True)]
     return lax.conv_general_dilated(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), dilation, around,
                                     rhs_dilation=strides, dimension_numbers=LAYOUT).transpose(1, 2, 0, 3)
 
 
-def convolve(way: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *geometry) -> jax.Array:
-    """A convolution by a key of CONVOLUTIONS, plus a bias [O] or None; geometry: strides, pads, dilation, groups."""
+def convolve(way: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *geometry: Any) -> jax.Array:
+    """Return CONVOLUTIONS[way] of x, plus a bias [O] or None; geometry: strides, pads, dilation, groups."""
     if way == "bands":  # makes the bias part of its product
         return CONVOLUTIONS[way](x, kernel, *geometry, bias)
     y = CONVOLUTIONS[way](x, kernel, *geometry)
@@ -240,10 +231,10 @@ CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "canonical": _canonical}
 
 
-def pooling() -> str:
-    """The key of MAX_POOLINGS: 'slices' on CPUs, where XLA's gradient takes several times as long, else 'library'.
+def choose_pooling() -> str:
+    """Return the key of MAX_POOLINGS: 'slices' on CPUs, where XLA's gradient is several times slower, else 'library'.
 
-    For ONNX it is 'flax', the one that jax2onnx knows how to write: XLA's windows are over four axes, ONNX's over two.
+    For ONNX it is 'flax', the only one that jax2onnx can write: XLA's windows have four axes, ONNX's have two.
     """
     if _platform.get() == "onnx":
         return "flax"
@@ -255,12 +246,11 @@ def _lowest(dtype: jnp.dtype):
 
 
 def _library_max(x, window, strides, pads):
-    return lax.reduce_window(x, _lowest(x.dtype), lax.max, (1, *window, 1), (1, *strides, 1),
-                             ((0, 0), *pads, (0, 0)))
+    return lax.reduce_window(x, _lowest(x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
 
 
 def _sliced_max(x, window, strides, pads):
-    """Along the width and then the height, the largest of as many slices as the window is long."""
+    """Take, along the width and then the height, the largest of as many slices as the window has pixels."""
     x = lax.pad(x, _lowest(x.dtype), ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0)))
     for axis in (2, 1):
         x = _max_along(lax.optimization_barrier(x), axis, window[axis - 1], strides[axis - 1])
@@ -276,11 +266,11 @@ def _max_along(x, axis, window, stride):
 def _max_along_jvp(axis, window, stride, primals, tangents):
     (x,), (dx,) = primals, tangents
     y, tap = _max_and_tap(x, axis, window, stride)
-    return y, _chosen(dx, tap, axis, window, stride)
+    return y, _select(dx, tap, axis, window, stride)
 
 
 def _max_and_tap(x, axis, window, stride):
-    """The largest of each window along an axis, and which of its taps that is: of equal ones the first; NaN."""
+    """Return the largest value of each window along an axis, and its tap: the first among equals; NaN is largest."""
     first, *others = (x[_along(axis, tap)] for tap in _taps(x.shape[axis], window, stride))
     tap = jnp.zeros(first.shape, np.min_scalar_type(-window))
     for number, other in enumerate(others, start=1):
@@ -289,10 +279,11 @@ def _max_and_tap(x, axis, window, stride):
     return first, tap
 
 
-def _chosen(x, tap, axis, window, stride):
-    """What `tap` chose of each window of x. It is written for its transpose, the gradient: there each pixel adds up
-    what it gets from the windows around it, pixels that lie alike to the windows together, and arrays are read and
-    written in order.
+def _select(x, tap, axis, window, stride):
+    """Return the value at `tap` of each window of x along an axis, in a form whose transpose, the gradient, is fast.
+
+    There each pixel adds up what the windows around it send. Pixels at the same phase of the stride are handled
+    together, so that arrays are read and written in order.
     """
     (size, count), none = (x.shape[axis], tap.shape[axis]), (0, 0, 0)
     blocks, reach = -(-size // stride), (window - 1) // stride
@@ -303,13 +294,13 @@ def _chosen(x, tap, axis, window, stride):
 
     tap = lax.optimization_barrier(padded(tap, reach, length - reach - count, -1))
     x = padded(lax.optimization_barrier(x), 0, blocks * stride - size)
-    alike = lax.split(x.reshape(*x.shape[:axis], blocks, stride, *x.shape[axis + 1:]), [1] * stride, axis + 1)
+    phases = lax.split(x.reshape(*x.shape[:axis], blocks, stride, *x.shape[axis + 1:]), [1] * stride, axis + 1)
     total = jnp.zeros((), x.dtype)
     for number in range(window):
         start = reach - number // stride
-        chosen = jnp.where(tap[_along(axis, slice(start, start + blocks))] == number,
-                           alike[number % stride].squeeze(axis + 1), 0)
-        total += padded(chosen, start, length - start - blocks)
+        selected = jnp.where(tap[_along(axis, slice(start, start + blocks))] == number,
+                             phases[number % stride].squeeze(axis + 1), 0)
+        total += padded(selected, start, length - start - blocks)
     return lax.optimization_barrier(total)[_along(axis, slice(reach, reach + count))]
 
 
@@ -318,35 +309,38 @@ def _along(axis: int, index: slice) -> tuple[slice, ...]:
 
 
 def _flax_max(x, window, strides, pads):
-    """jax2onnx has to find these two functions by their names, and the window by its keyword."""
+    """Pool by flax: jax2onnx recognises these two functions by their names, and the window by its keyword."""
     if any(map(any, pads)):
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=_lowest(x.dtype))
     return flax.linen.max_pool(x, window_shape=window, strides=strides, padding="VALID")
 
 
+# name -> (x, window, strides, pads) -> [N, H', W', C]
 MAX_POOLINGS: dict[str, Callable[..., jax.Array]] = {"library": _library_max, "slices": _sliced_max, "flax": _flax_max}
 
 
 def window_sums(x: jax.Array, window: Size, strides: Size, pads: Pads) -> jax.Array:
-    """[N, H, W, C] -> [N, H', W', C]: the sum of each window, zeros around the images."""
+    """Return the sum of each window: [N, H, W, C] -> [N, H', W', C]. The padding is zeros."""
     if _on_cpu() and window == strides and not any(map(any, pads)):
         few = x.shape[3] <= MORE_CHANNELS and math.prod(window) <= FEW_PIXELS
-        return (_tile_sums if few else _sum_tiles)(x, window)
+        return _tile_sums_by_slices(x, window) if few else _tile_sums(x, window)
     return lax.reduce_window(x, x.dtype.type(0), lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _tile_sums(x, window):
-    """Of windows side by side, each a sum of slices: of few channels faster than over axes; its gradient is not."""
-    x = lax.optimization_barrier(x)  # or what made x is done pixel by pixel, between the slices
+def _tile_sums_by_slices(x, window):
+    """Return `_tile_sums`, faster for few channels; its gradient would be slower, so it has that of `_tile_sums`."""
+    x = lax.optimization_barrier(x)  # or XLA computes x pixel by pixel, between the slices
     rows, columns = (_taps(n // k * k, k, k) for n, k in zip(x.shape[1:3], window, strict=True))
     return sum(x[:, row, column] for row in rows for column in columns)
 
 
-_tile_sums.defjvp(lambda window, primals, tangents: (_tile_sums(*primals, window), _sum_tiles(*tangents, window)))
+_tile_sums_by_slices.defjvp(lambda window, primals, tangents: (
+    _tile_sums_by_slices(primals[0], window), _tile_sums(tangents[0], window)))
 
 
-def _sum_tiles(x, window):
+def _tile_sums(x, window):
+    """Return the sums of windows that lie side by side."""
     n, h, w, c = x.shape
     rows, columns = h // window[0], w // window[1]
     x = x[:, :rows * window[0], :columns * window[1]]  # without the pixels that no window holds

@@ -1,8 +1,8 @@
 """Normalisation as pure functions: statistics come in as arrays and go out as arrays.
 
-Which values share a mean and a variance is what tells four of them apart (Wu and He 2018, figure 2): in images
-[N, H, W, C] those over (N, H, W) in batch norm, (H, W, C) or C alone in layer norm, (H, W) in instance norm, and
-(H, W, channels of a group) in group norm. Only batch norm makes an image's result depend on the others of its batch.
+Four of the functions differ in the values that share a mean and a variance (Wu and He 2018, figure 2). In images
+[N, H, W, C] these are the values along (N, H, W) in batch norm, (H, W, C) or C in layer norm, (H, W) in instance norm,
+and (H, W, channels of a group) in group norm. Only in batch norm do the images of a batch affect each other.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -14,19 +14,19 @@ from jax import lax
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """x in the precision of its statistics: float32 at least."""
+    """Return x in the precision of its statistics: at least float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _standardize(x: jax.Array, axes: Sequence[int], epsilon: float) -> jax.Array:
-    """x less its mean and over its deviation along `axes`, in two passes and in the precision of `_wide`."""
+    """Return x minus its mean and divided by its deviation along `axes`: two passes, in the precision of `_wide`."""
     centred = _wide(x)
     centred = centred - jnp.mean(centred, axes, keepdims=True)
     return centred * lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + epsilon)
 
 
 def _affine(y: jax.Array, scale: jax.Array | None, bias: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
-    """y * scale + bias as `dtype`. Raises ValueError for a scale or bias that is not [C]."""
+    """Return y * scale + bias as `dtype`; raise ValueError if scale or bias is not [C]."""
     for name, value in (("scale", scale), ("bias", bias)):
         if value is not None and value.shape != y.shape[-1:]:
             raise ValueError(f"{name} must be one number for each of the {y.shape[-1]} channels, not {value.shape}")
@@ -40,28 +40,29 @@ def _affine(y: jax.Array, scale: jax.Array | None, bias: jax.Array | None, dtype
 def batch_norm(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, mean: jax.Array, var: jax.Array, *,
                train: bool, decay: float = 0.9, epsilon: float = 1e-5, unbiased: bool = False,
                axis_name: str | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch normalisation (Ioffe and Szegedy 2015, algorithms 1 and 2).
+    """Return x after batch normalisation, and the running statistics (Ioffe and Szegedy 2015, algorithms 1 and 2).
 
-    In training each channel is normalised by the mean and the biased variance of the batch, and the running
-    statistics move: new = decay * old + (1 - decay) * batch. In evaluation the running statistics normalise and come
-    back unchanged. Statistics are computed in two passes (the mean, then the mean squared distance from it) and in at
-    least float32: the one-pass E[x^2] - E[x]^2 loses all its digits where the mean is large against the deviation.
+    Training normalises each channel by the mean and the biased variance of the batch, and updates the running
+    statistics: new = decay * old + (1 - decay) * batch. Evaluation normalises by the running statistics and returns
+    them unchanged. Statistics are computed in two passes (the mean, then the mean squared distance from it) and in at
+    least float32: the one-pass E[x^2] - E[x]^2 loses all digits if the mean is much larger than the deviation.
 
     Args:
       x: [N, C] or [N, H, W, C].
       scale, bias: gamma and beta, [C], or None for 1 and 0.
       mean, var: running statistics, [C].
-      train: normalise by the batch, and update.
-      decay: share of the old statistics that is kept; PyTorch's `momentum` is 1 - decay, Keras's and Flax's is decay.
+      train: normalise by the batch, and update the running statistics.
+      decay: the share of the old statistics that is kept. PyTorch's `momentum` is 1 - decay; Keras's and Flax's is
+        decay.
       epsilon: added to the variance; 1e-5 in PyTorch, 1e-3 in Keras.
-      unbiased: store n / (n - 1) times the batch's variance, as PyTorch does; Keras, Flax and the textbook store the
-        biased one. It never changes what the batch is normalised by.
-      axis_name: under pmap or shard_map, average the statistics over this axis; None normalises each device's share
-        by itself (under jit a sharded batch is one batch anyway).
+      unbiased: store n / (n - 1) times the variance of the batch, as PyTorch does; Keras, Flax and the textbook store
+        the biased variance. The batch itself is always normalised by the biased one.
+      axis_name: under pmap or shard_map, average the statistics over this axis; None: normalise the share of each
+        device separately (under jit a sharded batch is one batch in any case).
     Returns:
-      (y, mean, var): y like x; statistics like those that came in.
+      (y, mean, var): y has the shape and dtype of x, the statistics those of the given ones.
     Raises:
-      ValueError: another rank, or an unbiased variance of a single value.
+      ValueError: another rank, or an unbiased variance of one value.
     """
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm takes [N, C] or [N, H, W, C], not {x.shape}")
@@ -80,7 +81,7 @@ def batch_norm(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, me
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _by_batch(x, scale, bias, epsilon, axis_name):
-    """(y, mean, biased variance): x normalised by its own statistics."""
+    """Return (y, mean, biased variance): x normalised by its own statistics."""
     mean = _batch_mean(_wide(x), axis_name)
     var = _batch_mean(jnp.square(_wide(x) - mean), axis_name)
     factor = lax.rsqrt(var + epsilon) if scale is None else lax.rsqrt(var + epsilon) * scale
@@ -90,8 +91,10 @@ def _by_batch(x, scale, bias, epsilon, axis_name):
 
 @_by_batch.defjvp
 def _by_batch_jvp(epsilon, axis_name, primals, tangents):
-    """Written for its transpose, the gradient of Ioffe and Szegedy 2015, section 3: two sums over the batch, then one
-    pass. JAX's own takes twice as many and keeps three arrays like x."""
+    """Return values and tangents, in a form whose transpose is the gradient of Ioffe and Szegedy 2015, section 3.
+
+    It takes two sums over the batch and one pass. JAX's own takes twice as many and keeps three arrays as large as x.
+    """
     (x, scale, bias), (dx, dscale, dbias) = primals, tangents
     y, mean, var = _by_batch(x, scale, bias, epsilon, axis_name)
     centred, dx = _wide(x) - mean, _wide(dx)
@@ -111,17 +114,17 @@ def _batch_mean(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 def layer_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *,
                axes: int | Sequence[int] = -1, epsilon: float = 1e-5) -> jax.Array:
-    """Layer normalisation (Ba et al. 2016): every example by itself, in training as in evaluation.
+    """Return x after layer normalisation (Ba et al. 2016): each example separately, also in training.
 
     Args:
       x: [..., C].
       scale, bias: [C] over the last axis, or None for 1 and 0.
-      axes: what shares a mean and a variance. -1, the channels alone, is `torch.nn.functional.layer_norm(x, (C,))` and
-        Flax's; (1, 2, 3), each whole image, is what papers on normalising convolutional networks call layer norm
-        (Wu and He 2018, figure 2), and the same as `group_norm` with one group.
+      axes: values along these axes share a mean and a variance. -1, the channels, is Flax's choice and
+        `torch.nn.functional.layer_norm(x, (C,))`. (1, 2, 3), each whole image, is called layer norm in papers on
+        convolutional networks (Wu and He 2018, figure 2), and is `group_norm` with one group.
       epsilon: added to the variance.
     Returns:
-      Like x; the statistics are computed in float32 at least.
+      The shape and dtype of x; statistics are computed in at least float32.
     Raises:
       ValueError: axes that x does not have, or a scale or bias of another shape.
     """
@@ -134,15 +137,15 @@ def layer_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | N
 
 def group_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, groups: int = 32,
                epsilon: float = 1e-5) -> jax.Array:
-    """Group normalisation (Wu and He 2018): each image's neighbouring channels in groups of C // groups.
+    """Return x after group normalisation (Wu and He 2018): groups of C // groups neighbouring channels of each image.
 
     Args:
       x: [N, H, W, C] or [N, C].
       scale, bias: [C], or None for 1 and 0.
-      groups: how many; 1 is layer norm over whole images, C is instance norm. The paper's choice is 32.
+      groups: number of groups; 1 is layer norm over whole images, C is instance norm. The paper's choice is 32.
       epsilon: added to the variance.
     Returns:
-      Like x; the statistics are computed in float32 at least.
+      The shape and dtype of x; statistics are computed in at least float32.
     Raises:
       ValueError: another rank, groups that do not divide C, or a scale or bias of another shape.
     """
@@ -157,14 +160,14 @@ def group_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | N
 
 def instance_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *,
                   epsilon: float = 1e-5) -> jax.Array:
-    """Instance normalisation (Ulyanov et al. 2016): each channel of each image over its own pixels.
+    """Return x after instance normalisation (Ulyanov et al. 2016): over the pixels of each channel of each image.
 
     Args:
       x: [N, H, W, C].
       scale, bias: [C], or None for 1 and 0.
       epsilon: added to the variance.
     Returns:
-      Like x; the statistics are computed in float32 at least.
+      The shape and dtype of x; statistics are computed in at least float32.
     Raises:
       ValueError: another rank, or a scale or bias of another shape.
     """
@@ -176,18 +179,18 @@ def instance_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array 
 @jax.named_scope("local_response_norm")
 def local_response_norm(x: jax.Array, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75,
                         k: float = 1.0) -> jax.Array:
-    """Local response normalisation (Krizhevsky et al. 2012, section 3.3): channels inhibit their neighbours.
+    """Return x after local response normalisation (Krizhevsky et al. 2012, section 3.3): channels inhibit neighbours.
 
-    y = x / (k + alpha * m) ** beta, with m the mean of the squares over a window of `size` channels around each one;
-    channels beyond the first and the last count as zeros. `torch.nn.functional.local_response_norm` has this
+    y = x / (k + alpha * m) ** beta, where m is the mean of the squares in a window of `size` channels around each
+    channel; channels beyond the first and the last count as zeros. `torch.nn.functional.local_response_norm` has this
     convention and these defaults. The paper writes alpha times the sum, with k = 2, size 5, alpha = 1e-4, beta = 0.75:
-    read literally, its alpha is `size * alpha` here. Its own code divides by the size, and so does Caffe.
+    read literally, its alpha is `size * alpha` here. The code of the paper divides by the size, and so does Caffe.
 
     Args:
       x: [..., C].
-      size: channels in the window; where even, one more lies before the channel than after it.
+      size: channels in the window; if even, one more lies before the channel than after it.
     Returns:
-      Like x, computed in float32 at least.
+      The shape and dtype of x, computed in at least float32.
     Raises:
       ValueError: a size that is not a positive integer.
     """

@@ -1,4 +1,4 @@
-"""Pooling as pure functions over NHWC images. Strides default to the window, as in PyTorch and Keras."""
+"""Pooling as pure functions of NHWC images. Strides are the window by default, as in PyTorch and Keras."""
 import math
 
 import jax
@@ -7,10 +7,15 @@ import numpy as np
 
 from modern_cnn.functional import formulations
 from modern_cnn.functional.conv import Padding, Pair, explicit_padding, output_size, pair
+from modern_cnn.functional.formulations import Pads, Size
 
 
-def _geometry(x, window_shape, strides, padding, ceil_mode):
-    """(window, strides, padding, extra): `extra` of the padding at the bottom and right is what ceil_mode adds."""
+def _geometry(x: jax.Array, window_shape: Pair, strides: Pair | None, padding: Padding,
+              ceil_mode: bool) -> tuple[Size, Size, Pads, list[int]]:
+    """Return (window, strides, padding, extra): `extra` is the part of the padding that ceil_mode adds, [down, right].
+
+    Raises ValueError if the window does not fit.
+    """
     if x.ndim != 4:
         raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
     window = pair(window_shape, "window_shape")
@@ -27,41 +32,42 @@ def _geometry(x, window_shape, strides, padding, ceil_mode):
         if (windows - 1) * s >= n + p[0]:  # PyTorch's rule: no window starts beyond the input and its left padding
             windows -= 1
         if windows < 1:
-            output_size(size, window, strides, pads)  # says what does not fit
+            output_size(size, window, strides, pads)  # raises the error
         extra[axis] = max(0, (windows - 1) * s + k - n - sum(p)) if ceil_mode else 0
-    return window, strides, tuple((lo, hi + e) for (lo, hi), e in zip(pads, extra, strict=True)), extra
+    (top, bottom), (left, right) = pads
+    return window, strides, ((top, bottom + extra[0]), (left, right + extra[1])), extra
 
 
 @jax.named_scope("max_pool")
 def max_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padding: Padding = "VALID", *,
              ceil_mode: bool = False) -> jax.Array:
-    """Largest value of each window.
+    """Return the largest value of each window.
 
     Args:
       x: images [N, H, W, C]; padded with minus infinity.
       window_shape: an int or (height, width), in pixels.
-      strides: the same; None means the window.
+      strides: the same; None: the window.
       padding: as in `conv2d`, and smaller than the window.
-      ceil_mode: keep a last window that hangs over the bottom or right edge (PyTorch's rule: it must start inside).
+      ceil_mode: keep a last window that reaches over the bottom or right edge (PyTorch's rule: it must start inside).
     Returns:
-      [N, H', W', C]. Where values tie, the gradient goes to the first in row order.
+      [N, H', W', C]. Among equal values the first in row order gets the gradient.
     Raises:
       ValueError: a window that does not fit.
     """
     window, strides, pads, _ = _geometry(x, window_shape, strides, padding, ceil_mode)
-    return formulations.MAX_POOLINGS[formulations.pooling()](x, window, strides, pads)
+    return formulations.MAX_POOLINGS[formulations.choose_pooling()](x, window, strides, pads)
 
 
 @jax.named_scope("avg_pool")
 def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padding: Padding = "VALID", *,
              ceil_mode: bool = False, count_include_pad: bool = True) -> jax.Array:
-    """Mean of each window, summed in at least float32.
+    """Return the mean of each window, summed in at least float32.
 
     Args:
       x: images [N, H, W, C]; padded with zeros.
       window_shape, strides, padding, ceil_mode: as in `max_pool`.
-      count_include_pad: divide by the whole window, padding included (PyTorch's and Flax's default; pixels that only
-        `ceil_mode` adds are never counted); False divides by the pixels of the image alone (TensorFlow's rule).
+      count_include_pad: divide by the size of the window with its padding (PyTorch's and Flax's default; the pixels
+        that `ceil_mode` adds are never counted); False: by the number of its pixels in the image (TensorFlow's rule).
     Returns:
       [N, H', W', C].
     Raises:
@@ -70,7 +76,7 @@ def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
     window, strides, pads, extra = _geometry(x, window_shape, strides, padding, ceil_mode)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     total = formulations.window_sums(wide, window, strides, pads)
-    counts = []  # pixels in each window, an axis at a time: shapes are static, so this is numpy
+    counts = []  # pixels in each window along each axis, in numpy: shapes are static
     for n, k, s, (lo, hi), added, windows in zip(x.shape[1:3], window, strides, pads, extra, total.shape[1:3],
                                                  strict=True):
         first, last = (-lo, n + hi - added) if count_include_pad else (0, n)
@@ -81,7 +87,10 @@ def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
 
 @jax.named_scope("global_avg_pool")
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """Mean over height and width: [N, H, W, C] -> [N, C] (Lin et al. 2013, section 3.2). Summed in at least float32."""
+    """Return the mean over height and width, summed in at least float32: [N, H, W, C] -> [N, C].
+
+    Lin et al. 2013, section 3.2. Raises ValueError for another rank.
+    """
     if x.ndim != 4:
         raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
@@ -89,16 +98,18 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 
 @jax.named_scope("adaptive_avg_pool")
 def adaptive_avg_pool(x: jax.Array, output_size: Pair) -> jax.Array:
-    """Mean over windows chosen so that the output has a given size, whatever the input's. Summed in at least float32.
+    """Return means over windows, summed in at least float32; the windows follow from the size of the output.
 
     Window i along an axis of n pixels and o outputs is [floor(i n / o), ceil((i + 1) n / o)), as in PyTorch: windows
-    overlap where o does not divide n, and repeat pixels where o > n.
+    overlap if o does not divide n, and repeat pixels if o > n.
 
     Args:
       x: images [N, H, W, C].
       output_size: an int or (height, width).
     Returns:
       [N, height, width, C].
+    Raises:
+      ValueError: another rank, or an output_size that is not positive.
     """
     if x.ndim != 4:
         raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")

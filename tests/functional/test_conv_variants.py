@@ -252,14 +252,14 @@ X, KERNEL = np.zeros((1, 5, 5, 4)), np.zeros((3, 3, 2, 4))
     (X, KERNEL, {"groups": 0}, "groups=0"),
     (X, KERNEL, {"strides": 0}, "strides must be a positive int"),
     (X, KERNEL, {"padding": -1}, "padding must be an int >= 0"),
-    (X, KERNEL, {"padding": 4}, r"padding \(\(4, 4\), \(4, 4\)\) takes all there is: the output would be -1x-1 pixels"),
-    (X, KERNEL, {"padding": ((0, 0), (4, 3))}, "output would be 7x0 pixels"),
+    (X, KERNEL, {"padding": 4}, r"padding \(\(4, 4\), \(4, 4\)\) leaves no pixel: the output would be -1x-1;"),
+    (X, KERNEL, {"padding": ((0, 0), (4, 3))}, "output would be 7x0;"),
     (X, KERNEL, {"output_padding": 1}, r"output_padding must be .* less than the larger of .* \(1, 1\), not 1"),
     (X, KERNEL, {"output_padding": (1, 2), "strides": 2}, r"output_padding must be .* not \(1, 2\)"),
     (X, KERNEL, {"output_padding": -1, "strides": 2}, "output_padding must be .* not -1"),
     (X, KERNEL, {"output_padding": 0.5, "strides": 2}, "output_padding must be .* not 0.5"),
     (X, KERNEL, {"output_padding": (0,), "strides": 2}, r"output_padding must be .* not \(0,\)"),
-    (X, KERNEL, {"output_padding": 1, "strides": 2, "padding": "same"}, "'SAME' settles the size"),
+    (X, KERNEL, {"output_padding": 1, "strides": 2, "padding": "same"}, "'SAME' fixes the output size"),
 ], ids=str)
 def test_conv2d_transpose_says_what_is_wrong(x, kernel, options, words):
     with pytest.raises(ValueError, match=words):

@@ -1,15 +1,15 @@
-"""Ours and its peers take the steps that they are said to take; how long that takes is no test's business."""
+"""We and our peers take the same steps; the time that they take is not tested."""
 import numpy as np
 import pytest
 
 from modern_cnn.models import MODELS
-from scripts.bench import steps as networks
+from scripts.bench import steps
 
 
 @pytest.mark.parametrize("who", ["ours", "torch", "library"])  # torch.compile builds C++ code for minutes
 def test_everybody_learns_the_same_batch(who):
-    case = networks.Case("lenet", 8, (28, 28, 1), {}, "float32")
-    step, seconds = (networks.PEERS | {"ours": networks.ours})[who](case)
+    case = steps.Case("lenet", 8, (28, 28, 1), {}, "float32")
+    step, seconds = (steps.PEERS | {"ours": steps.our_step})[who](case)
     losses = [step() for _ in range(20)]
     assert seconds > 0
     assert losses[-1] < losses[0]
@@ -18,17 +18,17 @@ def test_everybody_learns_the_same_batch(who):
 
 def test_the_library_is_xlas_own_operations(monkeypatch):
     taken = []
-    monkeypatch.setattr(networks.steps, "train_step", lambda state, batch, key: taken.append(
-        networks.formulations.convolution((3, 3, 4, 40), (1, 1), ((1, 1), (1, 1)), 1, 4, (8, 8))) or (state, 0))
-    case = networks.Case("lenet", 8, (28, 28, 1), {}, "float32")
-    networks.ours(case)
-    networks.library(case)
+    monkeypatch.setattr(steps.steps, "train_step", lambda state, batch, key: taken.append(
+        steps.formulations.choose_convolution((3, 3, 4, 40), (1, 1), ((1, 1), (1, 1)), 1, 4, (8, 8))) or (state, 0))
+    case = steps.Case("lenet", 8, (28, 28, 1), {}, "float32")
+    steps.our_step(case)
+    steps.library_step(case)
     assert taken == ["canonical", "library"]
 
 
 def test_ours_and_a_peer_in_turn():
-    case = networks.Case("lenet", 8, (28, 28, 1), {}, "bfloat16")
-    own, other = networks.compare(case, ["library"], 3)
+    case = steps.Case("lenet", 8, (28, 28, 1), {}, "bfloat16")
+    own, other = steps.compare_steps(case, ["library"], 3)
     assert (own["who"], other["who"], own["dtype"], own["rounds"]) == ("ours", "library", "bfloat16", 3)
     assert own["ours_is_faster"] == 1
     assert own["min_ms"] <= own["median_ms"] <= own["max_ms"]
@@ -36,6 +36,6 @@ def test_ours_and_a_peer_in_turn():
 
 
 def test_every_network_has_a_size():
-    assert set(networks.SIZES) <= set(MODELS)
-    assert networks.Case.of("resnet50").image_shape == (224, 224, 3)
-    assert networks.Case.of("lenet", 16).batch_size == 16
+    assert set(steps.SIZES) <= set(MODELS)
+    assert steps.make_case("resnet50").image_shape == (224, 224, 3)
+    assert steps.make_case("lenet", 16).batch_size == 16
