@@ -1,4 +1,4 @@
-"""Times training steps, or the epochs of a config, ours and others' in turn; or whole runs of a config.
+"""Times our training steps, or the epochs of a config, in turns with those of others; or whole runs of a config.
 
     python scripts/benchmark.py --models=lenet,resnet18_cifar --peer=torch --out=steps.json
     python scripts/benchmark.py --models=lenet --operations
@@ -21,44 +21,50 @@ from modern_cnn import cli, runtime
 from modern_cnn.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Time the epochs of this config, with their data and the scoring of the test split, not steps. The "
+    "config", None, "Time epochs of this config, with data and evaluation on the test split, instead of steps. The "
     "peer torch loads images by PIL and DataLoader.")
-MODELS = flags.DEFINE_list("models", [], "Networks, with commas between them; by default one of every family.")
-PEERS = flags.DEFINE_list("peer", ["torch"], "Whom to compare with, with commas: torch, torch_compile, library; of "
-                          "epochs torch; of loading torch, tf.data.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the network's own.", lower_bound=0)
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each.", lower_bound=1)
-SEEDS = flags.DEFINE_integer("seeds", 0, "With --config: whole runs of scripts/train.py instead, so many seeds, with "
-                             "empty caches; prints test accuracy and time.", lower_bound=0)
-TRIALS = flags.DEFINE_integer("trials", 0, "With --config: so many seeds by scripts/sweep.py together, one after the "
-                              "other, and as runs of scripts/train.py.", lower_bound=0)
-STARTUP = flags.DEFINE_bool("startup", False, "With --config: the time from the command to its first step.")
-LOADING = flags.DEFINE_bool("loading", False, "With --config of a streamed folder: the loading of its images alone.")
-OPERATIONS = flags.DEFINE_bool("operations", False, "Where the time of one step goes, ours and PyTorch's, instead.")
-OUT = flags.DEFINE_string("out", "", "Also write the measurements as JSON, with machine, versions and commit.")
+MODELS = flags.DEFINE_list("models", [], "Networks, separated by commas; by default one of every family.")
+PEERS = flags.DEFINE_list("peer", ["torch"], "Programs to compare with, separated by commas: torch, torch_compile, "
+                          "library; for epochs torch; for loading torch, tf.data.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the network's own number.", lower_bound=0)
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number format of the computation.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each program.", lower_bound=1)
+SEEDS = flags.DEFINE_integer("seeds", 0, "With --config: time this many whole runs of scripts/train.py instead, with "
+                             "empty caches, and print their test accuracy.", lower_bound=0)
+TRIALS = flags.DEFINE_integer("trials", 0, "With --config: time this many seeds in one scripts/sweep.py together, one "
+                              "after the other, and as runs of scripts/train.py.", lower_bound=0)
+STARTUP = flags.DEFINE_bool("startup", False, "With --config: time a run from its command to its first step.")
+LOADING = flags.DEFINE_bool("loading", False, "With --config of a streamed folder: time only the loading of images.")
+OPERATIONS = flags.DEFINE_bool("operations", False, "Print where the time of one step goes, ours and PyTorch's.")
+OUT = flags.DEFINE_string("out", "", "Also write the measurements to this JSON file, with machine and versions.")
+
+
+def _config_arguments() -> list[str]:
+    """Return --config=... and its overrides, as they were given."""
+    flag = flags.FLAGS["config"]
+    return [f"--config={config_flags.get_config_filename(flag)}",
+            *(f"--config.{field}={value}" for field, value in config_flags.get_override_values(flag).items())]
 
 
 def main():
-    runtime.configure(cache=False)  # or what is measured as compilation would be reading a file
-    from scripts.bench import commands as processes
-    from scripts.bench import tables
+    runtime.configure(cache=False)  # with the cache, a compilation could be the reading of a file
+    from modern_cnn import settings
+    from scripts.bench import commands, tables
 
     if OPERATIONS.value:
-        return tables.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value)
-    if (SEEDS.value or LOADING.value or STARTUP.value or TRIALS.value) and not CONFIG.value:
-        raise UserError("--seeds, --startup, --trials and --loading need a --config: of which run?")
-    if SEEDS.value or STARTUP.value or TRIALS.value:
-        flag = flags.FLAGS["config"]
-        arguments = [f"--config={config_flags.get_config_filename(flag)}",
-                     *(f"--config.{field}={value}" for field, value in config_flags.get_override_values(flag).items())]
-        if STARTUP.value:
-            return processes.report_startup(arguments, ROUNDS.value, OUT.value)
-        if TRIALS.value:
-            return processes.report_trials(arguments, TRIALS.value, OUT.value)
-        return processes.report_runs(arguments, SEEDS.value, OUT.value)
-    tables.report(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value, CONFIG.value,
-                  LOADING.value)
+        tables.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value)
+    elif not CONFIG.value:
+        if SEEDS.value or LOADING.value or STARTUP.value or TRIALS.value:
+            raise UserError("--seeds, --startup, --trials and --loading need a --config: of which run?")
+        tables.report_steps(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value)
+    elif STARTUP.value:
+        commands.report_startup(_config_arguments(), ROUNDS.value, OUT.value)
+    elif TRIALS.value:
+        commands.report_trials(_config_arguments(), TRIALS.value, OUT.value)
+    elif SEEDS.value:
+        commands.report_runs(_config_arguments(), SEEDS.value, OUT.value)
+    else:
+        tables.report_epochs(settings.read(CONFIG.value), PEERS.value, ROUNDS.value, OUT.value, loading=LOADING.value)
 
 
 if __name__ == "__main__":

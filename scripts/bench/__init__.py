@@ -1,1 +1,1 @@
-"""Training against the clock: ours and others' in turn, in one process, on the same numbers; and whole commands."""
+"""Benchmarks: our training beside that of others, whole commands by the clock, an estimate for many devices."""

@@ -1,10 +1,10 @@
-"""Where the time of a training step on a CPU goes: XLA's operations by the clock, and PyTorch's beside them."""
+"""Where the time of a training step on a CPU goes: the operations of XLA, and those of PyTorch beside them."""
 import gzip
 import json
 import math
 import re
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +15,21 @@ from modern_cnn.errors import UserError
 
 INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)")
 SHAPE = re.compile(r"\w+\[([\d,]*)\]")
-# kind -> what the name of such an operation has in it, in XLA's (a path of the network's modules) or in PyTorch's; the
-# first that fits. Turned around: arrays brought into the order that a gradient's convolution or product wants.
+OTHER = "bias, activation, other"
+# kind -> pattern in the name of its operations: in XLA a path of modules, in PyTorch 'aten::...'. The first that fits
+# counts. 'turned around' are arrays brought into the order that the gradient of a convolution or a product needs.
 KINDS = {
     "turned around": r"/transpose$|/copy$",
     "convolutions, products": r"conv_general_dilated|dot_general|convolution|\bmm\b|addmm",
     "pooling": r"_pool|pool2d",
     "normalisation": r"norm",
+    OTHER: "",
 }
-OTHER = "bias, activation, other"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a step: milliseconds, the shape of its result, and 10^9 operations a second of a convolution."""
+    """One operation of a step: milliseconds, the shape of its result, and a convolution's 10^9 operations a second."""
     name: str
     kind: str
     shape: str
@@ -37,19 +38,21 @@ class Operation:
 
 
 def kind_of(name: str) -> str:
-    """The key of KINDS for an operation's name, or OTHER."""
-    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), OTHER)
+    """Return the key of KINDS for the name of an operation."""
+    return next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))
 
 
-def of_xla(compiled: jax.stages.Compiled, run: Callable[[], object], times: int = 1) -> list[Operation]:
-    """The operations of a compiled step, longest first: the mean over `times` steps.
+def xla_operations(compiled: jax.stages.Compiled, run: Callable[[], object], times: int = 1) -> list[Operation]:
+    """Return the operations of a compiled step, longest first, as means over `times` steps.
 
     Args:
-      run: runs it once, to its end.
+      compiled: the step.
+      run: a function that runs it once, to its end.
+      times: how often to run it.
     Raises:
-      UserError: the trace has none, as on a GPU, whose own profiler is `scripts/train.py --profile`.
+      UserError: the trace holds no operations, as on a GPU; `scripts/train.py --profile` is for those.
     """
-    instructions = {found[1]: found[2] for line in compiled.as_text().splitlines()
+    instructions = {found[1]: found[2] for line in (compiled.as_text() or "").splitlines()
                     if (found := INSTRUCTION.match(line))}
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
@@ -68,63 +71,73 @@ def of_xla(compiled: jax.stages.Compiled, run: Callable[[], object], times: int 
     return sorted(found, key=lambda operation: -operation.ms)
 
 
-def _shares(edges: list[tuple[float, str]]) -> Counter:
-    """How long each was at work, by when 'NAME' began and 'end: NAME' came: where several are under way, the time is
-    divided among them."""
-    shares, under_way, before = Counter(), set(), 0.0
+def _shares(edges: list[tuple[float, str]]) -> dict[str, float]:
+    """Return the time of each operation; where several run at once, the time is divided among them.
+
+    Args:
+      edges: (time, 'NAME') where an operation begins and (time, 'end: NAME') where it ends.
+    """
+    shares: dict[str, float] = defaultdict(float)
+    running, before = set(), 0.0
     for now, name in sorted(edges):
-        for each in under_way:
-            shares[each] += (now - before) / len(under_way)
+        for each in running:
+            shares[each] += (now - before) / len(running)
         if name.startswith("end: "):
-            under_way.discard(name.removeprefix("end: "))
+            running.discard(name.removeprefix("end: "))
         else:
-            under_way.add(name)
+            running.add(name)
         before = now
     return shares
 
 
 def _operation(name: str, instructions: dict[str, str], ms: float) -> Operation:
+    """Return the operation of an instruction of the program, {name: text}."""
     text = instructions[name]
-    path = re.search(r'op_name="([^"]*)"', text)
-    shape, gflops = SHAPE.search(text), None
+    path, shape, gflops = _first(r'op_name="([^"]*)"', text) or name, SHAPE.search(text), None
     if " convolution(" in text:
-        kernel = SHAPE.search(instructions[re.search(r" convolution\(%[\w.\-]+, %([\w.\-]+)\)", text)[1]])
-        *window, channels, _ = _sizes(kernel)  # of dimensions in the order 01io, as all of ours are on CPUs
-        gflops = 2 * math.prod(_sizes(shape)) * math.prod(window) * channels / ms / 1e6
-    path = path[1] if path else name
-    if " dot(" in text:  # a kernel's gradient, named after the step that brought it into its final order
+        kernel = instructions[_first(r" convolution\(%[\w.\-]+, %([\w.\-]+)\)", text)]
+        *window, channels, _ = _sizes(kernel)  # the order of dimensions is 01io, as in all our convolutions on CPUs
+        gflops = 2 * math.prod(_sizes(text)) * math.prod(window) * channels / ms / 1e6
+    if " dot(" in text:  # the gradient of a kernel; its name is that of the transposition that follows
         path = re.sub(r"/transpose$", "/dot_general", path)
     return Operation(_readable(path), kind_of(path), shape[0] if shape else "", ms, gflops)
 
 
 def _readable(path: str) -> str:
-    """'jit(train_step)/transpose(jvp(Net))/conv1/mul' -> 'backward: conv1/mul'."""
+    """Return 'backward: conv1/mul' for 'jit(train_step)/transpose(jvp(Net))/conv1/mul'."""
     inside = re.sub(r"checkpoint/|rematted_computation/|transpose\(\)/", "", re.split(r"jvp\(\w*\)+/", path)[-1])
     if "jvp(" not in path:
         return inside.removeprefix("jit(train_step)/")
     return f"{'backward' if 'transpose(jvp' in path else 'forward'}: {inside}"
 
 
-def _sizes(shape: re.Match) -> list[int]:
-    return [int(size) for size in shape[1].split(",") if size]
+def _first(pattern: str, text: str) -> str:
+    """Return the first group of a pattern in a text, or ''."""
+    found = re.search(pattern, text)
+    return found[1] if found else ""
 
 
-def of_torch(run: Callable[[], object], times: int = 1) -> Counter:
-    """{kind: milliseconds} of PyTorch's operations in `run`: the mean over `times` of it."""
+def _sizes(text: str) -> list[int]:
+    """Return the dimensions of the first shape in a text."""
+    return [int(size) for size in _first(SHAPE.pattern, text).split(",") if size]
+
+
+def torch_operations(run: Callable[[], object], times: int = 1) -> dict[str, float]:
+    """Return the milliseconds of each kind of PyTorch's operations in `run`, as means over `times` runs."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(times):
             run()
-    total = Counter()
+    total = dict.fromkeys(KINDS, 0.0)
     for entry in profiler.key_averages():
         total[kind_of(entry.key)] += entry.self_cpu_time_total / 1e3 / times
     return total
 
 
-def by_kind(operations: list[Operation]) -> Counter:
-    """{kind: milliseconds}."""
-    total = Counter()
+def by_kind(operations: list[Operation]) -> dict[str, float]:
+    """Return the milliseconds of each kind."""
+    total = dict.fromkeys(KINDS, 0.0)
     for operation in operations:
         total[operation.kind] += operation.ms
     return total

@@ -1,4 +1,4 @@
-"""Whole commands are timed to their first step or their end; of one that fails its last line is told."""
+"""Whole commands are timed to their first step or their end; the last line of one that fails is repeated."""
 import json
 import subprocess
 import sys

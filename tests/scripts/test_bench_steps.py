@@ -18,7 +18,7 @@ def test_everybody_learns_the_same_batch(who):
 
 def test_the_library_is_xlas_own_operations(monkeypatch):
     taken = []
-    monkeypatch.setattr(steps.steps, "train_step", lambda state, batch, key: taken.append(
+    monkeypatch.setattr(steps, "train_step", lambda state, batch, key: taken.append(
         steps.formulations.choose_convolution((3, 3, 4, 40), (1, 1), ((1, 1), (1, 1)), 1, 4, (8, 8))) or (state, 0))
     case = steps.Case("lenet", 8, (28, 28, 1), {}, "float32")
     steps.our_step(case)

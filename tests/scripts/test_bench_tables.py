@@ -1,4 +1,4 @@
-"""The tables have a line for each that was timed, and what is wrong is said before."""
+"""A table has a row for each program, and wrong input is reported before anything is timed."""
 import json
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def test_the_script_writes_table_and_json(tmp_path):
     ({"peers": ["troch"]}, "no peer 'troch'; did you mean 'torch'"),
     ({"out": "/no/such/folder/x.json"}, "there is no folder /no/such/folder"),
 ])
-def test_what_is_wrong_is_said_before_anything_is_timed(change, words):
+def test_wrong_input_is_reported_before_anything_is_timed(change, words):
     arguments = {"names": ["mlp"], "peers": [], "batch_size": 0, "dtype": "float32", "rounds": 1, "out": ""}
     with pytest.raises(UserError, match=words):
-        tables.report(**arguments | change)
+        tables.report_steps(**arguments | change)

@@ -1,4 +1,4 @@
-"""The parts of a step's time add up, and what is said of each is what the program says."""
+"""The parts of a step's time add up, and each operation is described as in the program."""
 import subprocess
 import sys
 from pathlib import Path
@@ -41,20 +41,20 @@ def test_a_convolution_and_its_gradients():
     x, kernel = jnp.ones((8, 16, 16, 16)), jnp.ones((3, 3, 16, 32))
     step = jax.jit(lambda x, kernel: jax.vjp(lambda *args: F.conv2d(*args, padding=1), x, kernel)[1](
         jnp.ones((8, 16, 16, 32)))).lower(x, kernel).compile()
-    found = operations.of_xla(step, lambda: jax.block_until_ready(step(x, kernel)), 3)
+    found = operations.xla_operations(step, lambda: jax.block_until_ready(step(x, kernel)), 3)
     convolutions = [each for each in found if each.gflops]
     assert convolutions
     for each in convolutions:
         assert each.kind == "convolutions, products"
         assert 1 <= each.gflops * 1e6 * each.ms / (2 * 8 * 16 * 16 * 32 * 9 * 16) <= (18 * 18 / 16 / 16) ** 2
-    assert operations.by_kind(found).total() == pytest.approx(sum(each.ms for each in found))
+    assert sum(operations.by_kind(found).values()) == pytest.approx(sum(each.ms for each in found))
     assert [each.ms for each in found] == sorted((each.ms for each in found), reverse=True)
 
 
 def test_a_trace_without_operations():
     step = jax.jit(lambda x: x + 1).lower(1.0).compile()
     with pytest.raises(UserError, match="recorded no operations"):
-        operations.of_xla(step, lambda: None)
+        operations.xla_operations(step, lambda: None)
 
 
 def test_the_script_prints_tables():

@@ -1,4 +1,4 @@
-"""The bytes are the parameters' own; the predictions are sums that can be done by hand."""
+"""The bytes are those of the parameters; the predictions are sums that can be done by hand."""
 import dataclasses
 import json
 import subprocess
