@@ -1,0 +1,26 @@
+"""The example of docs/program.md runs as it stands, and writes no file."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKS = """
+import jax, numpy
+assert jax.tree.all(jax.tree.map(numpy.array_equal, state.variables, trained.state.variables))
+assert logits.shape == (2, 10)
+"""
+
+
+def test_the_example_trains_by_hand_and_by_fit_and_writes_nothing(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/program.md").read_text(), re.DOTALL)
+    run = subprocess.run([sys.executable, "-c", "".join(blocks) + CHECKS], cwd=tmp_path, capture_output=True, text=True,
+                         env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert run.returncode == 0, run.stderr
+    *epochs, last = run.stdout.splitlines()
+    assert len(epochs) == 10
+    by_hand, by_fit = epochs[-1].rpartition(" ")[2], re.search(r"'accuracy': ([\d.]+)", last)[1]
+    assert f"{float(by_fit):.3f}" == by_hand
+    assert float(by_fit) > 0.93
+    assert list(tmp_path.iterdir()) == []
