@@ -1,4 +1,4 @@
-"""What the experiments of scripts/ablations/ need beside sweep.py and train.py, and the pages in docs/ablations/.
+"""Run the two experiments of scripts/ablations/ that are not sweeps, and write the pages in docs/ablations/.
 
     python scripts/ablate.py --what=publish
     python scripts/ablate.py --what=contours --workdir=runs/ablations/contours
@@ -19,28 +19,31 @@ ROOT = Path(__file__).resolve().parents[1]
 WHAT = flags.DEFINE_enum("what", None, ["contours", "handmade", "publish"],
                          "contours: gradient descent over badly scaled inputs; handmade: histograms of oriented "
                          "gradients and a linear classifier; publish: the pages of all experiments that have run.")
-CONFIG = config_flags.DEFINE_config_file("config", None, "Of handmade: whose `data` section says which images.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the experiment.")
-SIZES = flags.DEFINE_list("sizes", ["300", "1000", "3000", "10000"], "Of handmade: how many training images.")
-RUNS = flags.DEFINE_string("runs", str(ROOT / "runs" / "ablations"), "Of publish: where the experiments have run.")
-NAMES = flags.DEFINE_list("names", [], "Of publish: these alone.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "For handmade: the config whose `data` section is used.")
+WORKDIR = flags.DEFINE_string("workdir", None, "For contours and handmade: the directory of the experiment.")
+SIZES = flags.DEFINE_list("sizes", ["300", "1000", "3000", "10000"], "For handmade: numbers of training images.")
+RUNS = flags.DEFINE_string("runs", str(ROOT / "runs" / "ablations"), "For publish: where the experiments have run.")
+NAMES = flags.DEFINE_list("names", [], "For publish: write the pages of these experiments only.")
 
 
 def main():
     runtime.configure()
-    from scripts.publish import ablations
-
     if WHAT.value == "publish":
+        from scripts.publish import ablations
+
         print("\n".join(ablations.publish(ROOT / "scripts" / "ablations", Path(RUNS.value), ROOT / "docs" / "ablations",
                                           NAMES.value)))
         return
+    from modern_cnn import settings
+    from scripts.ablations import contours, hog
+
     if not WORKDIR.value:
         raise UserError("--workdir is missing")
     if WHAT.value == "contours":
-        return ablations.contour_experiment(Path(WORKDIR.value))
+        return contours.contour_experiment(Path(WORKDIR.value))
     if CONFIG.value is None or not all(size.isdigit() for size in SIZES.value):
         raise UserError("--what=handmade needs --config, and --sizes as whole numbers: --sizes=300,1000")
-    ablations.handmade_experiment(Path(WORKDIR.value), CONFIG.value.data, [int(size) for size in SIZES.value])
+    hog.handmade_experiment(Path(WORKDIR.value), settings.read(CONFIG.value).data, [int(size) for size in SIZES.value])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Writes what the pages of docs/ show of the code and of runs: pictures of blocks, tables of networks and results.
+"""Write the generated parts of docs/: pictures of blocks, and tables of networks, fields and results.
 
     python scripts/pages.py
     python scripts/pages.py --runs=runs/lenet-0,runs/lenet-1
     python scripts/pages.py --check
 
-Runs are added to docs/results.jsonl, one line a run; a new one takes the place of an old one with the same settings,
-data and seed. --check writes nothing and fails where a file is not what this would write.
+--runs adds finished runs to docs/results.jsonl, one line each; a run replaces an old one with the same settings, data
+and seed. --check writes nothing, and fails if a file is out of date.
 """
 import sys
 from pathlib import Path
@@ -17,9 +17,9 @@ from absl import flags
 
 from modern_cnn import cli, runtime
 
-RUNS = flags.DEFINE_list("runs", [], "Workdirs of finished runs, whose results are added to the tables.")
+RUNS = flags.DEFINE_list("runs", [], "Workdirs of finished runs to add to the tables.")
 CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail where a file is out of date.")
-ONLY = flags.DEFINE_list("only", [], "These pages alone: --only=lenet,vgg.")
+ONLY = flags.DEFINE_list("only", [], "Only these pages: --only=lenet,vgg.")
 
 
 def main():

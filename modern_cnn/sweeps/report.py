@@ -1,221 +1,128 @@
-"""What a person sees of a sweep: a table of means and deviations, curves with bands, and both on one page.
-
-Arrays and dicts in, files out. Trials whose settings differ in the seed alone are one setting; its curve is their mean
-and its band one standard deviation to either side.
-"""
+"""The report of a sweep: a table of means and deviations, curves with bands, and both on one page."""
 import html
 import io
 import json
 import re
-import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-SEED = "seed"
-AFTER_FIELDS = ("validation_loss", "test_loss")  # the first column of a row that is no field is one of these
+from modern_cnn.sweeps.seeds import SEED, Records, Run, SeedGroup, group_seeds, markdown_table, short_names, short_value
+from modern_cnn.sweeps.seeds import table as score_table
+
+FIRST_SCORES = ("validation_loss", "test_loss")  # a row has its fields first, then its scores from one of these
 WIDE = 3  # losses that differ by a larger factor are drawn on a logarithmic scale
-LEGEND = 24  # settings that a legend names; there may be more
-PANELS = (("train", "loss"), ("held out", "loss"), ("train", "accuracy"), ("held out", "accuracy"))
+LEGEND = 24  # groups that a legend names; there may be more
 UNITS = {"loss": "cross-entropy (nats)", "accuracy": "accuracy"}
-Records = Sequence[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Trials that differ in the seed alone."""
-    fields: dict[str, Any]
-    rows: list[dict[str, Any]]
-    curves: list[Records]
-
-    @property
-    def label(self) -> str:
-        names = zip(short_names(list(self.fields)), self.fields.values(), strict=True)
-        return ", ".join(f"{name} {_short(value)}" for name, value in names) or "all"
-
-    def done(self) -> list[dict[str, Any]]:
-        """The rows of the trials that were done."""
-        return [row for row in self.rows if row["status"] == "done"]
-
-    def mean(self, column: str) -> float | None:
-        """Over the trials that were done; None if none was."""
-        values = [row[column] for row in self.done()]
-        return statistics.fmean(values) if values else None
-
-    def deviation(self, column: str) -> float | None:
-        """The sample's standard deviation (over n - 1); None of fewer than two trials."""
-        values = [row[column] for row in self.done()]
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    def band(self, split: str, field: str) -> tuple[list[float], list[float], list[float]]:
-        """(epochs, mean, deviation) of what was recorded of a split, over the trials that came so far."""
-        points: dict[int, list[tuple[float, float]]] = {}
-        for records in self.curves:
-            # A run that was killed may have a step twice: the last is the one that it went on from.
-            of_trial = {record["step"]: (record["epoch"], record[field]) for record in records
-                        if record["split"] == split}
-            for step, point in of_trial.items():
-                points.setdefault(step, []).append(point)
-        steps = sorted(points)
-        values = [[value for _, value in points[step]] for step in steps]
-        return ([points[step][0][0] for step in steps], [statistics.fmean(v) for v in values],
-                [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values])
-
-
-def short_names(fields: Sequence[str]) -> list[str]:
-    """'learning_rate' of 'optimizer.learning_rate', where no other field ends alike."""
-    ends = [field.rpartition(".")[2] for field in fields]
-    return [end if ends.count(end) == 1 else field for field, end in zip(fields, ends, strict=True)]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def settings_of(rows: Sequence[dict[str, Any]], curves: Sequence[Records]) -> list[Setting]:
-    """Rows (fields, then scores, seconds and status) and their trials' records, by all fields but the seed."""
+def groups_of(rows: Sequence[dict[str, Any]], curves: Sequence[Records]) -> list[SeedGroup]:
+    """Return the groups of a sweep's trials, from their rows and records as `write` takes them."""
     names = list(rows[0])
-    fields = names[:min(names.index(column) for column in AFTER_FIELDS if column in names)]
-    settings: dict[str, Setting] = {}
-    for row, records in zip(rows, curves, strict=True):
-        values = {field: row[field] for field in fields if field != SEED}
-        setting = settings.setdefault(json.dumps(values), Setting(values, [], []))
-        setting.rows.append(row)
-        setting.curves.append(records)
-    return list(settings.values())
+    first = next(i for i, name in enumerate(names) if name in FIRST_SCORES)
+    return group_seeds(Run({name: row[name] for name in names[:first]}, {name: row[name] for name in names[first:]},
+                           records) for row, records in zip(rows, curves, strict=True))
 
 
-def best(settings: Sequence[Setting]) -> Setting | None:
-    """The setting of the highest mean validation accuracy, of those whose trials were all done; None where nothing was
-    held out of training, as the test split chooses nothing, or there is nothing to choose from."""
-    whole = [setting for setting in settings if len(setting.done()) == len(setting.rows)]
-    if len(settings) < 2 or not whole or "validation_accuracy" not in whole[0].rows[0]:
-        return None
-    return max(whole, key=lambda setting: setting.mean("validation_accuracy"))
+def best(groups: Sequence[SeedGroup]) -> SeedGroup | None:
+    """Return the group with the highest mean validation accuracy among those whose trials are all done.
+
+    None where there is nothing to choose from, or no part of `train` was held out: the test split chooses nothing.
+    """
+    means = {i: fmean(values) for i, group in enumerate(groups)
+             if len(group.done) == len(group.runs) and (values := group.values("validation_accuracy"))}
+    return groups[max(means, key=means.__getitem__)] if len(groups) > 1 and means else None
 
 
-def table(settings: Sequence[Setting]) -> list[list[str]]:
-    """A heading and a line a setting: its fields, how many trials were done, and mean and deviation of the scores."""
-    fields = list(settings[0].fields)
-    scores = [f"{split}_{name}" for split in ("validation", "test") for name in ("accuracy", "loss")
-              if f"{split}_{name}" in settings[0].rows[0]]
-    chosen = best(settings)
-    lines = [[*short_names(fields), "trials", *(score.replace("_", " ") for score in scores), "seconds a trial"]]
-    for setting in settings:
-        done, total = len(setting.done()), len(setting.rows)
-        cells = [*map(_short, setting.fields.values()), str(total) if done == total else f"{done} of {total}"]
-        cells += [_spread(setting, score) for score in scores]
-        cells.append(f"{setting.mean('seconds'):.1f}" if done else "")
-        if setting is chosen:
-            cells[len(fields)] += ", best on validation"
-        lines.append(cells)
+def table(groups: Sequence[SeedGroup]) -> list[list[str]]:
+    """Return a heading and a line for each group: its fields, its trials that are done, its scores."""
+    scores = [f"{split}_{name}" for split in ("validation", "test") for name in ("accuracy", "loss")]
+    headings = {name: name.replace("_", " ") for name in scores if name in groups[0].runs[0].scores}
+    lines = score_table(groups, short_names(list(groups[0].fields)), headings | {"seconds": "seconds a trial"})
+    if chosen := best(groups):
+        lines[groups.index(chosen) + 1][len(chosen.fields)] += ", best on validation"
     return lines
 
 
-def _spread(setting: Setting, score: str) -> str:
-    mean, deviation = setting.mean(score), setting.deviation(score)
-    if mean is None:
-        return ""
-    scale, digits, unit = (100, 2, " %") if score.endswith("accuracy") else (1, 4, "")
-    around = "" if deviation is None else f" ± {deviation * scale:.{digits}f}"
-    return f"{mean * scale:.{digits}f}{around}{unit}"
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table's lines, the first a heading."""
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], ["---"] * len(cells[0]), *cells[1:]]) + "\n"
-
-
-def _held_out(settings: Sequence[Setting]) -> str:
-    splits = {record["split"] for setting in settings for records in setting.curves for record in records}
-    return "validation" if "validation" in splits else "test"
-
-
-def _colors(count: int) -> list:
-    """One a setting: told apart by name up to ten, in order of the rainbow's brightness above."""
+def colors(count: int) -> list:
+    """Return a colour for each of `count` groups: names tell up to ten apart, more go from dark to bright."""
     import matplotlib
 
     if count <= 10:
-        return list(matplotlib.colormaps["tab10"].colors[:count])
+        return [matplotlib.colormaps["tab10"](i) for i in range(count)]
     return [matplotlib.colormaps["viridis"](i / (count - 1) * 0.95) for i in range(count)]
 
 
-def _draw(axes, settings: Sequence[Setting], split: str, field: str) -> None:
-    """One panel: a curve with its band for each setting."""
+def draw_curves(axes, groups: Sequence[SeedGroup], split: str, score: str) -> None:
+    """Draw one panel: for each group its mean curve, in a band of one standard deviation to either side."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     means = []
-    for setting, color in zip(settings, _colors(len(settings)), strict=True):
-        epochs, mean, deviation = setting.band(split, field)
+    for group, color in zip(groups, colors(len(groups)), strict=True):
+        epochs, mean, deviation = group.band(split, score)
         if not epochs:
             continue
         low = [m - d for m, d in zip(mean, deviation, strict=True)]
         high = [m + d for m, d in zip(mean, deviation, strict=True)]
         if len(epochs) == 1:  # scored once, at the end
-            axes.errorbar(epochs, mean, deviation, color=color, marker="o", markersize=4, capsize=3,
-                          label=setting.label)
+            axes.errorbar(epochs, mean, deviation, color=color, marker="o", markersize=4, capsize=3, label=group.label)
         else:
             axes.plot(epochs, mean, color=color, linewidth=1.4, marker="o" if len(epochs) < 20 else None, markersize=3,
-                      label=setting.label)
+                      label=group.label)
             axes.fill_between(epochs, low, high, color=color, alpha=0.18, linewidth=0)
         means += mean
-    axes.set_title(f"{split} {field}", fontsize=10)
+    axes.set_title(f"{split} {score}", fontsize=10)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(UNITS[field])
+    axes.set_ylabel(UNITS[score])
     axes.grid(alpha=0.3)
     axes.set_xlim(left=0)
-    if field == "loss" and means and min(means) > 0 and max(means) > WIDE * min(means):
+    if score == "loss" and means and min(means) > 0 and max(means) > WIDE * min(means):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _panels(settings: Sequence[Setting]) -> Iterator[tuple[str, str]]:
-    held_out = _held_out(settings)
-    for split, field in PANELS:
-        yield (held_out if split == "held out" else split), field
+def _panels(groups: Sequence[SeedGroup]) -> list[tuple[str, str]]:
+    """Return (split, score) of each panel; the validation split is the one held out, if there is one."""
+    splits = {record["split"] for group in groups for run in group.runs for record in run.records}
+    held_out = "validation" if "validation" in splits else "test"
+    return [(split, score) for score in ("loss", "accuracy") for split in ("train", held_out)]
 
 
-def _legend(figure, axes, settings: Sequence[Setting]) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if len(settings) > 1 and handles:
-        more = f", and {len(labels) - LEGEND} more" if len(labels) > LEGEND else ""
-        figure.legend(handles[:LEGEND], labels[:LEGEND], loc="outside lower center", fontsize=8, frameon=False,
-                      ncols=max(1, min(4, 110 // (max(map(len, labels)) + 6))), title=more or None)
-
-
-def draw(settings: Sequence[Setting], path: Path, title: str) -> None:
-    """The four panels as one picture."""
+def draw(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
+    """Write the four panels as one picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(2, 2).ravel()
-    for axes, (split, field) in zip(grid, _panels(settings), strict=True):
-        _draw(axes, settings, split, field)
-    _legend(figure, grid[0], settings)
+    for axes, (split, score) in zip(grid, _panels(groups), strict=True):
+        draw_curves(axes, groups, split, score)
+    handles, labels = grid[0].get_legend_handles_labels()
+    if len(groups) > 1 and handles:
+        more = f", and {len(labels) - LEGEND} more" if len(labels) > LEGEND else None
+        figure.legend(handles[:LEGEND], labels[:LEGEND], loc="outside lower center", fontsize=8, frameon=False,
+                      ncols=max(1, min(4, 110 // (max(map(len, labels)) + 6))), title=more)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=130)
 
 
-def _svg(settings: Sequence[Setting], split: str, field: str) -> str:
-    """One panel for the page, which arranges them by its own width."""
+def _svg(groups: Sequence[SeedGroup], split: str, score: str) -> str:
+    """Return one panel as SVG for the page, which arranges the panels by its own width."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure, file = Figure(figsize=(4.6, 3.2), layout="constrained"), io.StringIO()
     FigureCanvasSVG(figure)
-    _draw(figure.subplots(), settings, split, field)
-    with matplotlib.rc_context({"svg.hashsalt": f"{split} {field}"}):  # names that differ from those of other panels
+    draw_curves(figure.subplots(), groups, split, score)
+    with matplotlib.rc_context({"svg.hashsalt": f"{split} {score}"}):  # or the panels' names would clash on the page
         figure.savefig(file, format="svg", metadata={"Date": None})
-    text = re.sub('<g id="[^"]*"', "<g", file.getvalue()[file.getvalue().index("<svg"):])  # these do not
-    return text.replace("<svg", f'<svg role="img" aria-label="{split} {field}"', 1)
-
+    text = re.sub('<g id="[^"]*"', "<g", file.getvalue()[file.getvalue().index("<svg"):])  # no salt in these names
+    return text.replace("<svg", f'<svg role="img" aria-label="{split} {score}"', 1)
 
 
 STYLE = """
@@ -234,7 +141,7 @@ pre { overflow-x: auto; background: #f5f5f5; padding: .7rem; font-size: .8rem } 
 
 
 def _html_table(lines: Sequence[Sequence[str]], marked: int = 0) -> str:
-    """`marked`: the number of a line to stand out, or 0."""
+    """Return lines of cells as a table in HTML; `marked` is the number of the line that stands out, or 0."""
     def row(number, line):
         tag = "td" if number else "th"
         cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
@@ -243,26 +150,25 @@ def _html_table(lines: Sequence[Sequence[str]], marked: int = 0) -> str:
     return f"<div class=wide><table>{''.join(row(i, line) for i, line in enumerate(lines))}</table></div>"
 
 
-def page(settings: Sequence[Setting], title: str, config: dict[str, Any], run: dict[str, Any]) -> str:
-    """The report: a page that needs nothing beside itself."""
+def page(groups: Sequence[SeedGroup], title: str, config: dict[str, Any], machine: dict[str, Any]) -> str:
+    """Return the report as HTML that needs no other file."""
     from matplotlib.colors import to_hex
 
-    chosen = best(settings)
-    legend = "".join(f"<li><i style='background:{to_hex(color)}'></i>{html.escape(setting.label)}</li>"
-                     for setting, color in zip(settings, _colors(len(settings)), strict=True))
-    panels = "".join(_svg(settings, split, field) for split, field in _panels(settings))
-    rows = [row for setting in settings for row in setting.rows]
-    trials = [list(rows[0]), *([_short(value) for value in row.values()] for row in rows)]
-    machine = {key: value for key, value in run.items() if key != "data"}
+    chosen = best(groups)
+    legend = "".join(f"<li><i style='background:{to_hex(color)}'></i>{html.escape(group.label)}</li>"
+                     for group, color in zip(groups, colors(len(groups)), strict=True))
+    panels = "".join(_svg(groups, split, score) for split, score in _panels(groups))
+    rows = [{**run.fields, **run.scores} for group in groups for run in group.runs]
+    trials = [list(rows[0]), *([short_value(value) for value in row.values()] for row in rows)]
     return f"""<!doctype html>
 <html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title><style>{STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
-<p>Mean and standard deviation over the trials of a setting that were done.</p>
-{_html_table(table(settings), settings.index(chosen) + 1 if chosen else 0)}
+<p>Mean and standard deviation over the trials of a setting that are done.</p>
+{_html_table(table(groups), groups.index(chosen) + 1 if chosen else 0)}
 <h2>Curves</h2>
-<p>Lines are means over a setting's trials, bands one standard deviation to either side.</p>
-<ul class=legend>{legend if len(settings) > 1 else ''}</ul>
+<p>Lines are means over the trials of a setting, bands one standard deviation to either side.</p>
+<ul class=legend>{legend if len(groups) > 1 else ''}</ul>
 <div class=panels>{panels}</div>
 <h2>Trials</h2>
 {_html_table(trials)}
@@ -277,21 +183,19 @@ def page(settings: Sequence[Setting], title: str, config: dict[str, Any], run: d
 
 def write(directory: Path, rows: Sequence[dict[str, Any]], curves: Sequence[Records], config: dict[str, Any],
           run: dict[str, Any]) -> Path:
-    """table.md, curves.png and report.html in `directory`.
+    """Write table.md, curves.png and report.html into `directory`, and return the path of report.html.
 
     Args:
-      rows: a dict a trial, with the same keys in the same order: swept fields, scores, seconds, status.
-      curves: of each trial, the records of its metrics.jsonl.
-      config: what all trials share.
-      run: a run.json: machine, versions.
-    Returns:
-      The path of report.html.
+      rows: a dict for each trial, with the same keys in the same order: swept fields, scores, seconds, status.
+      curves: the records of each trial's metrics.jsonl.
+      config: the config that all trials share.
+      run: a run.json, for machine and versions.
     """
-    settings = settings_of(rows, curves)
+    groups = groups_of(rows, curves)
     title = (f"{config['model']['name']} on {config['data']['source']}: {len(rows)} trials over "
-             + ", ".join([SEED] * (SEED in rows[0]) + list(settings[0].fields)))
-    (directory / "table.md").write_text(markdown(table(settings)))
-    draw(settings, directory / "curves.png", title)
+             + ", ".join([SEED] * (SEED in rows[0]) + list(groups[0].fields)))
+    (directory / "table.md").write_text(markdown_table(table(groups)))
+    draw(groups, directory / "curves.png", title)
     path = directory / "report.html"
-    path.write_text(page(settings, title, config, run))
+    path.write_text(page(groups, title, config, {key: value for key, value in run.items() if key != "data"}))
     return path

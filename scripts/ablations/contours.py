@@ -1,7 +1,8 @@
-"""Why inputs are scaled: gradient descent on a linear model of two inputs, and the contours that it goes down.
+"""Why inputs are scaled: gradient descent on a linear model of two inputs, and the contours of its loss.
 
-The TensorFlow text's example (section 10.8): inputs in [1, 10] and [1, 10] against [1, 10] and [100, 1000]. The text
-takes the output itself for the loss, which has no minimum; here it is half the mean squared error to known weights.
+The example is the TensorFlow text's (section 10.8): inputs in [1, 10] and [1, 10], against [1, 10] and [100, 1000]. The
+text takes the output itself as the loss, which has no minimum; here the loss is half the mean squared error to known
+weights.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from modern_cnn.errors import UserError
+from scripts.ablations.trials import write_trials
 
 RANGES = {"alike": ((1, 10), (1, 10)), "unlike": ((1, 10), (100, 1000))}  # of the two inputs
 CASES = ("alike", "unlike", "unlike, standardised")
@@ -22,12 +24,12 @@ SHOWN = 30  # steps in the picture
 class Descent:
     """Gradient descent at the rate 1 / the loss's largest curvature, from a distance of 1 to the best weights.
 
-    Half of the way is along each principal axis: a start that favours none of the cases.
+    Half of the distance is along each principal axis, so that the start favours none of the cases.
 
     Attributes:
       hessian: [2, 2], of the loss.
       path: [SHOWN + 1, 2], the weights of the first steps.
-      steps: until the weights are no further from the best ones than NEAR of the way.
+      steps: the number of steps until the distance to the best weights is at most NEAR.
     """
     hessian: np.ndarray
     path: np.ndarray
@@ -35,13 +37,13 @@ class Descent:
 
     @property
     def condition(self) -> float:
-        """Largest curvature over the smallest."""
+        """The largest curvature over the smallest."""
         low, high = np.linalg.eigvalsh(self.hessian)
         return high / low
 
 
 def draw_inputs(case: str, seed: int) -> np.ndarray:
-    """float64 [EXAMPLES, 2], uniform in the case's RANGES; 'standardised' to mean 0 and deviation 1 afterwards.
+    """Return float64 [EXAMPLES, 2], uniform in the case's RANGES; 'standardised' to mean 0 and deviation 1 afterwards.
 
     Raises:
       UserError: not one of CASES.
@@ -55,10 +57,10 @@ def draw_inputs(case: str, seed: int) -> np.ndarray:
 
 
 def descend(inputs: np.ndarray) -> Descent:
-    """On the loss mean((inputs @ (w - BEST))^2) / 2 of inputs [N, 2].
+    """Return the descent on the loss mean((inputs @ (w - BEST))^2) / 2 of inputs [N, 2].
 
-    After t steps the way left is (1 - rate * curvature)^t of what it was, along each principal axis by itself: the
-    first t at which that is near enough is found by bisection.
+    After t steps the distance along each principal axis is (1 - rate * curvature)^t of the first one. Bisection finds
+    the first t that is near enough.
     """
     hessian = inputs.T @ inputs / len(inputs)
     curvatures, axes = np.linalg.eigh(hessian)
@@ -74,7 +76,7 @@ def descend(inputs: np.ndarray) -> Descent:
 
 
 def draw(descents: Sequence[tuple[str, Descent]], path: Path) -> None:
-    """A panel for each (title, descent): the loss's contours and the first steps."""
+    """Write a picture with a panel for each (title, descent): the contours of the loss and the first steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -93,3 +95,11 @@ def draw(descents: Sequence[tuple[str, Descent]], path: Path) -> None:
         axes.set_aspect("equal")
     figure.suptitle(f"the first {SHOWN} steps of gradient descent", fontsize=10)
     figure.savefig(path, dpi=130)
+
+
+def contour_experiment(directory: Path, seeds: int = 3) -> None:
+    """Run gradient descent on the inputs of each case and seed; write the numbers of steps and a picture."""
+    descents = {(case, seed): descend(draw_inputs(case, seed)) for case in CASES for seed in range(seeds)}
+    write_trials(directory, [({"inputs": case, "seed": seed}, {"condition": descent.condition, "steps": descent.steps})
+                             for (case, seed), descent in descents.items()])
+    draw([(case, descents[case, 0]) for case in CASES], directory / "picture.png")

@@ -1,21 +1,6 @@
 #!/usr/bin/env bash
-# All families side by side: parameters, multiply-accumulates, accuracy.
-#
-# Claim: each family does better than the one before, and the later ones with fewer parameters and less computation.
-#
-# Source: Dive into Deep Learning (Chinese second edition), chapter 7: the introduction and the summaries of its
-# sections (NiN fewer parameters, GoogLeNet similar accuracy at lower cost, DenseNet better at a high cost).
-#
-# Here: one recipe for all, Adam from 1e-3 to 0 by a cosine, batch 100, 5,000 of the images of Fashion-MNIST, 5 epochs;
-# 32x32 pixels, for AlexNet 64x64, which cannot take fewer; AlexNet, VGG, NiN and GoogLeNet a quarter as wide, their
-# dense layers 512.
-#
-# Full size: --config.model.width=1 --config.data.train_size=0 --config.epochs=50, and the networks' own image sizes.
-#
-# Found: in part, over 3 seeds. DenseNet comes first (85.1 ± 0.3 % test accuracy, 0.76 M parameters), and VGG (84.3 %),
-# ResNet-20 (83.9 %) and GoogLeNet (82.1 %, at a twentieth of ResNet-20's computation) follow; but so does the MLP (84.1
-# ± 0.4 %). What parts them after 250 steps is batch normalisation: AlexNet (75.0 %), LeNet (58.9 %) and NiN (58.7 %),
-# which have none, have not converged. Took 8 minutes.
+# All families side by side: parameters, multiply-accumulates, accuracy
+# Its page: docs/ablations/families.md
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/families}

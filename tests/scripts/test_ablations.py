@@ -1,4 +1,4 @@
-"""The experiments: that each script asks for what exists, and that the pages tell what its runs measured."""
+"""The experiments: each script asks for what exists, and the pages show what its runs measured."""
 import json
 import os
 import re
@@ -12,31 +12,17 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from configs import quickstart
 from modern_cnn import settings
 from modern_cnn.errors import UserError
-from modern_cnn.sweeps import sweep
-from scripts.publish import ablations, comparison
+from modern_cnn.sweeps.grid import parse
+from modern_cnn.sweeps.seeds import Run, SeedGroup
+from modern_cnn.sweeps.sweep import Sweep
+from scripts.ablations import contours
+from scripts.publish import ablations, comparison, markers
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ROOT / "docs" / "ablations"
 SCRIPTS = sorted((ROOT / "scripts" / "ablations").glob("*.sh"))
-HEAD = """#!/usr/bin/env bash
-# Deep against shallow.
-#
-# Claim: deeper is
-# better.
-#
-# Source: a text, section 1.
-#
-# Here: small.
-#
-# Full size: --large
-#
-# Found: it is not.
-set -e
-"""
-
-
 def commands(script, folder):
     """The arguments of every call of Python that a script makes."""
     fake = folder / "python"
@@ -69,21 +55,34 @@ def test_a_script_asks_for_what_exists(script, tmp_path, monkeypatch):
         values(sys.argv)
         if program == "scripts/train.py":  # what others start from
             assert not sweeps.value
-            settings.check(config.value)
+            settings.read(config.value)
             continue
-        fields = sweep.parse(sweeps.value, config.value)
+        fields = parse(sweeps.value, config.value)
         assert fields["seed"] == [0, 1, 2]
-        grid = sweep.Sweep(config.value, fields, tmp_path / "none")
+        grid = Sweep(config.value, fields, tmp_path / "none")
         assert len(grid.trials) >= 3
         for trial in grid.trials[::3]:
-            settings.check(grid.config_of(trial))
+            settings.read(grid.config_of(trial))
 
 
-def test_seventeen_experiments_with_all_that_their_comments_must_say():
+def test_seventeen_experiments_each_with_a_page():
     assert len(SCRIPTS) == 17
     for script in SCRIPTS:
         assert os.access(script, os.X_OK)
-        ablations.read_script(script)
+        title, page = script.read_text().splitlines()[1:3]
+        assert page == f"# Its page: docs/ablations/{script.stem}.md"
+        text = (PAGES / f"{script.stem}.md").read_text()
+        assert text.startswith(f"{title}\n\n**Claim.** ")
+        assert f"bash scripts/ablations/{script.stem}.sh" in text
+        assert "| trials |" in text[text.index("<!-- table -->"):text.index("<!-- /table -->")]
+        assert re.search(r"Took .* on Linux", text[text.index("<!-- machine -->"):text.index("<!-- /machine -->")])
+        assert matplotlib.image.imread(PAGES / f"{script.stem}.png").shape[2] == 4
+
+
+def test_the_index_is_up_to_date():
+    index = (PAGES / "README.md").read_text()
+    assert index == markers.fill(index, {"experiments": ablations.list_pages(PAGES)}.__getitem__)
+    assert all(f"]({script.stem}.md) |" in index for script in SCRIPTS)
 
 
 def write_sweep(directory, trials, config=None):
@@ -104,12 +103,39 @@ def done(accuracy, seconds=2.0):
     return {"status": "done", "seconds": seconds, "test_loss": 1.0, "test_accuracy": accuracy}
 
 
+PAGE = """# Deep against shallow
+
+**Claim.** Deeper is better.
+
+**Source.** A text, section 1.
+
+**Here.** Small.
+
+**Full size.** --large
+
+**Found.** It is not,
+by 0.3. For the rest see below.
+
+<!-- table -->
+old
+<!-- /table -->
+
+Written by hand.
+
+<!-- machine -->
+<!-- /machine -->
+"""
+
+
 @pytest.fixture
 def places(tmp_path):
-    """(scripts, runs, docs), with one script and what it left: two networks at two rates, one trial diverged."""
+    """(scripts, runs, docs), with a page and what its script left: two networks at two rates, one trial diverged."""
     scripts, runs, docs = (tmp_path / name for name in ("scripts", "runs", "docs"))
     scripts.mkdir()
-    (scripts / "depth.sh").write_text(HEAD)
+    docs.mkdir()
+    (scripts / "depth.sh").touch()
+    (docs / "depth.md").write_text(PAGE)
+    (docs / "README.md").write_text("# Ablations\n\n<!-- experiments -->\n<!-- /experiments -->\n")
     config = {"optimizer": {"learning_rate": 0.1}}
     for name, first in (("1-deep", 0.5), ("2-shallow", 0.8)):
         write_sweep(runs / "depth" / name, [
@@ -142,18 +168,18 @@ def test_an_experiment_without_a_success_has_an_empty_line(tmp_path):
     comparison.draw(found, tmp_path / "picture.png", "nothing")
 
 
-def test_pages_and_index(places):
+def test_publishing_keeps_the_text_and_fills_in_the_rest(places):
     scripts, runs, docs = places
-    (scripts / "other.sh").write_text(HEAD.replace("Deep against shallow", "Another"))
+    (scripts / "other.sh").touch()
     assert ablations.publish(scripts, runs, docs) == ["depth"]
     page = (docs / "depth.md").read_text()
-    for said in ("# Deep against shallow\n", "**Claim.** Deeper is better.", "| shallow | 0.1 | 2 |",
-                 "Took 1 min 10 s (1 min 45 s of processor time)",
+    for said in ("| shallow | 0.1 | 2 |", "Took 1 min 10 s (1 min 45 s of processor time)",
                  "a machine\n(cpu): jax 1.2; commit abc"):
         assert said in page
+    assert "old" not in page
+    assert markers.fill(page, {"table": "old", "machine": ""}.__getitem__) == PAGE
     assert matplotlib.image.imread(docs / "depth.png").shape[2] == 4
-    index = (docs / "README.md").read_text()
-    assert "| [Deep against shallow](depth.md) | it is not. |\n| Another | it is not. |" in index
+    assert "| [Deep against shallow](depth.md) | It is not, by 0.3. |" in (docs / "README.md").read_text()
     before = page, (docs / "depth.png").read_bytes()
     ablations.publish(scripts, runs, docs, ["depth"])
     assert ((docs / "depth.md").read_text(), (docs / "depth.png").read_bytes()) == before
@@ -163,24 +189,28 @@ def test_pages_and_index(places):
         ablations.publish(scripts, runs, docs, ["other"])
 
 
-def test_a_picture_that_an_experiment_drew_itself_is_taken(places):
+def test_a_page_that_is_not_there_is_begun_and_a_picture_that_is_there_is_taken(places):
     scripts, runs, docs = places
-    ablations.contour_experiment(runs / "depth2")
-    (scripts / "depth2.sh").write_text(HEAD)
+    contours.contour_experiment(runs / "depth2")
+    (scripts / "depth2.sh").touch()
     ablations.publish(scripts, runs, docs, ["depth2"])
     assert (docs / "depth2.png").read_bytes() == (runs / "depth2" / "picture.png").read_bytes()
-    assert "| alike | 3 | 9.84 ± 0.87 |" in (docs / "depth2.md").read_text()
+    page = (docs / "depth2.md").read_text()
+    assert "| alike | 3 | 9.84 ± 0.87 |" in page
+    assert re.findall(r"\*\*(.+?)\.\*\* To do\.\n\n", page) == ["Claim", "Source", "Here", "Full size", "Found"]
+    assert "\nbash scripts/ablations/depth2.sh\n" in page
 
 
-def test_a_script_that_does_not_say_what_it_found_is_refused(tmp_path):
-    (tmp_path / "depth.sh").write_text(HEAD.replace("# Found: it is not.\n", "").replace("Source", "Sauce"))
-    with pytest.raises(UserError, match=r"depth\.sh lack: source, found"):
-        ablations.read_script(tmp_path / "depth.sh")
+def test_a_page_that_does_not_say_what_it_found_is_refused(places):
+    scripts, runs, docs = places
+    (docs / "depth.md").write_text(PAGE.replace("**Found.** It is not,\n", "").replace("Source", "Sauce"))
+    with pytest.raises(UserError, match=r"depth\.md lacks .*: Source, Found"):
+        ablations.publish(scripts, runs, docs)
 
 
 def test_the_axis_is_the_first_of_three_numbers():
     def axis(field, *values):
-        return comparison.axis_of([comparison.Setting({"model.norm": "x", field: value}, [], []) for value in values])
+        return comparison.axis_of([SeedGroup({"model.norm": "x", field: value}, []) for value in values])
 
     assert axis("seedless", 1, 2.5, 4) == "seedless"
     assert axis("model.stage_sizes", [1, 1], [2, 2], [3, 3]) == "model.stage_sizes"
@@ -195,17 +225,8 @@ def test_the_axis_is_the_first_of_three_numbers():
     ("max_steps", [12, 60, 300], "max steps", ["12", "60", "300"], "log")])
 def test_an_axis_names_the_values_that_were_tried(field, values, label, ticks, scale):
     axes = Figure().subplots()
-    settings = [comparison.Setting({field: value}, [done(0.5)], []) for value in values]
-    comparison._against(axes, settings, field, "test_accuracy", ["red"])
+    groups = [SeedGroup({field: value}, [Run({field: value}, done(0.5))]) for value in values]
+    comparison.draw_against(axes, groups, field, "test_accuracy")
     assert (axes.get_xlabel(), [tick.get_text() for tick in axes.get_xticklabels()], axes.get_xscale()) == (
         label, ticks, scale)
     assert [*axes.get_xticks()] == [int(tick) for tick in ticks]
-
-
-def test_hand_made_features_of_growing_data(tmp_path):
-    pytest.importorskip("skimage")
-    ablations.handmade_experiment(tmp_path, quickstart.get_config().data, [100, 400])
-    found, _ = ablations.read(tmp_path)
-    assert [setting.fields for setting in found] == [{"data.train_size": 100}, {"data.train_size": 400}]
-    few, many = (setting.mean("test_accuracy") for setting in found)
-    assert 0.5 < few < many < 1

@@ -1,4 +1,4 @@
-"""The pages of docs/ say what the code and the runs' files say, and their commands and links exist."""
+"""The pages of docs/ say what the code and the files of runs say, and their commands and links exist."""
 import ast
 import json
 import re
@@ -36,7 +36,7 @@ def test_the_counts_of_the_tables_are_the_golden_ones():
 
 @pytest.mark.parametrize("page", [
     pytest.param(page, marks=pytest.mark.slow if page in ("resnet", "densenet") else ())  # deep: tracing takes long
-    for page in [*pages.FAMILIES, "results"]])
+    for page in [*pages.FAMILIES, "results", "config"]])
 def test_a_page_is_what_the_code_makes(page):
     for path, text in pages.make(ROOT, RECORDS, [page]).items():
         assert path.read_text() == text, f"{path.name} is out of date: python scripts/pages.py"
@@ -45,7 +45,7 @@ def test_a_page_is_what_the_code_makes(page):
 def test_every_network_is_on_a_page():
     named = [network for page, family in pages.FAMILIES.items() if page != "batch_norm" for network in family.networks]
     assert {network.name for network in named} == set(models.MODELS)
-    assert len({(name, str(options)) for name, _, options in named}) == len(named)
+    assert len({(name, str(options)) for name, options, _ in named}) == len(named)
     for page in pages.FAMILIES:
         assert f"]({page}.md)" in TEXTS["README.md"]
         assert f"](images/blocks/{page}.svg)" in TEXTS[f"{page}.md"]
@@ -88,7 +88,7 @@ def test_a_command_of_a_page_can_be_given(name, command):
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     assert values(["train.py", *words]) == ["train.py"]
     config = values.config
-    settings.check(config)
+    settings.read(config)
     size, channels = config.data.image_size or 28, 3 if config.data.source in ("cifar10", "folder:DIR") else 1
     net = models.build(**config.model)
     jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, size, size, channels))))
@@ -121,7 +121,7 @@ def test_the_network_of_the_page_on_adding_one():
     # the paper's table 1 by hand: 3x3 but for the last two
     wanted = 9 * (3 * 96 + 2 * 96 * 96 + 96 * 192 + 3 * 192 * 192) + 192 * 192 + 192 * 10 + 3 * 96 + 5 * 192 + 10
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes[1]["params"])) == wanted == 1_369_738
-    golden = ast.literal_eval(re.search(r'`"allcnn": (\{.*?\}\})`', TEXTS["adding.md"])[1])
+    golden, = map(ast.literal_eval, re.findall(r'`"allcnn": (\{.*?\}\})`', TEXTS["adding.md"]))
     assert golden["parameters"] == wanted
     assert {stage: [*value.shape[1:]] for stage, (value,) in shapes[1]["intermediates"].items()} == golden["stages"]
     scope = {}
@@ -129,7 +129,7 @@ def test_the_network_of_the_page_on_adding_one():
     config = scope["get_config"]()
     assert config.model.name == "allcnn"
     config.model.name = "nin_cifar"  # which is there
-    settings.check(config)
+    settings.read(config)
 
 
 def write_run(directory, *, seed=0, accuracies=(0.5, 0.7), validation=None, steps=4, commit="abc", **fields):
@@ -170,7 +170,7 @@ def test_a_record_is_what_the_files_say(tmp_path):
         results.read(tmp_path)
 
 
-def test_a_table_has_medians_over_seeds_and_commands(tmp_path):
+def test_a_table_has_means_over_seeds_and_commands(tmp_path):
     runs = [results.read(write_run(tmp_path / str(seed), seed=seed, accuracies=(0, accuracy), commit=f"c{seed // 2}"))
             for seed, accuracy in enumerate((0.71, 0.75, 0.72))]
     again = results.read(write_run(tmp_path / "again", seed=1, accuracies=(0, 0.735), commit="c0"))
@@ -180,15 +180,17 @@ def test_a_table_has_medians_over_seeds_and_commands(tmp_path):
     configs = {"configs/mlp.py": {"model.name": "mlp"},
                "configs/lenet.py": {"model.name": "lenet", "epochs": 1, "data.batch_size": 25,
                                     "schedule.name": "constant", "data.source": "fashion_mnist"}}
-    first, second = sorted(results.table(records, configs)[2:4], key=len)
-    assert first == ("| `--config=configs/lenet.py` | 61,706 | Fashion-MNIST | 4 | 72.0 % (71.0 to 73.5) | 0 to 2 "
-                     "| 2 s | b, c |")
+    table = results.table(records, configs).splitlines()
+    first, second = sorted(table[2:4], key=len)
+    # 0.71, 0.735, 0.72; and 2 s each
+    assert first == ("| `--config=configs/lenet.py` | 61,706 | Fashion-MNIST | 4 | 72.17 ± 1.26 % (n = 3) | 0 to 2 "
+                     "| 2 s ± 0 s | b, c |")
     assert "`--config=configs/lenet.py --config.max_steps=4 --config.model.width=0.5`" in second
-    assert "| 70.0 % | 0 |" in second
-    assert "b: Linux, 2 cores (cpu), jax 1.2, commit c0.  " in results.table(records, configs)
+    assert "| 70.00 % (n = 1) | 0 | 2 s |" in second
+    assert "b: Linux, 2 cores (cpu), jax 1.2, commit c0.  " in table
     results.save(tmp_path / "file", records)
     assert results.load(tmp_path / "file") == records
-    assert results.table([], configs) == ["None yet."]
+    assert results.table([], configs) == "None yet."
 
 
 def test_a_command_that_ran_on_both_sets_is_one_row(tmp_path):
@@ -196,7 +198,7 @@ def test_a_command_that_ran_on_both_sets_is_one_row(tmp_path):
     def record(network, source, seed, accuracy, **model):
         run = write_run(tmp_path / f"{network}{source}{accuracy}", seed=seed, accuracies=(0, accuracy),
                         model={"name": network, **model}, optimizer={"momentum": 0.9})
-        return results.read(run) | {"data": results.data_name(source)}
+        return {**results.read(run), "data": results.data_name(source)}
 
     half = {"width": 0.5}
     records = [record("mlp", "fashion_mnist", 0, 0.5), record("mlp", "folder:cifar10", 0, 0.25),
@@ -206,20 +208,25 @@ def test_a_command_that_ran_on_both_sets_is_one_row(tmp_path):
     same = {"epochs": 1, "data.batch_size": 25, "schedule.name": "constant", "data.source": "fashion_mnist"}
     configs = {"configs/lenet.py": {"model.name": "lenet", **same}, "configs/mlp.py": {"model.name": "mlp", **same}}
     rows = results.on_all(records, sets)
-    assert results.side_by_side(rows, configs, sets) == [
+    assert results.side_by_side(rows, configs, sets).splitlines() == [
         "| command: `python scripts/train.py` | parameters | Fashion-MNIST | CIFAR-10 |",
-        "|---|---|---|---|",
-        "| `--config=configs/mlp.py` | 61,706 | 50.0 % | 25.0 % |",
-        "| `--config=configs/lenet.py --config.model.width=0.5` | 61,706 | 63.0 % (51.0 to 75.0) | 50.0 % |",
+        "| --- | --- | --- | --- |",
+        "| `--config=configs/mlp.py` | 61,706 | 50.00 % (n = 1) | 25.00 % (n = 1) |",
+        "| `--config=configs/lenet.py --config.model.width=0.5` | 61,706 | 63.00 ± 16.97 % (n = 2) | 50.00 % (n = 1) |",
         "",
         "All with `--config.optimizer.momentum=0.9`, seeds 0 to 1, on Linux, 2 cores (cpu), jax 1.2, commit abc."]
-    assert results.side_by_side([], configs, sets) == ["None yet."]
+    assert results.side_by_side([], configs, sets) == "None yet."
     # the page of all results has them once, a family's page beside what ran on one set alone
-    alone, own = (pages._section(*where, configs, records) for where in (("Fashion-MNIST", "results"),
-                                                                        ("results", "lenet")))
-    assert ("63.0" in "".join(alone), "99.0" in "".join(alone)) == (False, True)
-    assert ("63.0" in "".join(own), "99.0" in "".join(own)) == (True, True)
-    assert pages._section("results", "vgg", configs, records) == ["None yet."]
+    alone, own = (pages.part(*where, configs, records) for where in (("Fashion-MNIST", "results"),
+                                                                    ("results", "lenet")))
+    assert ("63.00" in alone, "99.00" in alone) == (False, True)
+    assert ("63.00" in own, "99.00" in own) == (True, True)
+    assert pages.part("results", "vgg", configs, records) == "None yet."
+
+
+def test_the_page_of_fields_has_them_all():
+    rows = re.findall(r"^\| `([\w.]+)` \|", TEXTS["config.md"], re.MULTILINE)
+    assert rows == list(settings.FIELDS)
 
 
 @pytest.mark.parametrize(("source", "name"), [

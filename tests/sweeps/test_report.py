@@ -4,7 +4,7 @@ import re
 import pytest
 from PIL import Image
 
-from modern_cnn.sweeps import report
+from modern_cnn.sweeps import report, seeds
 
 RUN = {"versions": {"jax": "1"}, "machine": "here", "data": {}}
 CONFIG = {"model": {"name": "lenet"}, "data": {"source": "digits"}}
@@ -24,30 +24,34 @@ def records(values, split="train"):
 
 def test_mean_and_deviation_over_the_seeds_that_were_done():
     rows = [row(0, 0.1, 0.5), row(1, 0.1, 0.6), row(2, 0.1, 0.7), row(0, 0.3, 0.9), row(1, 0.3, 0, "diverged: x | y")]
-    lines = report.table(report.settings_of(rows, [[]] * 5))
+    lines = report.table(report.groups_of(rows, [[]] * 5))
     assert lines == [["learning_rate", "trials", "test accuracy", "test loss", "seconds a trial"],
                      ["0.1", "3", "60.00 ± 10.00 %", "1.4000 ± 0.1000", "2.0"],
                      ["0.3", "1 of 2", "90.00 %", "1.1000", "2.0"]]
-    assert report.markdown(lines).splitlines()[1:3] == [
+    assert seeds.markdown_table(lines).splitlines()[1:3] == [
         "| --- | --- | --- | --- | --- |", "| 0.1 | 3 | 60.00 ± 10.00 % | 1.4000 ± 0.1000 | 2.0 |"]
 
 
 def test_only_validation_chooses_and_only_among_settings_that_were_done():
+    def best():
+        group = report.best(report.groups_of(rows, [[]] * 3))
+        return group and group.fields
+
     rows = [row(0, 0.1, 0.9, validation=0.5), row(0, 0.2, 0.6, validation=0.7), row(0, 0.3, 0.8, validation=0.6)]
-    settings = report.settings_of(rows, [[]] * 3)
-    assert report.best(settings).fields == {"optimizer.learning_rate": 0.2}
-    assert [line[1] for line in report.table(settings)] == ["trials", "1", "1, best on validation", "1"]
+    assert best() == {"optimizer.learning_rate": 0.2}
+    table = report.table(report.groups_of(rows, [[]] * 3))
+    assert [line[1] for line in table] == ["trials", "1", "1, best on validation", "1"]
     rows[1]["status"] = "diverged"
-    assert report.best(report.settings_of(rows, [[]] * 3)).fields == {"optimizer.learning_rate": 0.3}
+    assert best() == {"optimizer.learning_rate": 0.3}
     for each in rows:
         del each["validation_loss"], each["validation_accuracy"]
-    assert report.best(report.settings_of(rows, [[]] * 3)) is None
+    assert best() is None
 
 
 def test_a_band_is_the_mean_and_deviation_of_the_trials_that_came_so_far():
-    setting, = report.settings_of([row(0, 0.1, 0.5), row(1, 0.1, 0.6)], [records([1, 2, 4]), records([3, 4])])
-    assert setting.band("train", "loss") == ([0.5, 1.0, 1.5], [2, 3, 4], [pytest.approx(2**0.5)] * 2 + [0])
-    assert setting.band("test", "loss") == ([], [], [])
+    group, = report.groups_of([row(0, 0.1, 0.5), row(1, 0.1, 0.6)], [records([1, 2, 4]), records([3, 4])])
+    assert group.band("train", "loss") == ([0.5, 1.0, 1.5], [2, 3, 4], [pytest.approx(2**0.5)] * 2 + [0])
+    assert group.band("test", "loss") == ([], [], [])
 
 
 def test_files_of_the_report(tmp_path):
@@ -66,6 +70,6 @@ def test_files_of_the_report(tmp_path):
 
 
 def test_many_settings_and_settings_that_end_alike():
-    assert report.short_names(["optimizer.name", "model.name", "model.width"]) == [
+    assert [*seeds.short_names(["optimizer.name", "model.name", "model.width"]).values()] == [
         "optimizer.name", "model.name", "width"]
-    assert len({*report._colors(40)}) == 40
+    assert len({*report.colors(40)}) == 40
