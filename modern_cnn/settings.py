@@ -47,8 +47,9 @@ class Field(NamedTuple):
 
 def _field(default: Any, meaning: str, low: float | None = None, high: float | None = None, **more: Any) -> Any:
     """Return a dataclass field with its `Field` in the metadata."""
+    high = inf if high is None and low is not None else high
     return dataclasses.field(default=default, metadata={
-        "field": Field(type(default), default, meaning, low, inf if high is None and low is not None else high, **more)})
+        "field": Field(type(default), default, meaning, low, high, **more)})
 
 
 def _flag(meaning: str, **more: Any) -> Any:
@@ -76,8 +77,8 @@ class Data:
                             "the statistics of the set (standard) or of ImageNet (imagenet)",
                             choices=("unit", "symmetric", "standard", "imagenet"))
     train_size: int = _field(0, "train on this many training images, stratified and always the same; 0: all", 0)
-    validation: float = _field(0.0, "fraction of the training images held out to choose the best checkpoint, stratified "
-                               "and always the same", 0, 1)
+    validation: float = _field(0.0, "share of the training images that is held out to choose the best checkpoint, "
+                               "stratified and always the same", 0, 1)
     stream: bool = _flag("decode images during training: for folder: and tfds: sets that do not fit into memory")
     num_classes: int = _field(0, "number of classes; 0: as many as the data have", 0)
     manual_dir: str = _field("", "for tfds: take the files from this folder instead of downloading them", resume=PLACE)
@@ -110,8 +111,8 @@ class Augment:
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """The loss: cross-entropy."""
-    label_smoothing: float = _field(0.0, "share of the target distribution that goes to all classes equally (0.1)", 0, 1,
-                                    varies=True)
+    label_smoothing: float = _field(0.0, "share of the target distribution that goes to all classes equally (0.1)",
+                                    0, 1, varies=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +124,8 @@ class Optimizer:
                                   "0: do not scale", 0)
     momentum: float = _field(0.0, "momentum of sgd and lars", 0, 1, varies=True)
     nesterov: bool = _flag("Nesterov's momentum")
-    weight_decay: float = _field(0.0, "L2 penalty on kernels only, not on biases and normalisation; decoupled in adamw", 0,
-                                 varies=True)
+    weight_decay: float = _field(0.0, "L2 penalty on kernels only, not on biases and normalisation; decoupled in adamw",
+                                 0, varies=True)
     clip_norm: float = _field(0.0, "scale gradients down to this global norm; 0: never", 0)
     ema_decay: float = _field(0.0, "keep moving averages of weights and batch statistics, and evaluate and save those "
                               "(0.999); 0: none", 0, 1, varies=True)
@@ -136,8 +137,8 @@ class Schedule:
     name: str = _field("constant", "constant, divided at milestones (step), or a cosine to 0",
                        choices=("constant", "step", "cosine"))
     warmup_epochs: float = _field(0.0, "linear warm-up from 0 over this many epochs", 0)
-    milestones: tuple[float, ...] = _field((30.0, 60.0, 80.0), "of step: the epochs after which the rate is multiplied by "
-                                           "factor")
+    milestones: tuple[float, ...] = _field(
+        (30.0, 60.0, 80.0), "of step: the epochs after which the rate is multiplied by factor")
     factor: float = _field(0.1, "of step: see milestones", 0, varies=True)
 
 
@@ -145,7 +146,8 @@ class Schedule:
 class Finetune:
     """Start from the weights of another run."""
     workdir: str = _field("", "start from the result of this run, trained or imported, with a new head")
-    freeze: str = _field("", "parameters that do not change, as patterns: 'conv1/*,stage1_*'; 'backbone': all but the head")
+    freeze: str = _field("", "patterns of parameters that do not change: 'conv1/*,stage1_*'; 'backbone': all but the "
+                         "head")
     freeze_statistics: bool = _flag("batch norm uses and keeps the running statistics in training too")
     head_multiplier: float = _field(1.0, "multiplies the learning rate of the head", 0)
 
@@ -200,7 +202,7 @@ OPTIONS = {
     "width": Field(float, None, "multiplies the numbers of channels"),
     "norm": Field(str, None, "batch, layer, group, instance or none"),
     "unbiased": Field(bool, None, "store the running variance of batch norm as PyTorch does"),
-    "initializer": Field(str, None, "xavier_uniform, keras, torch, normal, vgg, googlenet, resnet, densenet or identity"),
+    "initializer": Field(str, None, "how weights are drawn: a key of modern_cnn.layers.INITIALIZERS"),
     "dtype": Field(str, None, "precision of the computation: bfloat16; parameters stay float32"),
     "dropout_rate": Field(float, None, "probability that dropout sets a value to 0", varies=True),
 }
@@ -295,7 +297,7 @@ def read(config: ml_collections.ConfigDict) -> Settings:
 
 
 def from_json(tree: Mapping[str, Any]) -> Settings:
-    """Return the Settings of a config.json, unchecked; fields that an earlier version did not have get their defaults."""
+    """Return the Settings of a config.json, unchecked; fields that an earlier version lacked have their defaults."""
     values: dict[str, Any] = {}
     for outer in dataclasses.fields(Settings):
         given = tree.get(outer.name)
@@ -316,14 +318,14 @@ def _check(name: str, field: Field, value: Any) -> None:
     if field.choices and value not in field.choices:
         raise UserError(f"config.{name}={value!r} is unknown{did_you_mean(str(value), field.choices)}")
     if field.low is not None and not (isinstance(value, (int, float)) and field.low <= value <= (field.high or inf)):
-        raise UserError(f"config.{name}={value!r} must be a number "
-                        + (f"of at least {field.low}" if field.high == inf else f"between {field.low} and {field.high}"))
+        allowed = f"of at least {field.low}" if field.high == inf else f"between {field.low} and {field.high}"
+        raise UserError(f"config.{name}={value!r} must be a number {allowed}")
     if field.type is tuple and not all(isinstance(part, (int, float)) and part >= 0 for part in value):
         raise UserError(f"config.{name}={value} must be epochs, at least 0")
 
 
 def _check_together(settings: Settings) -> Settings:
-    """Raise UserError for fields that do not go together, or a network that does not exist; else return the settings."""
+    """Return the settings. Raise UserError if fields do not go together, or there is no such network."""
     from modern_cnn import models  # imports JAX, which the command line need not wait for
 
     if settings.optimizer.learning_rate <= 0:
@@ -331,7 +333,7 @@ def _check_together(settings: Settings) -> Settings:
     if not settings.finetune.workdir:
         for name, value in dataclasses.asdict(settings.finetune).items():
             if value != FIELDS[f"finetune.{name}"].default:
-                raise UserError(f"config.finetune.{name}={value!r} is for a run that starts from the weights of another: "
-                                "--config.finetune.workdir=DIR")
+                raise UserError(f"config.finetune.{name}={value!r} is for a run that starts from the weights of "
+                                "another: --config.finetune.workdir=DIR")
     models.build(**settings.model)
     return settings

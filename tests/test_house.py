@@ -16,49 +16,78 @@ from modern_cnn import models, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "modern_cnn").rglob("*.py"))
-# Imports go one way: functional <- layers <- models <- training; data <- training.
+PROGRAMS = sorted(path for folder in ("configs", "modern_cnn", "scripts") for path in (ROOT / folder).rglob("*.py"))
+# Imports go one way: functional <- layers <- models <- training <- runs <- sweeps; data knows nothing of training.
 MAY_IMPORT = {
     "functional": {"functional"},
-    "layers": {"functional", "errors", "numbers"},
+    "layers": {"functional", "errors", "settings"},
     "models": {"models", "layers", "functional", "errors"},
-    "data": {"data", "errors", "numbers", "runtime"},
+    "data": {"data", "errors", "settings", "runtime"},
     "runtime": set(),
     "errors": set(),
-    "numbers": set(),
-    "cli": {"errors"},
-    "training": {"training", "models", "data", "errors", "numbers"},
+    "settings": {"errors", "models"},
+    "cli": {"errors", "settings"},
+    "training": {"training", "models", "data", "errors", "settings"},
+    "runs": {"runs", "training", "models", "data", "errors", "settings", "cli"},
+    "sweeps": {"sweeps", "runs", "training", "errors", "settings"},
     "weights": {"weights", "models", "errors"},
-    "reuse": {"reuse", "training", "data", "functional", "errors"},
-    "benchmarks": {"benchmarks", "models", "training", "data", "functional", "analysis", "errors"},
-    "sweep": {"training", "analysis", "errors"},
-    "ablations": {"training", "models", "data", "analysis", "errors"},
-    "pages": {"models", "results", "analysis", "errors"},
-    "results": {"training", "errors"},
-    "scaling": {"models", "training", "functional", "errors"},
-    "analysis": {"analysis", "functional", "errors"},
-    "__init__": {"training"},
+    "inspection": {"inspection", "runs", "data", "functional", "errors", "cli"},
+    "reuse": {"reuse", "runs", "data", "functional", "errors", "cli"},
+    "__init__": {"runs"},
 }
 
 
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
 def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "modern_cnn":
-            parts = node.module.split(".")[1:]
-            yield from [parts[0]] if parts else [name.name for name in node.names]
+    """Every module that a file imports, by its dotted name."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from [node.module] if node.module != "modern_cnn" else [f"modern_cnn.{a.name}" for a in node.names]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_one_way_and_functions_fit_a_head(path):
+def test_imports_go_one_way(path):
     room = path.relative_to(ROOT / "modern_cnn").parts[0].removesuffix(".py")
-    assert set(imports(path)) <= MAY_IMPORT[room]
-    long = [node.name for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 100]
-    assert long == []
+    names = [name.split(".") for name in imports(path)]
+    assert {name[1] for name in names if name[0] == "modern_cnn"} <= MAY_IMPORT[room]
+    assert not {name[0] for name in names} & {"tests", "scripts", "configs"}
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_everything_fits_a_head(path):
+    assert len(path.read_text().splitlines()) <= 350
+    most = {ast.FunctionDef: 100, ast.ClassDef: 120}
+    assert [node.name for node in ast.walk(tree_of(path))
+            if type(node) in most and node.end_lineno - node.lineno + 1 > most[type(node)]] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "modern_cnn" / "training").glob("*.py")), ids=lambda path: path.stem)
+def test_training_opens_no_file_and_prints_nothing(path):
+    assert not {"logging", "pathlib", "os", "io", "tqdm", "shutil", "tempfile"} & set(imports(path))
+    called = {node.func.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)
+              and isinstance(node.func, ast.Name)}
+    assert not {"open", "print"} & called
+
+
+def test_the_loop_fits_one_screen():
+    """`fit`, and all that it calls for each step."""
+    lines = 0
+    for path, names in {"runs/loop.py": ("fit", "due"), "runs/log.py": ("tick",), "training/program.py": ("step",),
+                        "data/resident.py": ("train",)}.items():
+        found = {node.name: node for node in ast.walk(tree_of(ROOT / "modern_cnn" / path))
+                 if isinstance(node, ast.FunctionDef)}
+        lines += sum(found[name].end_lineno - found[name].lineno + 1 for name in names)
+    assert lines <= 100
 
 
 def test_importing_sets_no_environment_and_starts_no_backend():
     code = ("import os; before = dict(os.environ)\n"
-            "import modern_cnn, modern_cnn.models, modern_cnn.training.loop, sys, jax\n"
+            "import modern_cnn, modern_cnn.models, modern_cnn.runs.loop, sys, jax\n"
             "from jax._src import xla_bridge\n"
             "assert dict(os.environ) == before\n"
             "assert not xla_bridge._backends and not jax.config.jax_compilation_cache_dir\n"
@@ -89,7 +118,7 @@ def test_every_config_opens_with_its_command_and_builds_its_network(path):
     for variant in getattr(module, "VARIANTS", (None,)):
         config = module.get_config(*([variant] if variant else []))
         net, size = models.build(**config.model), config.data.image_size or 28
-        settings.check(config)
+        settings.read(config)
         jax.eval_shape(lambda net=net, size=size: net.init(jax.random.key(0), jnp.zeros((1, size, size, 1))))
     if hasattr(module, "VARIANTS"):
         with pytest.raises(ValueError, match="no variant"):

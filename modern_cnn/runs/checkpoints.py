@@ -35,7 +35,7 @@ def _leaf_digest(x: jax.Array) -> jax.Array:
 
 @jax.jit
 def _digest(tree: Any) -> jax.Array:
-    """Return uint32 [number of leaves]. Integer sums do not depend on their order, so any device and sharding agrees."""
+    """Return uint32 [number of leaves]. Integer sums do not depend on the order, so all devices and shardings agree."""
     return jnp.stack([_leaf_digest(x) for x in jax.tree.leaves(tree)])
 
 

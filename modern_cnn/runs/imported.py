@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from modern_cnn.data import sources
+from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
@@ -46,7 +47,7 @@ def write_run(directory: str | Path, config: ml_collections.ConfigDict, module: 
     if broken:
         raise UserError(f"these weights are infinite or not numbers: {', '.join(broken)}")
     mean, std = sources.normalization(config.data.normalize, np.zeros((1, *image_shape), np.uint8))
-    spec = sources.Spec(source=config.data.source, origin="", image_shape=image_shape, num_classes=classes,
+    spec = Spec(source=config.data.source, origin="", image_shape=image_shape, num_classes=classes,
                         class_names=tuple(class_names or map(str, range(classes))), sizes={}, mean=mean, std=std,
                         digest="")
     collections = jax.tree.map(jnp.asarray, variables)

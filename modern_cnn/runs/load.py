@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from modern_cnn import models, settings
 from modern_cnn.data import sources
-from modern_cnn.data.sources import Dataset, Spec
+from modern_cnn.data.sources import Dataset
+from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints

@@ -15,7 +15,8 @@ from jax.experimental import multihost_utils
 from modern_cnn import settings
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load, record as records_, workdir
+from modern_cnn.runs import load, workdir
+from modern_cnn.runs import record as records_
 from modern_cnn.runs.log import Progress
 from modern_cnn.runs.record import HELD_OUT, Record
 from modern_cnn.settings import Settings

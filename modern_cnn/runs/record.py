@@ -89,8 +89,8 @@ class Record:
         self._checkpoints = self._closing.enter_context(contextlib.closing(Checkpoints(self.directory)))
         state, metrics = self._checkpoints.restore(state, metrics)
         self.first_step = self.saved_step = int(state.step)
-        self.scores = {(record["split"], record["step"]): record
-                       for record in read_metrics(self.directory / "metrics.jsonl") if record["step"] <= self.first_step}
+        self.scores = {(each["split"], each["step"]): each for each in read_metrics(self.directory / "metrics.jsonl")
+                       if each["step"] <= self.first_step}
         if devices.leads():
             self._log = self._closing.enter_context(contextlib.closing(Log(self.directory, self.first_step)))
         return state, metrics

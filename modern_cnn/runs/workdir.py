@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from modern_cnn import settings
-from modern_cnn.data.sources import Spec
+from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -39,7 +39,8 @@ class Devices:
       UserError: more devices than there are, or a choice that several processes do not have.
     """
 
-    def __init__(self, count: int = 0, compile: str = "jit", batch_norm: str = "global", *, whole_batches: bool = False):
+    def __init__(self, count: int = 0, compile: str = "jit", batch_norm: str = "global", *,
+                 whole_batches: bool = False):
         devices = jax.devices()
         if count > len(devices):
             raise UserError(f"config.parallel.count={count}, but there are only {len(devices)} devices")

@@ -14,8 +14,8 @@ import optax
 
 from modern_cnn import models
 from modern_cnn.data import augment, formats
-from modern_cnn.data.sources import Dataset, Spec
-Feed = Any  # TODO spec.Feed
+from modern_cnn.data.sources import Dataset
+from modern_cnn.data.spec import Feed, Spec
 from modern_cnn.errors import UserError
 from modern_cnn.settings import Settings, is_zero
 from modern_cnn.training import finetune, optim, steps
@@ -179,7 +179,8 @@ class Program:
         self._feed = dataset.feed(self.devices, settings.augment.resized_crop)
         init_key, step_key = (jax.random.key_data(key) for key in jax.random.split(jax.random.key(settings.seed)))
         self._init_key, self._step = init_key, self._compile(step_key)
-        self.evaluate = Evaluation(self.spec, self.devices, self._feed, self.plan.batch_size, settings.augment.test_flip)
+        self.evaluate = Evaluation(self.spec, self.devices, self._feed, self.plan.batch_size,
+                                   settings.augment.test_flip)
 
     def _compile(self, key: jax.Array) -> Callable:
         make = partial(make_step, self._parts, self.spec, self.devices, self._feed)

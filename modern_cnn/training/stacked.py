@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from modern_cnn.data.sources import Dataset, Spec
+from modern_cnn.data.sources import Dataset
 from modern_cnn.settings import VARYING, Settings, flatten
 from modern_cnn.training.devices import AXIS, Devices
 from modern_cnn.training.metrics import Metrics
@@ -27,8 +27,8 @@ def group_key(settings: Settings) -> str | None:
     share a batch train alone. A number that is 0 or unset leaves out a part of the program, so trials with and without
     it are in two groups.
     """
-    parallel = settings.parallel
-    if settings.data.stream or settings.finetune.workdir or (parallel.compile, parallel.batch_norm) != ("jit", "global"):
+    plain = (settings.parallel.compile, settings.parallel.batch_norm) == ("jit", "global")
+    if settings.data.stream or settings.finetune.workdir or not plain:
         return None
     flat = flatten(settings)
     return json.dumps(flat | {"seed": 0} | {name: "any" for name in VARYING if flat.get(name)}, sort_keys=True)
@@ -88,7 +88,8 @@ class StackedProgram:
         options = {name.removeprefix("model."): value for name, value in numbers.items() if name.startswith("model.")}
         parts = make_parts(self.settings.replace(numbers), self.spec, self.devices, self.module.clone(**options))
         step = make_step(parts, self.spec, self.devices, self._feed, jax.random.wrap_key_data(key))
-        state, metrics, output = step(state.replace(module=parts.module, optimizer=parts.optimizer), metrics, data, order)
+        state = state.replace(module=parts.module, optimizer=parts.optimizer)
+        state, metrics, output = step(state, metrics, data, order)
         return _bare(state), metrics, output
 
     def _count(self, own: tuple, shared: tuple) -> Metrics:
@@ -114,7 +115,8 @@ class StackedProgram:
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple]:
         """Return the arguments of `step`: each trial has its own order of the same images."""
         feeds = [next(self._feed.train(settings.seed, epoch, first, self.plan.batch_size)) for settings in self.trials]
-        return itertools.repeat((self._own, self.stack([order for _, order in feeds]), feeds[0][0]))
+        args = self._own, self.stack([order for _, order in feeds]), feeds[0][0]
+        return itertools.repeat(args, self.plan.steps_per_epoch - first)
 
     def step(self, state: TrainState, metrics: Metrics, *batch: Any) -> tuple[TrainState, Metrics, jax.Array]:
         """Return the next states and metrics, as `Program.step`."""

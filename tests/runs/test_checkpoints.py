@@ -12,8 +12,10 @@ import pytest
 
 import modern_cnn
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load as evaluation, loop
+from modern_cnn.runs import loop
 from modern_cnn.runs.checkpoints import Checkpoints, _digest
+from modern_cnn.runs.load import load_run
+from modern_cnn.runs.record import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 # TensorStore leaves futures of a failed read or write to the garbage collector, after Orbax closed their event loop.
@@ -98,7 +100,7 @@ def test_all_checkpoints_damaged_is_said_and_nothing_is_touched(config, finished
 def test_a_damaged_best_checkpoint_is_passed_over_for_the_next_best(config, tmp_path, caplog):
     assert loop.train_and_evaluate(config, tmp_path / "run")["step"] == 8
     zero_all(tmp_path / "run" / "checkpoints" / "8" / "variables")
-    assert evaluation.load_run(tmp_path / "run")[3] == 24
+    assert load_run(tmp_path / "run").step == 24
     assert "the checkpoint of step 8 is damaged" in caplog.text
 
 
@@ -116,13 +118,12 @@ def first_of_four_is_best(config, monkeypatch):
     """Four epochs, and what validation shall say of them."""
     scores = iter([0.9, 0.1, 0.3, 0.2])
     config.epochs, config.data.validation = 4, 0.2
-    score = loop.Run.score
+    write = Record.write_scores
 
-    def scripted(self, split, *args):
-        means = score(self, split, *args)
-        return {"accuracy": next(scores), "loss": 1.0} if split == "validation" else means
+    def scripted(self, step, split, means):
+        write(self, step, split, {"accuracy": next(scores), "loss": 1.0} if split == "validation" else means)
 
-    monkeypatch.setattr(loop.Run, "score", scripted)
+    monkeypatch.setattr(Record, "write_scores", scripted)
 
 
 @pytest.mark.usefixtures("first_of_four_is_best")
@@ -132,7 +133,7 @@ def test_best_and_newest_are_kept(config, tmp_path):
     first = result["step"]
     assert first == 1437 * 4 // 5 // 128
     assert steps_of(tmp_path / "run") == [first, 3 * first, 4 * first]
-    assert evaluation.load_run(tmp_path / "run")[3] == first
+    assert load_run(tmp_path / "run").step == first
 
 
 @pytest.mark.parametrize(("field", "value", "named"), [

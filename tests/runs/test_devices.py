@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load as evaluation, loop
+from modern_cnn.runs import loop
+from modern_cnn.runs.load import load_run
 from modern_cnn.training.devices import Devices
 from tests.data import files
 
@@ -66,7 +67,7 @@ def end(processes, code=0):
 def result(workdir):
     """The losses that it wrote down, and its variables."""
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [record["loss"] for record in records], evaluation.load_run(workdir)[1]
+    return [record["loss"] for record in records], load_run(workdir).variables
 
 
 @pytest.fixture(scope="module")

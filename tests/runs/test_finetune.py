@@ -10,13 +10,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import base
-from modern_cnn import models
+from modern_cnn import models, settings
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError
-from modern_cnn.training import finetune, optim, steps
-from modern_cnn.runs import imported, loop
-from modern_cnn import settings
+from modern_cnn.runs import imported, load, loop
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
+from modern_cnn.training import finetune, optim, program, steps
 from modern_cnn.training.state import TrainState
 
 KEY = jax.random.key(0)
@@ -117,25 +116,25 @@ def test_the_head(name, shape, head):
 
 def test_patterns():
     paths, head = ["conv1/kernel", "conv2/kernel", "stage1/conv1/kernel", "dense/kernel"], {"dense/kernel"}
-    assert finetune.frozen_of("", paths, head) == set()
-    assert finetune.frozen_of("conv1/*", paths, head) == {"conv1/kernel"}
-    assert finetune.frozen_of("conv1/*, stage*", paths, head) == {"conv1/kernel", "stage1/conv1/kernel"}
-    assert finetune.frozen_of("backbone", paths, head) == {*paths} - head
+    assert finetune.frozen_paths("", paths, head) == set()
+    assert finetune.frozen_paths("conv1/*", paths, head) == {"conv1/kernel"}
+    assert finetune.frozen_paths("conv1/*, stage*", paths, head) == {"conv1/kernel", "stage1/conv1/kernel"}
+    assert finetune.frozen_paths("backbone", paths, head) == {*paths} - head
     with pytest.raises(UserError, match=r"'cov2/\*' matches no parameter; the closest are conv2/kernel, "):
-        finetune.frozen_of("conv1/*,cov2/*", paths, head)
+        finetune.frozen_paths("conv1/*,cov2/*", paths, head)
     with pytest.raises(UserError, match="nothing to learn"):
-        finetune.frozen_of("*", paths, head)
+        finetune.frozen_paths("*", paths, head)
 
 
 def test_settings():
     config = base.get_config()
-    settings.check(config)
+    settings.read(config)
     config.finetune.freeze = "conv1/*"
     with pytest.raises(UserError, match=r"config\.finetune\.freeze='conv1/\*' is for a run that starts"):
-        settings.check(config)
+        settings.read(config)
     config.finetune.update(workdir="x", head_multiplier=-1.0)
     with pytest.raises(UserError, match=r"config\.finetune\.head_multiplier=-1\.0"):
-        settings.check(config)
+        settings.read(config)
 
 
 @pytest.fixture
@@ -186,7 +185,7 @@ def spec_of(config, **fields):
 def test_the_head_is_kept_for_the_same_classes(config, source):
     def start(**fields):
         spec = spec_of(config, **fields)
-        return finetune.pretrained(config, loop.build_model(config.model.to_dict(), spec), spec)
+        return load.pretrained(settings.read(config), program.build_network(config.model.to_dict(), spec), spec)
 
     same = {"num_classes": 3, "class_names": ("cat", "dog", "emu")}
     kept, origin = start(**same)
@@ -201,7 +200,7 @@ def test_the_head_is_kept_for_the_same_classes(config, source):
 def test_what_does_not_fit(config, source, caplog):
     def start(**fields):
         spec = spec_of(config, **fields)
-        return finetune.pretrained(config, loop.build_model(config.model.to_dict(), spec), spec)
+        return load.pretrained(settings.read(config), program.build_network(config.model.to_dict(), spec), spec)
 
     with pytest.raises(UserError, match=r"of 8x8x1 images.*its 9x9x1 images: params/dense1/kernel is \(64, 16\) there"):
         start(image_shape=(9, 9, 1))
@@ -209,10 +208,10 @@ def test_what_does_not_fit(config, source, caplog):
         start(image_shape=(8, 8, 3))
     config.data.normalize = "symmetric"
     start()
-    assert "--config.data.normalize=unit would keep them alike" in caplog.text
+    assert "--config.data.normalize=unit would keep them equal" in caplog.text
     config.model.name = "lenet"
     with pytest.raises(UserError, match=r"holds the network 'mlp', .* config\.model\.name='lenet'"):
-        finetune.pretrained(config, None, None)
+        load.pretrained(settings.from_json(config.to_dict()), None, None)
 
 
 def test_no_statistics_to_freeze(config):

@@ -10,19 +10,22 @@ import pytest
 from PIL import Image
 
 import modern_cnn
-from modern_cnn.data import augment, resident as batches, formats, sources
+from modern_cnn import settings
+from modern_cnn.data import augment, decoding, resident, sources
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load as evaluation, log as logs, loop, workdir
-from modern_cnn.training import optim
+from modern_cnn.runs import load, loop, workdir
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
+from modern_cnn.runs.log import duration, read_metrics
+from modern_cnn.training import steps
 from modern_cnn.training.devices import Devices
 from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.program import Evaluation, Program
 from modern_cnn.training.state import TrainState
 from tests.data import files
 
 
 def records(path, split=None):
-    return [r for r in logs.read_metrics(path / "metrics.jsonl") if split in (None, r["split"])]
+    return [r for r in read_metrics(path / "metrics.jsonl") if split in (None, r["split"])]
 
 
 def test_a_run_writes_all_that_design_promises(config, tmp_path, caplog):
@@ -48,7 +51,7 @@ def test_a_run_writes_all_that_design_promises(config, tmp_path, caplog):
 
 def test_load_and_evaluate_agree_with_the_run(config, tmp_path):
     result = loop.train_and_evaluate(config, tmp_path / "run")
-    scored = evaluation.evaluate_workdir(tmp_path / "run")
+    scored = load.evaluate_workdir(tmp_path / "run")
     assert scored == {"split": "test", "step": 33, "count": 360, **result["test"]}
     module, variables = modern_cnn.load(tmp_path / "run")
     data = sources.load(config.data)
@@ -71,8 +74,8 @@ def test_averages_are_scored_and_kept_and_the_weights_go_on(config, tmp_path):
     images, labels = jnp.asarray(data.splits["test"][0]), data.splits["test"][1]
     logits = [module.apply(averages, augment.normalize(each, data.spec.mean, data.spec.std), train=False)
               for each in (images, images[:, :, ::-1])]
-    wanted = Metrics.of((logits[0] + logits[1]) / 2, jnp.asarray(labels, jnp.int32)).means(10)
-    scored = evaluation.evaluate_workdir(tmp_path / "run")
+    wanted = Metrics.from_batch((logits[0] + logits[1]) / 2, jnp.asarray(labels, jnp.int32)).means(10)
+    scored = load.evaluate_workdir(tmp_path / "run")
     for scores in (result["test"], scored):
         assert np.isclose(scores["loss"], wanted["loss"], rtol=1e-5)
         assert scores["accuracy"] == wanted["accuracy"]
@@ -90,12 +93,12 @@ def test_images_enlarged_on_the_device_train_and_score_as_those_enlarged_in_file
     config.epochs, config.data.image_size = 1, 32
     config.augment.rotate, config.augment.shift = 10.0, 3.0
     on_device = loop.train_and_evaluate(config, tmp_path / "device")
-    evaluated = evaluation.evaluate_workdir(tmp_path / "device")
+    evaluated = load.evaluate_workdir(tmp_path / "device")
     assert {name: evaluated[name] for name in on_device["test"]} == on_device["test"]
     arrays = {}
     for split, (images, labels) in sources.load(config.data).splits.items():
         assert images.shape[1:] == (8, 8, 1)
-        arrays |= {f"{split}_images": formats.resize_array(images, 32, split)[..., 0], f"{split}_labels": labels}
+        arrays |= {f"{split}_images": decoding.resize_array(images, 32, split)[..., 0], f"{split}_labels": labels}
     files.write_idx(tmp_path / "large", **arrays)
     config.data.source = f"idx:{tmp_path / 'large'}"
     loop.train_and_evaluate(config, tmp_path / "files")
@@ -107,15 +110,11 @@ def test_images_enlarged_on_the_device_train_and_score_as_those_enlarged_in_file
 
 def test_evaluation_counts_every_example_once_at_any_batch_size(config):
     data = sources.load(config.data)
-    module = loop.build_model(config.model.to_dict(), data.spec)
-    state = TrainState.create(jax.random.key(0), module, optim.make_optimizer(config.optimizer, lambda _: 0.1),
-                              data.spec.image_shape)
+    state = Program(settings.read(config), data).init()
     devices = Devices()
-    feed = data.feed(devices)
-    eval_fn = evaluation.compile_eval(data.spec, devices, feed)
     whole = None
     for batch_size in (360, 100, 7, 1000):
-        metrics = evaluation.evaluate(eval_fn, state, feed, "test", data.spec, batch_size, devices)
+        metrics = Evaluation(data.spec, devices, data.feed(devices), batch_size)(state, "test")
         whole = whole or metrics
         assert int(metrics.count) == 360
         assert int(metrics.correct) == int(whole.correct)
@@ -129,19 +128,17 @@ def test_an_epoch_visits_every_image_once_and_no_two_steps_draw_alike(config, mo
         looks = state.params["looks"].at[state.step].set(batch["image"][0].sum())
         return state.replace(step=state.step + 1, params={"seen": seen, "looks": looks}), Metrics.empty()
 
-    monkeypatch.setattr(loop.steps, "train_step", note)
+    monkeypatch.setattr(steps, "train_step", note)
     config.augment.rotate, config.augment.shift = 20.0, 1.0
-    spec = dataclasses.replace(sources.load(config.data).spec, mean=(0.0,), std=(1.0,))
-    devices = Devices()
-    step = loop.compile_train(config, spec, loop.Plan(3, 4, 8, lambda _: 0.1), jax.random.key(0), devices,
-                              batches.Resident(spec, {}, devices))
-    images = jnp.tile(jnp.arange(64, dtype=jnp.uint8).reshape(1, 8, 8, 1), (13, 1, 1, 1))
+    config.data.batch_size = 3
+    images = np.tile(np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1), (13, 1, 1, 1))
+    spec = dataclasses.replace(sources.load(config.data).spec, mean=(0.0,), std=(1.0,), sizes={"train": 13})
+    program = Program(settings.read(config), sources.Dataset(spec, {"train": (images, np.arange(13, dtype=np.int32))}))
     state = TrainState(jnp.int32(0), {"seen": jnp.zeros(13, jnp.int32), "looks": jnp.zeros(8)}, {}, (), None, None)
     counts = []
     for epoch in range(2):
-        for _ in range(4):
-            order = jnp.asarray(batches.epoch_order(0, epoch, 13))
-            state, _, _ = step(state, Metrics.empty(), (images, jnp.arange(13)), order)
+        for batch in program.batches(epoch):
+            state, _, _ = program.step(state, program.empty_metrics(), *batch)
         counts.append(np.array(state.params["seen"]))
     first, second = counts[0], counts[1] - counts[0]
     assert sorted(first) == sorted(second) == [0] + [1] * 12
@@ -153,7 +150,7 @@ def test_max_steps_ends_with_evaluation_and_checkpoint(config, tmp_path):
     result = loop.train_and_evaluate(config, tmp_path / "run")
     assert result["step"] == 13
     assert [r["step"] for r in records(tmp_path / "run", "test")] == [13]
-    assert evaluation.load_run(tmp_path / "run")[3] == 13
+    assert load.load_run(tmp_path / "run").step == 13
 
 
 def test_a_finished_run_started_again_only_reports(config, tmp_path):
@@ -187,7 +184,7 @@ def test_a_non_finite_loss_stops_the_run_at_its_step_and_keeps_the_last_good_che
     for error in (one_by_one, by_epoch):
         assert f"the loss is not finite at step {step} " in str(error.value)
         assert "the last good checkpoint, step 11, is kept" in str(error.value)
-    assert evaluation.load_run(tmp_path / "run")[3] == 11
+    assert load.load_run(tmp_path / "run").step == 11
 
 
 def test_debug_nans_stops_at_the_operation(config, tmp_path):
@@ -223,19 +220,19 @@ def test_nothing_is_fetched_from_the_device_between_logs(config, tmp_path, monke
 
 
 def test_a_signal_before_the_first_step_of_an_epoch_changes_nothing(config, tmp_path, monkeypatch):
-    order = batches.epoch_order
+    order = resident.epoch_order
 
     def terminate_in_the_second(seed, epoch, size):
         if epoch == 1:
             signal.raise_signal(signal.SIGTERM)
         return order(seed, epoch, size)
 
-    monkeypatch.setattr(batches, "epoch_order", terminate_in_the_second)
+    monkeypatch.setattr(resident, "epoch_order", terminate_in_the_second)
     config.test_every_epoch = True
     with pytest.raises(SystemExit):
         loop.train_and_evaluate(config, tmp_path / "run")
     assert [r["step"] for r in records(tmp_path / "run", "test")] == [11]
-    monkeypatch.setattr(batches, "epoch_order", order)
+    monkeypatch.setattr(resident, "epoch_order", order)
     loop.train_and_evaluate(config, tmp_path / "run")
     assert [r["step"] for r in records(tmp_path / "run", "test")] == [11, 22, 33]
 
@@ -258,7 +255,7 @@ def test_checkpoints_by_steps_count_epoch_ends_too(config, tmp_path):
     ("model.dropout_rate", 1.5, "cannot be built for .*a dropout rate is a probability"),
     ("model.hidden_sizes", (0,), "cannot be built for"),
     ("model.num_classes", 3, r"the data say how many classes there are \(config\.data\.num_classes\)"),
-    ("model.dtype", jnp.bfloat16, "a dtype goes by its name"),
+    ("model.dtype", jnp.bfloat16, "write a dtype by its name"),
     ("data.batch_size", 1438, "batch_size=1438 is more than the 1437 training images of digits"),
     ("data.batch_size", 0, "config.data.batch_size=0 must be a number of at least 1"),
     ("epochs", 0, "config.epochs=0 must be a number of at least 1"),
@@ -284,11 +281,11 @@ def test_evaluate_refuses_other_shapes_and_unknown_splits(config, tmp_path):
     config.epochs = 1
     loop.train_and_evaluate(config, tmp_path / "run")
     with pytest.raises(UserError, match="has no split 'validation', only"):
-        evaluation.evaluate_workdir(tmp_path / "run", "validation")
+        load.evaluate_workdir(tmp_path / "run", "validation")
     with pytest.raises(UserError, match="the network was trained on"):
-        evaluation.evaluate_workdir(tmp_path / "run", data={"image_size": 9})
+        load.evaluate_workdir(tmp_path / "run", data={"image_size": 9})
     with pytest.raises(UserError, match="is not a run's workdir"):
-        evaluation.evaluate_workdir(tmp_path)
+        load.evaluate_workdir(tmp_path)
 
 
 @pytest.mark.parametrize("max_steps", [0, 15])
@@ -300,18 +297,18 @@ def test_a_profile_is_recorded_also_of_a_run_that_ends_early(max_steps, config, 
 
 def test_a_signal_at_an_epoch_end_without_evaluation_is_saved_too(config, tmp_path, monkeypatch):
     config.eval_every_epochs = 3
-    finish = loop.Run.finish_epoch
+    due = loop.due
 
-    def terminate_after_the_first(self):
-        finish(self)
-        if self.step == 11:
+    def terminate_after_the_first(settings, plan, step):
+        if step == 11:
             signal.raise_signal(signal.SIGTERM)
+        return due(settings, plan, step)
 
-    monkeypatch.setattr(loop.Run, "finish_epoch", terminate_after_the_first)
+    monkeypatch.setattr(loop, "due", terminate_after_the_first)
     with pytest.raises(SystemExit) as stopped:
         loop.train_and_evaluate(config, tmp_path / "run")
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert evaluation.load_run(tmp_path / "run")[3] == 11
+    assert load.load_run(tmp_path / "run").step == 11
 
 
 def test_a_lost_metrics_file_is_measured_again(config, tmp_path):
@@ -333,7 +330,7 @@ def test_bad_lines_of_metrics_are_left_out_and_said_but_for_a_cut_last_one(tmp_p
     good = '{"step": %d, "epoch": 1.0, "split": "train", "loss": 1.0, "accuracy": 0.5}\n'
     text = good % 1 + '\n5\n{"step": 3}\n' + good % 2
     (tmp_path / "metrics.jsonl").write_bytes(text.encode() + b"\xff\xfe\n" + (good % 4).encode() + b'{"st')
-    assert [r["step"] for r in logs.read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 4]
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 4]
     assert [r.getMessage().split()[1] for r in caplog.records] == ["2", "3", "4", "6"]
 
 
@@ -346,11 +343,11 @@ def test_other_classes_or_changed_images_are_not_scored_in_silence(config, tmp_p
     config.data.source, config.data.batch_size, config.epochs = f"folder:{tmp_path / 'pets'}", 8, 1
     loop.train_and_evaluate(config, tmp_path / "run")
     with pytest.raises(UserError, match="has the classes ant, cat, but the network was trained on cat, dog"):
-        evaluation.evaluate_workdir(tmp_path / "run", data={"source": f"folder:{tmp_path / 'insects'}"})
+        load.evaluate_workdir(tmp_path / "run", data={"source": f"folder:{tmp_path / 'insects'}"})
     (tmp_path / "pets" / "cat" / "0.png").unlink()
     with pytest.raises(UserError, match="have changed since the run"):
-        evaluation.evaluate_workdir(tmp_path / "run", "train")
-    evaluation.evaluate_workdir(tmp_path / "run")
+        load.evaluate_workdir(tmp_path / "run", "train")
+    load.evaluate_workdir(tmp_path / "run")
     assert "have changed since the run" in caplog.text
 
 
@@ -358,11 +355,11 @@ def test_a_lost_key_of_the_run_files_is_named(config, tmp_path):
     loop.train_and_evaluate(config, tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("{}")
     for use in (lambda: loop.train_and_evaluate(config, tmp_path / "run"),
-                lambda: evaluation.evaluate_workdir(tmp_path / "run")):
+                lambda: load.evaluate_workdir(tmp_path / "run")):
         with pytest.raises(UserError, match=r"run\.json lacks versions, data"):
             use()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
 def test_duration(seconds, text):
-    assert logs.duration(seconds) == text
+    assert duration(seconds) == text

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from modern_cnn.runs import load as evaluation, log as logs
 from modern_cnn.runs.checkpoints import Checkpoints
+from modern_cnn.runs.load import evaluate_workdir, load_run
+from modern_cnn.runs.log import read_metrics
 from tests.data import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,7 @@ def finish(workdir, *flags):
 
 
 def last_step(workdir) -> int:
-    return max((record["step"] for record in logs.read_metrics(workdir / "metrics.jsonl")), default=0)
+    return max((record["step"] for record in read_metrics(workdir / "metrics.jsonl")), default=0)
 
 
 def wait_for_step(process, workdir, step):
@@ -58,7 +59,7 @@ def final_bits(workdir):
 def history(workdir):
     """metrics.jsonl without what a clock measured."""
     return [{key: value for key, value in record.items() if key != "images_per_second"}
-            for record in logs.read_metrics(workdir / "metrics.jsonl")]
+            for record in read_metrics(workdir / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_a_streamed_run_goes_on_with_the_same_images(tmp_path):
     finish(tmp_path / "killed", *flags)
     assert final_bits(tmp_path / "killed") == final_bits(tmp_path / "whole")
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
-    assert evaluation.evaluate_workdir(tmp_path / "killed")["count"] == 360
+    assert evaluate_workdir(tmp_path / "killed")["count"] == 360
 
 
 def test_kill_while_starting_up(uninterrupted, tmp_path):
@@ -161,5 +162,4 @@ def test_a_second_process_on_the_workdir_is_refused(tmp_path):
 def test_the_result_is_the_best_on_validation(uninterrupted):
     workdir, _ = uninterrupted
     validation = {r["step"]: (r["accuracy"], -r["loss"]) for r in history(workdir) if r["split"] == "validation"}
-    *_, step = evaluation.load_run(workdir)
-    assert step == max(validation, key=validation.get)
+    assert load_run(workdir).step == max(validation, key=validation.get)

@@ -4,9 +4,10 @@ import re
 import pytest
 
 from configs import lenet, quickstart
+from modern_cnn import settings
 from modern_cnn.errors import UserError
-from modern_cnn.sweeps import sweep
-from modern_cnn.training import stacked as trials
+from modern_cnn.sweeps import grid
+from modern_cnn.training.stacked import group_key
 
 
 @pytest.mark.parametrize(("given", "field", "values"), [
@@ -22,7 +23,7 @@ from modern_cnn.training import stacked as trials
     ("schedule.milestones=(1,2),(3,)", "schedule.milestones", [(1, 2), (3,)]),
 ])
 def test_values(given, field, values):
-    parsed = sweep.parse([given], lenet.get_config())
+    parsed = grid.parse([given], lenet.get_config())
     assert parsed == {field: values}
     assert [type(value) for value in parsed[field]] == [type(value) for value in values]
 
@@ -44,14 +45,14 @@ def test_values(given, field, values):
 ])
 def test_bad_sweeps_are_told_in_one_line(given, words):
     with pytest.raises(UserError, match=re.escape(words)):
-        sweep.parse(given, lenet.get_config())
+        grid.parse(given, lenet.get_config())
 
 
 def test_programs_are_told_apart_by_all_but_numbers():
     def program(**fields):
         config = quickstart.get_config()
         config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
-        return trials.program(config)
+        return group_key(settings.read(config))
 
     assert program(seed=3, optimizer__learning_rate=0.1) == program(seed=4, optimizer__learning_rate=0.2)
     assert program(optimizer__momentum=0.9) == program(optimizer__momentum=0.5) != program(optimizer__momentum=0.0)

@@ -17,15 +17,13 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import modern_cnn
 from configs import lenet
-from modern_cnn import runtime
+from modern_cnn import runtime, settings
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load as evaluation
-from modern_cnn.runs import log as logs
-from modern_cnn.runs import loop, workdir
+from modern_cnn.runs import load, loop, workdir
 from modern_cnn.runs.checkpoints import saved_steps
+from modern_cnn.runs.log import read_metrics
 from modern_cnn.sweeps import sweep
-from modern_cnn.training import devices as mesh
-from modern_cnn.training import stacked as trials
+from modern_cnn.training import stacked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +44,7 @@ def rows(directory):
 
 
 def curve(directory):
-    return {(r["step"], r["split"]): (r["loss"], r["accuracy"]) for r in logs.read_metrics(directory / "metrics.jsonl")}
+    return {(r["step"], r["split"]): (r["loss"], r["accuracy"]) for r in read_metrics(directory / "metrics.jsonl")}
 
 
 def assert_same_curves(directory, single, steps):
@@ -77,7 +75,7 @@ def test_each_trial_is_its_single_run_for_fifty_steps(tmp_path):
         assert np.isclose(float(row[f"{split}_loss"]), single[split]["loss"], atol=1e-5)
         assert float(row[f"{split}_accuracy"]) == single[split]["accuracy"]
     assert (directory / "config.json").read_text() == (tmp_path / "single/config.json").read_text()
-    assert evaluation.evaluate_workdir(directory)["accuracy"] == single["test"]["accuracy"]
+    assert load.evaluate_workdir(directory)["accuracy"] == single["test"]["accuracy"]
     ours, theirs = (modern_cnn.load(path)[1] for path in (directory, tmp_path / "single"))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
@@ -87,20 +85,20 @@ def test_each_trial_is_its_single_run_for_fifty_steps(tmp_path):
 def test_every_number_may_differ(config, tmp_path, monkeypatch, way):
     """Half of the numbers in one trial, half in the other, with a step schedule; as on a GPU too."""
     if way == "vmap":
-        monkeypatch.setattr(trials, "over_trials", lambda function, devices: jax.vmap(function, in_axes=(0, None)))
+        monkeypatch.setattr(stacked, "over_trials", lambda function, devices: jax.vmap(function, in_axes=(0, None)))
     config.epochs, config.log_every_steps, config.data.batch_size = 1, 1, 256
     config.schedule.name, config.schedule.milestones = "step", (0.5,)
     flags = {"optimizer.learning_rate": (0.1, 0.2), "optimizer.weight_decay": (0.01, 0.001),
              "optimizer.momentum": (0.5, 0.9), "optimizer.ema_decay": (0.9, 0.5), "schedule.factor": (0.1, 0.5),
              "model.dropout_rate": (0.2, 0.4), "loss.label_smoothing": (0.1, 0.2), "seed": (1, 2)}
-    assert flags.keys() == {*trials.NUMBERS, "seed"}
+    assert flags.keys() == {*settings.VARYING, "seed"}
     configs = []
     for i in range(2):
         configs.append(config.copy_and_resolve_references())
         for field, values in flags.items():
-            trials._put(configs[i], field, values[i])
+            configs[i].update_from_flattened_dict({field: values[i]})
     directories = [tmp_path / "0", tmp_path / "1"]
-    results = trials.train_together(configs, directories)
+    results = loop.train_trials(configs, directories)
     for one, directory, result in zip(configs, directories, results, strict=True):
         single = loop.train_and_evaluate(one, directory / "single")
         assert_same_curves(directory, directory / "single", 6)
@@ -168,7 +166,7 @@ def test_out_of_memory_is_tried_in_halves_then_alone(config, tmp_path, monkeypat
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
         return [{"test": {"loss": 1.0, "accuracy": config.seed / 10}} for config in configs]
 
-    monkeypatch.setattr(trials, "train_together", train)
+    monkeypatch.setattr(loop, "train_trials", train)
     monkeypatch.setattr(loop, "train_and_evaluate", lambda config, *_, **__: train([config])[0])
     assert sweep.run(config, ["seed=0:5"], tmp_path)["done"] == 4
     assert sizes == [5, 2, 3, 1, 2, 1, 1]
@@ -186,7 +184,7 @@ def stop_at(monkeypatch, step):
     def signals():
         yield lambda now: signal.SIGTERM if now >= step else 0
 
-    monkeypatch.setattr(mesh, "stop_signals", signals)
+    monkeypatch.setattr(loop, "stop_signals", signals)
 
 
 def test_stopped_it_goes_on_to_the_same_curves_and_grows(config, tmp_path, monkeypatch):
@@ -212,8 +210,8 @@ def test_stopped_it_goes_on_to_the_same_curves_and_grows(config, tmp_path, monke
         sweep.run(config, ["seed=0:2"], tmp_path / "sweep")
     config.optimizer.nesterov = False
     asked = []
-    together = trials.train_together
-    monkeypatch.setattr(trials, "train_together", lambda configs, *args: asked.extend(
+    together = loop.train_trials
+    monkeypatch.setattr(loop, "train_trials", lambda configs, *args: asked.extend(
         (config.seed, config.optimizer.learning_rate) for config in configs) or together(configs, *args))
     sweep.run(config, ["seed=1:3", "optimizer.learning_rate=0.1,0.2"], tmp_path / "sweep")  # seed 1 at 0.1 is there
     assert asked == [(1, 0.2), (2, 0.1), (2, 0.2)]

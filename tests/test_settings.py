@@ -1,0 +1,113 @@
+"""The declaration of the config's fields, and what is made of it."""
+import json
+
+import pytest
+
+from configs import base, lenet, mlp
+from modern_cnn import settings
+from modern_cnn.errors import UserError
+from modern_cnn.training import optim
+
+
+def test_the_default_config_is_the_default_settings():
+    config = base.get_config()
+    assert settings.read(config) == settings.Settings() == settings.from_json(json.loads(json.dumps(config.to_dict())))
+    assert settings.flatten(config).keys() == {name for name, field in settings.FIELDS.items()
+                                               if field.default is not None}
+
+
+def test_every_field_says_what_it_means_and_its_default_is_allowed():
+    for name, field in settings.FIELDS.items():
+        assert len(field.meaning) > 5, name
+        assert field.default is None or type(field.default) is field.type, name
+        assert field.low is None or field.low <= field.default <= field.high, name
+        assert not field.choices or field.default in field.choices, name
+
+
+def test_who_may_change_what():
+    """The right values, one by one: a field that moves to another list is a decision."""
+    by_rule = {rule: {name for name, field in settings.FIELDS.items() if field.resume == rule}
+               for rule in (settings.ALWAYS, settings.LENGTH, settings.EPOCHS, settings.PLACE)}
+    assert by_rule == {
+        settings.ALWAYS: {"log_every_steps", "log_norms", "checkpoint_every_steps", "eval_every_epochs",
+                          "test_every_epoch", "parallel.count", "parallel.compile"},
+        settings.LENGTH: {"max_steps"}, settings.EPOCHS: {"epochs"},
+        settings.PLACE: {"data.source", "data.manual_dir"}}
+    assert set(settings.VARYING) == {
+        "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.momentum", "optimizer.ema_decay",
+        "schedule.factor", "model.dropout_rate", "loss.label_smoothing"}
+
+
+def test_the_choices_are_those_that_exist():
+    default = settings.Settings()
+    for name in settings.FIELDS["schedule.name"].choices:
+        schedule = optim.make_schedule(default.replace({"schedule.name": name}).schedule, 0.1, 10, 100)
+        for optimizer in settings.FIELDS["optimizer.name"].choices:
+            optim.make_optimizer(default.replace({"optimizer.name": optimizer}).optimizer, schedule)
+    assert set(settings.SPANNING) < set(settings.FIELDS["schedule.name"].choices)
+
+
+@pytest.mark.parametrize(("field", "value", "words"), [
+    ("optimizer.name", "sdg", "config.optimizer.name='sdg' is unknown; did you mean 'sgd'"),
+    ("schedule.name", "cosin", "config.schedule.name='cosin' is unknown; did you mean 'cosine'"),
+    ("optimizer.learning_rate", 0.0, "config.optimizer.learning_rate must be above 0"),
+    ("optimizer.momentum", float("nan"), "config.optimizer.momentum=nan must be a number between 0 and 1"),
+    ("seed", -1, "config.seed=-1 must be a number between 0 and 4294967295"),
+    ("schedule.milestones", (1.0, -2.0), "config.schedule.milestones=.* must be epochs, at least 0"),
+    ("model.name", "lanet", "there is no network 'lanet'; did you mean 'lenet'"),
+])
+def test_bad_values(field, value, words):
+    config = base.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=words):
+        settings.read(config)
+
+
+def test_missing_and_unknown_fields():
+    config = base.get_config()
+    with config.unlocked():
+        config.optimizer.momentun = 0.9
+    with pytest.raises(UserError, match=r"config\.optimizer\.momentun is not a field; did you mean 'optimizer\.momentum'"):
+        settings.read(config)
+    config = base.get_config()
+    with config.unlocked():
+        del config.augment.flip
+    with pytest.raises(UserError, match=r"the config lacks config\.augment\.flip"):
+        settings.read(config)
+    with pytest.raises(UserError, match=r"the config is a dict; get_config\(\) must return a ConfigDict"):
+        settings.read({})
+
+
+def test_a_config_of_an_earlier_version_has_the_defaults_of_newer_fields():
+    tree = base.get_config().to_dict()
+    del tree["data"]["stream"], tree["finetune"], tree["accumulate"]
+    tree["optimizer"]["gone"] = 1
+    assert settings.from_json(tree) == settings.Settings()
+
+
+def test_replace_leaves_the_rest_alone():
+    before = settings.read(mlp.get_config())
+    after = before.replace({"seed": 3, "optimizer.momentum": 0.5, "optimizer.nesterov": True, "model.dropout_rate": 0.1})
+    was, now = settings.flatten(before), settings.flatten(after)
+    assert {name: now[name] for name in now if now[name] != was[name]} == {
+        "seed": 3, "optimizer.momentum": 0.5, "optimizer.nesterov": True, "model.dropout_rate": 0.1}
+
+
+def test_locate():
+    config = lenet.get_config()
+    section, last = settings.locate(config, "optimizer.momentum")
+    assert (section[last], last) == (0.0, "momentum")
+    for name, words in (("optimizer.momentun", "config.optimizer has no field 'momentun'; did you mean 'momentum'"),
+                        ("optimiser.x", "config has no field 'optimiser'"), ("seed.x", "config.seed has no field 'x'"),
+                        ("optimizer", "config.optimizer is a section")):
+        with pytest.raises(UserError, match=words):
+            settings.locate(config, name)
+
+
+def test_a_traced_number_is_not_zero():
+    import jax
+
+    assert [settings.is_zero(value) for value in (0, 0.0, False, 1, True, 0.1)] == [True, True, True, False, False, False]
+    seen = []
+    jax.jit(lambda x: seen.append(settings.is_zero(x)) or x)(0.0)
+    assert seen == [False]
