@@ -228,7 +228,8 @@ def default_config() -> ml_collections.ConfigDict:
     """Return the config with every default, locked but for the options of the network."""
     config = ml_collections.ConfigDict(Settings().to_dict())
     config.lock()  # a misspelt field in a config file is an error
-    config.model.unlock()
+    options: Any = config.model
+    options.unlock()
     return config
 
 
@@ -317,12 +318,11 @@ def _check(name: str, field: Field, value: Any) -> None:
     """Raise UserError if a value is not one that its field allows."""
     if field.choices and value not in field.choices:
         raise UserError(f"config.{name}={value!r} is unknown{did_you_mean(str(value), field.choices)}")
+    if field.type is tuple and not all(isinstance(part, (int, float)) and part >= 0 for part in value):
+        raise UserError(f"config.{name}={value} must be epochs, at least 0")
     if field.low is not None and not (isinstance(value, (int, float)) and field.low <= value <= (field.high or inf)):
         allowed = f"of at least {field.low}" if field.high == inf else f"between {field.low} and {field.high}"
         raise UserError(f"config.{name}={value!r} must be a number {allowed}")
-    if field.type is tuple and not all(isinstance(part, (int, float)) and part >= 0 for part in value):
-        raise UserError(f"config.{name}={value} must be epochs, at least 0")
-
 
 def _check_together(settings: Settings) -> Settings:
     """Return the settings. Raise UserError if fields do not go together, or there is no such network."""

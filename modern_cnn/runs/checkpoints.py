@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -124,12 +124,12 @@ class Checkpoints:
         self._open(read_only)
 
     def _open(self, read_only: bool) -> None:
-        policies = ocp.checkpoint_managers
+        policies, rank = ocp.checkpoint_managers, cast(Any, _rank)  # annotated as a float, but anything that sorts does
         self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([
                 policies.LatestN(KEEP_NEWEST),
-                policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]),
-            best_fn=_rank,  # without it the metrics would not be written
+                policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)]),
+            best_fn=rank,  # without it the metrics would not be written
             lightweight_initialize=read_only, cleanup_tmp_directories=not read_only, create=not read_only,
             read_only=read_only))
 

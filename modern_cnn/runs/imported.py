@@ -8,27 +8,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
+import optax
 
 from modern_cnn.data import sources
 from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
+from modern_cnn.settings import Settings
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
 
-def write_run(directory: str | Path, config: ml_collections.ConfigDict, module: Any, variables: dict[str, Any],
+def write_run(directory: str | Path, settings: Settings, module: Any, variables: dict[str, Any],
               image_shape: tuple[int, int, int], class_names: Sequence[str], imported: dict[str, str]) -> None:
     """Write config.json, run.json and a checkpoint of step 0 without optimiser state: all of it or nothing.
 
     Args:
       directory: the workdir, new or empty.
-      config: with the fields of configs/base.py; its model section builds `module`.
+      settings: its model section builds `module`.
       module, variables: the network and its weights.
       image_shape: (H, W, C) of the images for the network.
       class_names: of every class, in order; empty: the numbers.
@@ -46,18 +47,18 @@ def write_run(directory: str | Path, config: ml_collections.ConfigDict, module: 
               for path, leaf in jax.tree_util.tree_leaves_with_path(variables) if not np.isfinite(leaf).all()]
     if broken:
         raise UserError(f"these weights are infinite or not numbers: {', '.join(broken)}")
-    mean, std = sources.normalization(config.data.normalize, np.zeros((1, *image_shape), np.uint8))
-    spec = Spec(source=config.data.source, origin="", image_shape=image_shape, num_classes=classes,
+    mean, std = sources.normalization(settings.data.normalize, np.zeros((1, *image_shape), np.uint8))
+    spec = Spec(source=settings.data.source, origin="", image_shape=image_shape, num_classes=classes,
                         class_names=tuple(class_names or map(str, range(classes))), sizes={}, mean=mean, std=std,
                         digest="")
     collections = jax.tree.map(jnp.asarray, variables)
     params = collections.pop("params")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    state = TrainState(jnp.zeros((), jnp.int32), params, collections, (), module, None)
+    state = TrainState(jnp.zeros((), jnp.int32), params, collections, (), module, optax.identity())
     with workdir.disk_errors(directory), workdir.lock(directory):
         try:
             run = workdir.describe_machine() | {"parameters": parameters, "data": vars(spec), "imported": imported}
-            workdir.write_run(directory, config.to_dict(), run, resuming=False)
+            workdir.write_run(directory, settings.to_dict(), run, resuming=False)
             with contextlib.closing(Checkpoints(directory)) as checkpoints:
                 checkpoints.save(state, Metrics.empty())
                 checkpoints.wait()
@@ -66,5 +67,5 @@ def write_run(directory: str | Path, config: ml_collections.ConfigDict, module: 
             for name in ("config.json", "run.json"):
                 (directory / name).unlink(missing_ok=True)
             raise
-    log.info("%s, %s parameters, %d classes, %s images: %s", config.model.name, f"{parameters:,}", classes,
+    log.info("%s, %s parameters, %d classes, %s images: %s", settings.model["name"], f"{parameters:,}", classes,
              "x".join(map(str, image_shape)), directory)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from modern_cnn import models, settings
@@ -69,8 +70,9 @@ def load_run(directory: str | Path) -> TrainedRun:
 def _spec(run: dict[str, Any]) -> Spec:
     """Return the data set's description in a run.json."""
     known = {field.name for field in dataclasses.fields(Spec)}
-    return Spec(**{name: tuple(value) if isinstance(value, list) else value
-                   for name, value in run["data"].items() if name in known})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                              for name, value in run["data"].items() if name in known}
+    return Spec(**values)
 
 
 def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -85,7 +87,8 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     dataset = load_data(directory, split, data)
     trained, devices = load_run(directory), Devices()
     variables = dict(trained.variables)
-    state = TrainState(np.int32(trained.step), variables.pop("params"), variables, (), trained.module, None)
+    state = TrainState(jnp.int32(trained.step), variables.pop("params"), variables, (), trained.module,
+                       optax.identity())
     evaluate = Evaluation(dataset.spec, devices, dataset.feed(devices), trained.settings.data.batch_size,
                           trained.settings.augment.test_flip)
     metrics = evaluate(devices.replicate(state), split)
@@ -167,7 +170,8 @@ def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str
     numbers = spec.class_names == tuple(map(str, range(spec.num_classes)))
     same = spec.class_names == trained.spec.class_names and (not numbers or spec.source == trained.spec.source)
     kept = set() if same else {f"params/{path}" for path in head}
-    leaves = {path: leaf for path, leaf in flatten_dict(trained.variables, sep="/").items() if path not in kept}
+    leaves: dict[str, Any] = {path: leaf for path, leaf in flatten_dict(trained.variables, sep="/").items()
+                              if path not in kept}
     wanted = {path: shape for path, shape in finetune.shapes(module, spec.image_shape).items() if path not in kept}
     wrong = [f"{path} is {leaves[path].shape if path in leaves else 'missing'} there, {wanted.get(path, 'none')} here"
              for path in sorted(wanted | leaves) if path not in leaves or leaves[path].shape != wanted.get(path)]
@@ -190,6 +194,7 @@ def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str
 
 def _digest(variables: dict[str, Any]) -> str:
     digest = hashlib.sha256()
-    for path, leaf in sorted(flatten_dict(variables, sep="/").items()):
+    flat: dict[str, Any] = flatten_dict(variables, sep="/")
+    for path, leaf in sorted(flat.items()):
         digest.update(f"{path} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()[:16]

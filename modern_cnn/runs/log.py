@@ -59,7 +59,7 @@ class Log:
     def __init__(self, workdir: Path, step: int):
         # Written in this thread: the thread of SummaryWriter dies on a full disk, and whoever waits for it hangs.
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         self._metrics, self._norms = workdir / "metrics.jsonl", workdir / "norms.jsonl"
         for path, records in ((self._metrics, read_metrics(self._metrics)), (self._norms, read_norms(workdir))):
@@ -77,8 +77,8 @@ class Log:
 
     def write(self, step: int, epoch: float, split: str, values: dict[str, float]) -> None:
         """Write a record of a split everywhere."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split} | values) + "\n")
         self._file.flush()
@@ -90,7 +90,8 @@ class Log:
     def write_norms(self, step: int, epoch: float, batch_stats: Any) -> None:
         """Write NORM_PERCENTILES over the channels of each batch norm's running mean and deviation."""
         record: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "mean": {}, "deviation": {}}
-        for (*layer, kind), values in flatten_dict(jax.device_get(batch_stats)).items():
+        flat: dict[tuple[str, ...], Any] = flatten_dict(jax.device_get(batch_stats))
+        for (*layer, kind), values in flat.items():
             name, values = ("mean", values) if kind == "mean" else ("deviation", np.sqrt(values))
             record[name]["/".join(layer)] = np.percentile(values, NORM_PERCENTILES).round(6).tolist()
         with open(self._norms, "a") as file:
@@ -119,7 +120,7 @@ class Progress:
 
     def __init__(self, plan: Plan, step: int = 0, *, shown: bool = True, trials: bool = False, note: str = ""):
         self._plan, self._shown, self._trials, self._note = plan, shown, trials, note
-        self._pending: deque[tuple[int, jax.Array]] = deque()
+        self._pending: deque[tuple[int, Any]] = deque()
         self._bar = tqdm(total=plan.total_steps * plan.batch_size, initial=step * plan.batch_size, unit="img",
                          unit_scale=True, disable=not shown or trials or not sys.stderr.isatty(),
                          dynamic_ncols=True, smoothing=0.05)

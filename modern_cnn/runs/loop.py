@@ -201,7 +201,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
     directory = Path(directory)
     with workdir.disk_errors(directory), contextlib.ExitStack() as closing:
         # As a context too: JAX 0.10 stops checking once one of its own functions has paused the check in this thread.
-        closing.enter_context(jax.debug_nans(jax.config.jax_debug_nans))
+        closing.enter_context(jax.debug_nans(jax.config.values["jax_debug_nans"]))
         asked = settings.read(config)
         record = closing.enter_context(Record(directory, asked))
         program = Program(asked, sources.load(asked.data))

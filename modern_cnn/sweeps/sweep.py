@@ -118,7 +118,7 @@ class Sweep:
         """
         for trial, outcome in zip(group, outcomes, strict=True):
             scores = outcome if isinstance(outcome, dict) else {}
-            status = DONE if scores else outcome if isinstance(outcome, str) else _reason(outcome)
+            status = DONE if isinstance(outcome, dict) else _reason(outcome)
             trial.result = {
                 "status": status, "seconds": round(trial.result["seconds"] + seconds / len(group), 2)} | {
                 f"{split}_{name}": scores[split][name]
@@ -141,7 +141,7 @@ class Sweep:
     def rows(self) -> list[dict[str, Any]]:
         """Return a dict for each trial, all with the same keys: the swept fields, scores, seconds, status."""
         fields = dict.fromkeys(field for trial in self.trials for field in trial.fields)
-        scores = [name for name in SCORES if name.startswith("test") or self.config.data.validation]
+        scores = [name for name in SCORES if name.startswith("test") or self.default("data.validation")]
         return [{field: trial.fields.get(field, self.default(field)) for field in fields}
                 | {name: trial.result.get(name, "") for name in scores}
                 | {name: trial.result[name] for name in ("seconds", "status")} for trial in self.trials]
@@ -163,8 +163,10 @@ def _name(fields: dict[str, Any]) -> str:
     return f"{safe[:NAME_LENGTH - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _reason(error: Exception) -> str:
-    """Return how a trial failed, in one line."""
+def _reason(error: Exception | str) -> str:
+    """Return how a trial failed, in one line; a status stays as it is."""
+    if isinstance(error, str):
+        return error
     if isinstance(error, NotFinite):
         return f"{DIVERGED}: the loss is not finite at step {error.step}"
     text = " ".join(str(error).split())[:300] or type(error).__name__

@@ -23,7 +23,8 @@ def shapes(module: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, tu
     """Return {'collection/path': shape} of all variables."""
     images = jnp.zeros((1, *image_shape))
     made = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
-    return {path: leaf.shape for path, leaf in flatten_dict(made, sep="/").items()}
+    flat: dict[str, Any] = flatten_dict(made, sep="/")
+    return {path: leaf.shape for path, leaf in flat.items()}
 
 
 def head_paths(module: Any, image_shape: tuple[int, int, int]) -> set[str]:

@@ -188,7 +188,7 @@ class Program:
             return make(jax.random.wrap_key_data(key))
         # --debug_nans repeats a bad step operation by operation, and needs its inputs again.
         step = jax.jit(lambda key, *args: make(jax.random.wrap_key_data(key))(*args),
-                       donate_argnums=() if jax.config.jax_debug_nans else (1, 2))
+                       donate_argnums=() if jax.config.values["jax_debug_nans"] else (1, 2))
         # The key is an argument, so that runs with other seeds find this program in the compilation cache.
         return partial(step, self.devices.replicate(key))
 

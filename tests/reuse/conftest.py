@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from modern_cnn import models
+from modern_cnn import models, settings
 from modern_cnn.runs import imported
 
 GAIN = 1.25  # of the kernels: from image to image logits differ by far more than what is tolerated, and are below 20
@@ -33,7 +33,7 @@ def make_run(tmp_path):
         shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), jnp.zeros((1, *image_shape)))
         variables = jax.tree_util.tree_map_with_path(partial(draw, np.random.RandomState(0)), shapes)
         directory = tmp_path / name
-        imported.write_run(directory, config, module, variables, image_shape, ("cat", "dog", "emu"), {"file": "drawn"})
+        imported.write_run(directory, settings.read(config), module, variables, image_shape, ("cat", "dog", "emu"), {"file": "drawn"})
         return directory, module, variables
 
     return make
