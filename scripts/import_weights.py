@@ -67,7 +67,8 @@ def import_weights(workdir: str, model: str, path: str) -> None:
     config.data.image_size = image_shape[0]
     config.data.normalize = NORMALIZE.value or weights.expected_normalize(model, image_shape[2])
     origin = {"file": Path(path).name, "sha256": files.sha256(path)}
-    imported.write_run(workdir, settings.read(config), module, variables, image_shape, class_names(CLASSES.value), origin)
+    imported.write_run(workdir, settings.read(config), module, variables, image_shape, class_names(CLASSES.value),
+                       origin)
 
 
 def export_weights(workdir: str, path: str) -> None:

@@ -33,7 +33,8 @@ def make_run(tmp_path):
         shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), jnp.zeros((1, *image_shape)))
         variables = jax.tree_util.tree_map_with_path(partial(draw, np.random.RandomState(0)), shapes)
         directory = tmp_path / name
-        imported.write_run(directory, settings.read(config), module, variables, image_shape, ("cat", "dog", "emu"), {"file": "drawn"})
+        imported.write_run(directory, settings.read(config), module, variables, image_shape, ("cat", "dog", "emu"),
+                           {"file": "drawn"})
         return directory, module, variables
 
     return make

@@ -143,7 +143,8 @@ def source(tmp_path, config):
     config.finetune.workdir = str(tmp_path / "source")
     module = models.build(num_classes=3, **config.model)
     variables = module.init(KEY, jnp.zeros((1, 8, 8, 1)), train=False)
-    imported.write_run(tmp_path / "source", settings.read(config), module, dict(variables), (8, 8, 1), ("cat", "dog", "emu"), {})
+    imported.write_run(tmp_path / "source", settings.read(config), module, dict(variables), (8, 8, 1),
+                       ("cat", "dog", "emu"), {})
     return dict(variables)
 
 
