@@ -28,11 +28,12 @@ def main():
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_platforms", "cpu")
     runtime.configure()
-    from scripts.bench import scaling, tables
+    from modern_cnn.sweeps.seeds import markdown_table
+    from scripts.bench import scaling
 
     for name in MODELS.value:
         line, rows = scaling.estimate(name, DEVICES.value, BATCH_SIZE.value, DTYPE.value, TFLOPS.value, DECODED.value)
-        print("", line, "", *tables.markdown(rows), sep="\n", flush=True)
+        print("", line, "", markdown_table(rows), sep="\n", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Whole commands against the clock, each in a process of its own: up to a run's first step, or to its end."""
+"""Whole commands against the clock, each in a process of its own: up to a run's first step, or to its end.
+
+`arguments` are --config=... and its overrides; `out` is a file for a JSON of the measurements, or ''.
+"""
 import json
 import os
 import statistics
@@ -68,10 +71,8 @@ def _time_to_first_step(place: str, directory: Path, arguments: Sequence[str]) -
 def report_startup(arguments: Sequence[str], rounds: int, out: str) -> None:
     """Print the time from the command of a run to its first step, with empty caches and with those it then left.
 
-    Args:
-      arguments: --config=... and its overrides.
-      rounds: how often both are measured.
-      out: file for a JSON of the measurements, or ''.
+    Both are measured `rounds` times.
+
     Raises:
       UserError: a run ends before its first step.
     """
@@ -87,12 +88,8 @@ def report_startup(arguments: Sequence[str], rounds: int, out: str) -> None:
 
 
 def report_runs(arguments: Sequence[str], seeds: int, out: str) -> None:
-    """Print the test accuracy and the wall time of whole runs of scripts/train.py, each with empty caches.
+    """Print the test accuracy and the wall time of a run of scripts/train.py with each seed from 0, with empty caches.
 
-    Args:
-      arguments: --config=... and its overrides.
-      seeds: number of runs; their seeds count from 0.
-      out: file for a JSON of the measurements, or ''.
     Raises:
       UserError: a run fails.
     """
@@ -118,10 +115,6 @@ def report_trials(arguments: Sequence[str], trials: int, out: str) -> None:
 
     Each is a whole process, in this order, after one run that fills the caches for all.
 
-    Args:
-      arguments: --config=... and its overrides.
-      trials: number of seeds, which count from 0.
-      out: file for a JSON of the measurements, or ''.
     Raises:
       UserError: a run fails.
     """

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from modern_cnn.data import sources, streamed
+from modern_cnn.data import augment, sources, streamed
 from modern_cnn.data.spec import Files
 from modern_cnn.errors import UserError
 from modern_cnn.settings import Settings
@@ -32,7 +32,7 @@ class ImageFolder:
         path, label, _ = self.files[index]
         with open(path, "rb") as file:
             image = Image.open(file).convert("RGB")
-        image = image.crop(streamed.crop_box(self.random, *image.size, self.smallest_crop))
+        image = image.crop(augment.crop_box(self.random, *image.size, self.smallest_crop))
         image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255), label
 
@@ -77,8 +77,8 @@ def tf_loading(config: Settings, files: Files) -> Callable[[], list]:
     def load(path, label):
         content = tf.io.read_file(path)
         box, shape, _ = tf.image.sample_distorted_bounding_box(
-            tf.io.extract_jpeg_shape(content), tf.zeros([0, 0, 4]), aspect_ratio_range=streamed.RATIOS,
-            area_range=(config.augment.resized_crop, 1.0), max_attempts=streamed.TRIES, min_object_covered=0.0,
+            tf.io.extract_jpeg_shape(content), tf.zeros([0, 0, 4]), aspect_ratio_range=augment.CROP_RATIOS,
+            area_range=(config.augment.resized_crop, 1.0), max_attempts=augment.CROP_TRIES, min_object_covered=0.0,
             use_image_if_no_bounding_boxes=True)
         image = tf.io.decode_and_crop_jpeg(content, tf.concat([box[:2], shape[:2]], 0), channels=3)
         return tf.cast(tf.round(tf.image.resize(image, (size, size), antialias=True)), tf.uint8), label

@@ -55,10 +55,7 @@ class Case:
 def make_case(name: str, batch_size: int = 0, dtype: str = "float32") -> Case:
     """Return the case of a network: its size in SIZES, or the size it was published for and 64 images.
 
-    Args:
-      batch_size: another number of images; 0 keeps that.
-    Raises:
-      UserError: there is no such network.
+    `batch_size`, unless 0, is another number of images. Raises UserError if there is no such network.
     """
     lookup(models.MODELS, name, "network")
     size, shape, options = SIZES.get(name, (64, models.INPUTS[name][0], {}))

@@ -8,13 +8,14 @@ import jax
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.runs import workdir
 from modern_cnn.settings import Settings
+from modern_cnn.sweeps.seeds import markdown_table
 from scripts.bench import operations
 from scripts.bench.epochs import compare_epochs
 from scripts.bench.loading import compare_loading
 from scripts.bench.steps import PEERS, SIZES, compare_steps, compile_step, make_case, torch_step
 from scripts.bench.timing import write_measurements
 
-COLUMNS = ("<16", "<16", "<20", ">28", ">10", ">12", ">8")  # side and width of each, as rows are printed one by one
+COLUMNS = ("<16", "<16", "<20", ">32", ">10", ">12", ">8")  # side and width of each, as rows are printed one by one
 
 
 def report_steps(names: Sequence[str], peers: Sequence[str], batch_size: int, dtype: str, rounds: int,
@@ -24,8 +25,7 @@ def report_steps(names: Sequence[str], peers: Sequence[str], batch_size: int, dt
     Args:
       names: networks; none: those of SIZES.
       peers: keys of PEERS.
-      batch_size: images in a batch; 0: as many as `make_case` says.
-      dtype: of the computation.
+      batch_size, dtype: see `make_case`.
       rounds: turns of each.
       out: file for a JSON of the measurements, or ''.
     Raises:
@@ -41,8 +41,7 @@ def report_epochs(config: Settings, peers: Sequence[str], rounds: int, out: str,
 
     Args:
       config: of a run.
-      peers: 'torch'; of loading also 'tf.data'.
-      rounds, out: see `report_steps`.
+      peers, rounds, out: see `report_steps`; the peers are 'torch', and for loading also 'tf.data'.
       loading: only the loading of a streamed folder's images.
     Raises:
       UserError: an unknown peer, a config that cannot be timed, or an `out` that cannot be written.
@@ -87,7 +86,7 @@ def report_operations(names: Sequence[str], batch_size: int, dtype: str, rounds:
     Args:
       names, batch_size, dtype: see `report_steps`.
       rounds: steps that are averaged, after three that do not count.
-      top: how many operations.
+      top: number of operations.
     Raises:
       UserError: an unknown network, no PyTorch, or a device whose operations cannot be traced.
     """
@@ -104,11 +103,5 @@ def report_operations(names: Sequence[str], batch_size: int, dtype: str, rounds:
         longest = [["ms", "GFLOP/s", "result", "operation"]]
         longest += [[f"{each.ms:.1f}", f"{each.gflops:.0f}" if each.gflops else "", f"`{each.shape}`", f"`{each.name}`"]
                     for each in found[:top]]
-        print("", f"{case.name}, batch {case.batch_size}, {'x'.join(map(str, case.image_shape))}", "", *markdown(rows),
-              "", *markdown(longest), sep="\n", flush=True)
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells, the first of which is the head, as the lines of a markdown table."""
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return [head, "|" + "---|" * len(rows[0]), *body]
+        print("", f"{case.name}, batch {case.batch_size}, {'x'.join(map(str, case.image_shape))}", "",
+              markdown_table(rows), markdown_table(longest), sep="\n", flush=True)

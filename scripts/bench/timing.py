@@ -23,14 +23,9 @@ class Runner(NamedTuple):
 
 
 def time_in_turns(runners: Mapping[str, Runner], rounds: int, warmup: int) -> dict[str, list[float]]:
-    """Return the milliseconds of one run in each turn, for each program.
+    """Return the milliseconds of one run in each turn, for each program by its name.
 
-    A turn takes TURN_SECONDS, and at least one run.
-
-    Args:
-      runners: the programs by name.
-      rounds: turns that are measured.
-      warmup: turns before them that are not.
+    A turn takes TURN_SECONDS, and at least one run. `warmup` turns come before the `rounds` that are measured.
     """
     times: dict[str, list[float]] = {who: [] for who in runners}
     for turn in range(rounds + warmup):
@@ -50,8 +45,8 @@ def compare(runners: Mapping[str, Runner], rounds: int, warmup: int, images: int
 
     Args:
       runners, rounds, warmup: see `time_in_turns`; one of the programs is called 'ours'.
-      images: how many images one run reads.
-      **fields: what else the records hold, the same in each.
+      images: number of images that one run reads.
+      **fields: what else each record holds.
     Returns:
       Records with 'who', the median, minimum and maximum in milliseconds, 'images_per_second' by the median, 'ready_s',
       'rounds' and 'ours_is_faster': the time of this program divided by the time of ours, as the median over turns.
