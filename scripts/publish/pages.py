@@ -248,16 +248,14 @@ def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequ
     path = root / "docs" / RECORDS
     old = results.load(path)
     records = results.merge(old, [results.read(directory) for directory in workdirs], list(VARIANTS))
-    files = make(root, records, only)
-    stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
-    names = [str(path.relative_to(root)) for path in stale]
-    if check:
-        if names:
-            raise UserError(f"out of date: {', '.join(names)}; run python scripts/pages.py")
-        return []
-    if records != old:
+    stale = {file: text for file, text in make(root, records, only).items()
+             if not file.exists() or file.read_text() != text}
+    names = [str(file.relative_to(root)) for file in stale]
+    if check and names:
+        raise UserError(f"out of date: {', '.join(names)}; run python scripts/pages.py")
+    if records != old and not check:
         results.save(path, records)
-    for path in stale:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(files[path])
+    for file, text in stale.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
     return names

@@ -43,10 +43,8 @@ def read(directory: Path) -> Record:
     if steps < planned or chosen not in scored:
         raise UserError(f"the run in {directory} has not finished: step {steps:,} of {planned:,}"
                         + ("" if steps < planned else ", and no score on the test split"))
-    seconds, before = 0.0, 0
-    for record in trained:
-        seconds += (record["step"] - before) * batch / max(record["images_per_second"], 1e-9)
-        before = record["step"]
+    seconds = sum((record["step"] - before) * batch / max(record["images_per_second"], 1e-9)
+                  for before, record in zip([0, *(record["step"] for record in trained)], trained, strict=False))
     return {
         "network": config["model"]["name"], "data": data_name(data["source"]), "seed": config["seed"],
         "config": {name: value for name, value in sorted(set_fields(config).items()) if name not in FREE},
@@ -87,6 +85,7 @@ def merge(old: Sequence[Record], new: Sequence[Record], networks: Sequence[str])
 
 
 def save(path: Path, records: Sequence[Record]) -> None:
+    """Write records to a file, one JSON object a line."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -103,16 +102,13 @@ def experiments(records: Iterable[Record]) -> list[SeedGroup]:
 
 def nearest_config(record: Record, configs: Configs) -> tuple[str, list[str]]:
     """Return (the config that a run differs least from, the fields that differ); ('', []) without a config."""
-    best: tuple[str, list[str]] = ("", [])
+    differences = []
     for name, fields in configs.items():
-        if fields["model.name"] != record["network"]:
-            continue
-        changed = [key for key, value in record["config"].items() if value != fields.get(key, type(value)())]
-        if _plain_name(record) != data_name(fields["data.source"]):
-            changed.append("data.source")
-        if not best[0] or len(changed) < len(best[1]):
-            best = (name, changed)
-    return best
+        if fields["model.name"] == record["network"]:
+            changed = [key for key, value in record["config"].items() if value != fields.get(key, type(value)())]
+            elsewhere = _plain_name(record) != data_name(fields["data.source"])
+            differences.append((name, changed + ["data.source"] * elsewhere))
+    return min(differences, key=lambda difference: len(difference[1]), default=("", []))
 
 
 def _plain_name(record: Record) -> str:
@@ -139,9 +135,12 @@ def table(records: Sequence[Record], configs: Configs) -> str:
         first = group.runs[0].scores
         made = sorted({_made(run.scores) for run in group.runs})
         notes += [note for note in made if note not in notes]
+        seconds = group.values("seconds")
+        around = deviation(seconds)
         lines.append([f"`{_command(first, *nearest_config(first, configs)) or first['network']}`",
                       f"{first['parameters']:,}", first["data"], f"{first['steps']:,}", _accuracy(group),
-                      _seeds(run.scores["seed"] for run in group.runs), _duration(group.values("seconds")),
+                      _seeds(run.scores["seed"] for run in group.runs),
+                      log.duration(fmean(seconds)) + ("" if around is None else f" ± {log.duration(around)}"),
                       ", ".join(_letter(notes.index(note)) for note in made)])
     if not records:
         return "None yet."
@@ -189,11 +188,6 @@ def _letter(number: int) -> str:
 
 def _accuracy(group: SeedGroup) -> str:
     return figure("accuracy", group.values("accuracy"), count=True)
-
-
-def _duration(seconds: Sequence[float]) -> str:
-    around = deviation(seconds)
-    return log.duration(fmean(seconds)) + ("" if around is None else f" ± {log.duration(around)}")
 
 
 def _seeds(given: Iterable[int]) -> str:
