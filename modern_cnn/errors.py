@@ -1,4 +1,4 @@
-"""What a person reads when the input is wrong: one line that says what, where, and what to do."""
+"""Errors in what the user gives: one line that says what is wrong, where, and what to do."""
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
@@ -7,13 +7,13 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """Bad input, told in one line. Scripts print it without a traceback and exit with 1."""
+    """Wrong input, explained in one line. Scripts print the line without a traceback and exit with 1."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """`'; did you mean 'x'? known: x, y'` for an error about `name`; '' if there is nothing to choose from.
+    """Return the end of an error message about an unknown name: `'; did you mean 'x'? known: x, y'`.
 
-    Of more than 20 choices only the closest is told, where there is one.
+    It is '' without choices. Of more than 20 choices it names only the closest, if one is close.
     """
     choices = sorted(choices)
     if not choices:
@@ -25,7 +25,11 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """table[name]. Raises UserError, with the closest that exists, where there is none."""
+    """Return table[name].
+
+    Raises:
+      UserError: there is no such name; the message says `what` is missing and names the closest one.
+    """
     if name not in table:
         raise UserError(f"there is no {what} {name!r}{did_you_mean(name, table)}")
     return table[name]

@@ -1,4 +1,4 @@
-"""The one place that sets what JAX, XLA and TensorFlow read at start-up. Importing the package sets nothing."""
+"""Start-up settings of JAX, XLA and TensorFlow, set only by calls of these functions, never by an import."""
 import importlib.metadata
 import importlib.util
 import logging
@@ -8,24 +8,25 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """Where decoded data sets and compiled programs are kept: $MODERN_CNN_CACHE, or modern_cnn in the user's cache."""
+    """Return the directory of decoded data sets and compiled programs: $MODERN_CNN_CACHE, or the user's own cache."""
     if os.environ.get("MODERN_CNN_CACHE"):
         return Path(os.environ["MODERN_CNN_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "modern_cnn"
 
 
-# XLA's CPU compiler hands single convolutions to its YNN library, where they take twice as long as in Eigen (two cores
-# of a Xeon, jaxlib 0.10.2). A flag that a version does not know would abort the process: these do.
+# XLA's CPU compiler gives single convolutions to its YNN library, where they take twice as long as in Eigen (two cores
+# of a Xeon, jaxlib 0.10.2). An unknown flag aborts the process; these versions know it.
 CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 CPU_FLAG_VERSIONS = ("0.10.2", "0.11.2", "0.12.0")
-# It also drops optimization barriers before it fuses. Kept, they stop it from computing arrays anew, several times and
-# out of order, where functional/formulations.py says so (DenseNet takes two thirds of the time). CPUs alone know how
-# to run what is left of them, and flags are read before devices are known: only where no accelerator is installed.
+# It also removes optimization barriers before it fuses operations. This flag keeps the barriers that
+# functional/formulations.py sets, so that no array is computed several times (DenseNet takes two thirds of the time).
+# Only CPUs can run barriers that are left, and XLA reads its flags before it knows the devices: so the flag is set only
+# where no accelerator is installed.
 BARRIER_FLAG = "--xla_disable_hlo_passes"
 
 
 def set_xla_flags() -> None:
-    """Adds to XLA_FLAGS what makes CPUs faster, unless the user has settled it. Before JAX is imported."""
+    """Add the flags that make CPUs faster to XLA_FLAGS, unless the user has set them; call it before importing JAX."""
     flags = os.environ.get("XLA_FLAGS", "")
     if CPU_FLAG not in flags and importlib.metadata.version("jaxlib").startswith(CPU_FLAG_VERSIONS):
         flags += f" {CPU_FLAG}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
@@ -37,14 +38,14 @@ def set_xla_flags() -> None:
 
 
 def configure(*, debug_nans: bool = False, cache: bool = True) -> None:
-    """Called first by every script: XLA's flags, compilation cache on, TensorFlow quiet.
+    """Set XLA's flags, the compilation cache and TensorFlow's log level. Every script calls it first.
 
     Args:
-      cache: keep compiled programs for the next process; off where compilation is what is measured.
-      debug_nans: stop at the first operation that makes a NaN, and say which (slow: it disables donation).
+      debug_nans: stop at the first operation that makes a NaN, and name it (slow: buffers are not donated).
+      cache: keep compiled programs for the next process; False if the compilation is measured.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself on stderr, whatever the log level
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN writes to stderr at any log level
     set_xla_flags()
     import jax
 
@@ -52,19 +53,19 @@ def configure(*, debug_nans: bool = False, cache: bool = True) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # A cache that cannot be written, on a full disk say, costs time and nothing else.
+    # A cache that cannot be written (the disk is full, for example) costs only time.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_debug_nans", debug_nans)
 
 
 def join_processes(coordinator: str, count: int, index: int) -> None:
-    """Makes this process one of several that train together. Before anything is computed.
+    """Make this process one of several that train together. Call it before any computation.
 
     Args:
-      coordinator: HOST:PORT of the first process; 'auto' where the cluster says all three (TPU pods, SLURM).
-      count, index: how many there are, and which this is.
+      coordinator: HOST:PORT of the first process; 'auto' where the cluster knows all three values (TPU pods, SLURM).
+      count, index: number of processes, and the number of this one, from 0.
     Raises:
-      RuntimeError: the others did not come.
+      RuntimeError: the other processes did not join.
     """
     import jax
 
@@ -73,4 +74,4 @@ def join_processes(coordinator: str, count: int, index: int) -> None:
     else:
         jax.distributed.initialize(coordinator, count, index)
     if jax.process_index():
-        logging.getLogger("modern_cnn").setLevel(logging.ERROR)  # the first speaks for all
+        logging.getLogger("modern_cnn").setLevel(logging.ERROR)  # the first process logs for all

@@ -1,4 +1,4 @@
-"""What start-up sets, and what it leaves to the user."""
+"""The settings at start-up, and those that are left to the user."""
 import importlib.metadata
 import importlib.util
 import os
@@ -23,7 +23,7 @@ BARRIERS = f"{runtime.BARRIER_FLAG}=cse_barrier_expander"
     (f"{runtime.CPU_FLAG}=", "0.10.2", None, "", f"{runtime.CPU_FLAG}= {BARRIERS}"),
     (f"{runtime.BARRIER_FLAG}=", "0.10.2", None, "", f"{runtime.BARRIER_FLAG}= {YNN}"),
     ("--xla_a=1", "0.99.0", None, "", f"--xla_a=1 {BARRIERS}"),
-    ("", "0.10.2", "libtpu", "", YNN),  # barriers that are left over are unknown to accelerators
+    ("", "0.10.2", "libtpu", "", YNN),  # accelerators cannot run barriers that are left
     ("", "0.10.2", "jax_plugins", "", YNN),
     ("", "0.10.2", "jax_plugins", "cpu", f"{YNN} {BARRIERS}"),
 ])
@@ -38,7 +38,7 @@ def test_xla_flags(before, version, plugin, platforms, after, monkeypatch):
 
 
 def test_the_installed_xla_knows_the_flags(tmp_path):
-    """An unknown one would abort the process; one that does nothing would leave no barrier."""
+    """An unknown flag would abort the process; without effect, the barrier would be gone."""
     code = ("import os; from modern_cnn import runtime; runtime.configure(); import jax\n"
             "step = jax.jit(lambda x: jax.lax.optimization_barrier(x + 1) * 2).lower(1.0).compile()\n"
             "print(step(1.0), 'opt-barrier' in step.as_text(), runtime.CPU_FLAG in os.environ['XLA_FLAGS'])")

@@ -7,14 +7,14 @@ from jax import lax
 
 from modern_cnn.settings import is_zero
 
-TOP5_ABOVE = 10  # top-5 accuracy says something where there are more classes than this
+TOP5_ABOVE = 10  # top-5 accuracy is measured for more classes than this
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float | jax.Array = 0.0) -> jax.Array:
-    """Softmax cross-entropy of each example, in nats, float32: logits [N, K], labels int [N] -> [N].
+    """Return the softmax cross-entropy of each example in nats, float32: logits [N, K], labels int [N] -> [N].
 
-    With label smoothing (Szegedy et al. 2015, "Rethinking the Inception architecture", section 7) the wanted
-    distribution is 1 - smoothing for the label, and smoothing divided among all K classes.
+    With label smoothing (Szegedy et al. 2015, "Rethinking the Inception architecture", section 7) the target
+    distribution gives 1 - smoothing to the label and divides smoothing equally among all K classes.
     """
     logits = logits.astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -24,7 +24,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float | jax.A
 
 
 class Metrics(struct.PyTreeNode):
-    """Sums over examples; `bad_step` is the first step whose loss was not finite, or -1."""
+    """Sums over examples: loss, correct predictions, count. `bad_step`: first step with a loss not finite, or -1."""
     loss: jax.Array
     correct: jax.Array
     correct_top5: jax.Array
@@ -33,39 +33,46 @@ class Metrics(struct.PyTreeNode):
 
     @classmethod
     def empty(cls) -> "Metrics":
-        """Of no examples. Every field is an array of its own, so that all can be donated."""
+        """Return the metrics of no examples. Every field is a separate array, so that all can be donated."""
         return cls(jnp.zeros((), jnp.float32), *(jnp.full((), value, jnp.int32) for value in (0, 0, 0, -1)))
 
     @classmethod
-    def of(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, step: jax.Array | int = -1,
-           losses: jax.Array | None = None) -> "Metrics":
-        """Of a batch: logits [N, K], labels int [N]; examples where `mask` [N] is False count nowhere.
+    def from_batch(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None,
+                   step: jax.Array | int = -1, losses: jax.Array | None = None) -> "Metrics":
+        """Return the metrics of a batch.
 
-        `losses` [N] are those that training lowers, where they are not the cross-entropy.
+        Args:
+          logits, labels: [N, K], and int [N].
+          mask: bool [N]; examples where it is False do not count.
+          step: stored in `bad_step` if the loss is not finite.
+          losses: [N], the losses that training minimises, if they are not the cross-entropy.
         """
         mask = jnp.ones(labels.shape, bool) if mask is None else mask
         losses = jnp.where(mask, cross_entropy(logits, labels) if losses is None else losses, 0)
-        # An example's rank: how many classes are ahead of its own. Of equal logits the first class is ahead, as in
-        # argmax, or a dead network would be right about everything. NaN is ahead of all, so it is never correct.
+        # The rank of a label is the number of classes ahead of it. Among equal logits the first class is ahead, as in
+        # argmax; otherwise a dead network would always be right. NaN is ahead of all, so it is never correct.
         own = jnp.take_along_axis(logits, labels[:, None], axis=1)
         first = jnp.arange(logits.shape[1]) < labels[:, None]
-        better = jnp.sum(~(logits <= own) | ((logits == own) & first), axis=1)
+        rank = jnp.sum(~(logits <= own) | ((logits == own) & first), axis=1)
         loss = jnp.sum(losses)
-        return cls(loss, jnp.sum(mask & (better < 1)), jnp.sum(mask & (better < 5)), jnp.sum(mask, dtype=jnp.int32),
+        return cls(loss, jnp.sum(mask & (rank < 1)), jnp.sum(mask & (rank < 5)), jnp.sum(mask, dtype=jnp.int32),
                    jnp.where(jnp.isfinite(loss), -1, step).astype(jnp.int32))
 
     def merge(self, other: "Metrics") -> "Metrics":
-        """Of both batches together; `self` came first."""
+        """Return the metrics of both batches together; `self` came first."""
         return Metrics(self.loss + other.loss, self.correct + other.correct, self.correct_top5 + other.correct_top5,
                        self.count + other.count, jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step))
 
-    def over(self, axis_name: str) -> "Metrics":
-        """Of all the devices' shares, inside pmap or shard_map."""
-        sums = lax.psum((self.loss, self.correct, self.correct_top5, self.count), axis_name)
-        return Metrics(*sums, lax.pmax(self.bad_step, axis_name))
+    def psum(self, axis_name: str) -> "Metrics":
+        """Return the metrics of the shares of all devices together, inside pmap or shard_map."""
+        loss, correct, top5, count = lax.psum((self.loss, self.correct, self.correct_top5, self.count), axis_name)
+        return Metrics(loss, correct, top5, count, lax.pmax(self.bad_step, axis_name))
 
     def means(self, num_classes: int) -> dict[str, float]:
-        """{'loss', 'accuracy'} and, above TOP5_ABOVE classes, 'top5': means over the examples. Waits for the device."""
+        """Return the means over the examples: 'loss', 'accuracy' and, for more than TOP5_ABOVE classes, 'top5'.
+
+        Waits for the device.
+        """
         host = jax.device_get(self)
         count = max(int(host.count), 1)
         means = {"loss": float(host.loss) / count, "accuracy": int(host.correct) / count}

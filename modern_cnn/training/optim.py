@@ -1,21 +1,25 @@
-"""Optimisers and learning-rate schedules by name, from a config and the numbers derived at run time."""
+"""Optimisers and learning-rate schedules by name. The numbers of a config may be traced."""
 import itertools
+from typing import Any
 
 import jax
 import optax
 
 from modern_cnn.errors import UserError, did_you_mean
-from modern_cnn.settings import is_zero
+from modern_cnn.settings import FIELDS, Optimizer, Schedule, is_zero
 
-SCHEDULES = ("constant", "step", "cosine")
-OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
-TRUST = 0.001  # of LARS: a kernel's step is so much of its norm, times the learning rate
+SCHEDULES = FIELDS["schedule.name"].choices
+OPTIMIZERS = FIELDS["optimizer.name"].choices
+TRUST_COEFFICIENT = 0.001  # of LARS: the step of a kernel, as a share of its norm, times the learning rate
 
 
-def peak_learning_rate(optimizer, batch_size: int) -> float:
-    """`optimizer.learning_rate`, scaled by batch_size / optimizer.base_batch_size where that is not 0.
+def peak_learning_rate(optimizer: Optimizer, batch_size: int) -> float | jax.Array:
+    """Return the learning rate, scaled by batch_size / optimizer.base_batch_size if that is not 0.
 
-    The linear scaling rule of Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.1.
+    This is the linear scaling rule of Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.1.
+
+    Raises:
+      UserError: a learning rate that is not above 0.
     """
     if not isinstance(optimizer.learning_rate, jax.Array) and optimizer.learning_rate <= 0:
         raise UserError(f"config.optimizer.learning_rate must be above 0, not {optimizer.learning_rate}")
@@ -23,15 +27,15 @@ def peak_learning_rate(optimizer, batch_size: int) -> float:
     return optimizer.learning_rate * (batch_size / base if base else 1.0)
 
 
-def make_schedule(schedule, peak: float, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
-    """Learning rate as a function of the step.
+def make_schedule(schedule: Schedule, peak: float | jax.Array, steps_per_epoch: int,
+                  total_steps: int) -> optax.Schedule:
+    """Return the learning rate as a function of the step.
 
     Args:
-      schedule: a config's section: name (one of SCHEDULES), warmup_epochs (linear from 0), and for 'step' the
-        milestones (epochs) and the factor that each multiplies by.
-      peak: the learning rate after warm-up; like the factor, it may be a traced number.
+      schedule: name, warm-up, milestones and factor; the factor may be traced.
+      peak: the learning rate after the warm-up; it may be traced.
     Raises:
-      UserError: an unknown name, or a warm-up that outlasts the run.
+      UserError: an unknown name, or a warm-up that is longer than the run.
     """
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
     if warmup and warmup >= total_steps:
@@ -40,7 +44,7 @@ def make_schedule(schedule, peak: float, steps_per_epoch: int, total_steps: int)
     if schedule.name == "constant":
         after = optax.constant_schedule(peak)
     elif schedule.name == "step":
-        # optax.piecewise_constant_schedule would look whether the factor is positive, which a traced one does not tell.
+        # optax.piecewise_constant_schedule checks the sign of the factor, which is unknown if it is traced.
         drops = sorted(round(epoch * steps_per_epoch) - warmup for epoch in schedule.milestones)
         rates = itertools.accumulate(drops, lambda rate, _: rate * schedule.factor, initial=peak)
         after = optax.join_schedules([optax.constant_schedule(rate) for rate in rates], drops)
@@ -53,20 +57,20 @@ def make_schedule(schedule, peak: float, steps_per_epoch: int, total_steps: int)
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def decays(params) -> dict:
-    """True for the leaves that weight decay touches: kernels, never biases nor normalisation's scales."""
+def decays(params: Any) -> Any:
+    """Return True for the leaves that weight decay applies to: kernels, not biases or the scales of normalisation."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
-def make_optimizer(optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimiser of a config's section: name (one of OPTIMIZERS), momentum, nesterov, weight_decay, clip_norm.
+def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Return the optimiser that a config names, with its momentum, weight decay and clipping.
 
-    Weight decay is added to the gradient of kernels (L2), as in PyTorch's SGD and Adam; with 'adamw' it is taken off
-    them apart from the gradient, times the learning rate (Loshchilov and Hutter 2019). 'lars' (You et al. 2017, "Large
-    batch training of convolutional networks", algorithm 1) scales each kernel's gradient to TRUST of the kernel's norm;
-    biases and normalisation follow plain SGD. Gradients are clipped before all of that, as in PyTorch.
+    Weight decay is added to the gradient of kernels (L2), as in PyTorch's SGD and Adam. 'adamw' subtracts it from the
+    kernels directly, times the learning rate (Loshchilov and Hutter 2019). 'lars' (You et al. 2017, "Large batch
+    training of convolutional networks", algorithm 1) scales the gradient of each kernel to TRUST_COEFFICIENT times the
+    norm of the kernel; biases and normalisation follow plain SGD. Gradients are clipped first, as in PyTorch.
 
-    The numbers may be traced ones: nothing is left out then, so their optimiser's state has every part.
+    If a number is traced, its part of the optimiser is always built, as the number may not be 0.
 
     Raises:
       UserError: an unknown name.
@@ -83,8 +87,8 @@ def make_optimizer(optimizer, schedule: optax.Schedule) -> optax.GradientTransfo
         chain.append(optax.adam(schedule))
     elif optimizer.name == "adamw":
         chain.append(optax.adamw(schedule, weight_decay=decay, mask=decays))
-    elif optimizer.name == "lars":  # the decayed gradient's norm is what it divides by, as in most implementations
-        chain.append(optax.lars(schedule, trust_coefficient=TRUST, trust_ratio_mask=decays,
+    elif optimizer.name == "lars":  # divides by the norm of the decayed gradient, as most implementations do
+        chain.append(optax.lars(schedule, trust_coefficient=TRUST_COEFFICIENT, trust_ratio_mask=decays,
                                 momentum=optimizer.momentum, nesterov=optimizer.nesterov))
     else:
         raise UserError(f"config.optimizer.name={optimizer.name!r} is unknown"

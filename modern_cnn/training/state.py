@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The state that training carries from step to step."""
 from typing import Any
 
 import flax.linen as nn
@@ -10,12 +10,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 class TrainState(struct.PyTreeNode):
-    """Parameters, every other collection of the module ('batch_stats', ...), the optimiser's state and the step count.
+    """A training state: arrays, and the static `module` and `optimizer`, so that it passes through jit and pmap.
 
-    `ema` are the running averages of `variables`, batch statistics included, or None where none are kept. `module` and
-    `optimizer` are static: a state goes through jit, pmap and shard_map by itself.
+    Attributes:
+      step: int32, the number of steps done.
+      params, collections: the parameters, and the other collections of the module ('batch_stats', ...).
+      opt_state: state of the optimiser.
+      ema: running averages of `variables` (batch statistics too), or None if none are kept.
     """
-    step: jax.Array  # int32, steps done
+    step: jax.Array
     params: Any
     collections: dict[str, Any]
     opt_state: optax.OptState
@@ -27,34 +30,38 @@ class TrainState(struct.PyTreeNode):
     def create(cls, key: jax.Array, module: nn.Module, optimizer: optax.GradientTransformation,
                image_shape: tuple[int, int, int], pretrained: dict[str, Any] | None = None, *,
                ema: bool = False) -> "TrainState":
-        """Parameters for images of `image_shape` (H, W, C): `pretrained` ones where there are some, the rest drawn.
+        """Return the state of step 0 for images of `image_shape` (H, W, C).
 
-        With `ema` averages are kept from here on.
+        Args:
+          key: draws the variables that `pretrained` does not hold.
+          pretrained: variables to start from.
+          ema: keep running averages from here on.
         """
         variables = module.init(key, jnp.zeros((1, *image_shape)), train=False)
         variables = unflatten_dict(flatten_dict(variables) | flatten_dict(pretrained or {}))
         params = variables.pop("params")
         state = cls(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), module, optimizer)
-        return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state  # arrays of its own
+        return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state  # copies: both are donated
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `module.apply` takes."""
+        """Return the variables of `module.apply`."""
         return {"params": self.params, **self.collections}
 
     @property
     def evaluation_variables(self) -> dict[str, Any]:
-        """The variables that evaluation scores and a run results in: the averages, where they are kept."""
+        """Return the variables that evaluation scores and a run has as its result: the averages if they are kept."""
         return self.variables if self.ema is None else self.ema
 
     def average(self, decay: float | jax.Array) -> "TrainState":
-        """The state after its averages, if it keeps any, have moved towards its variables.
+        """Return the state with its averages, if it keeps any, moved towards its variables.
 
-        new = d * old + (1 - d) * variables, d = min(decay, (1 + step) / (10 + step)): the first steps do not linger
-        (`tf.train.ExponentialMovingAverage` with `num_updates`).
+        new = d * old + (1 - d) * variables with d = min(decay, (1 + step) / (10 + step)), so that the first steps are
+        soon forgotten (`tf.train.ExponentialMovingAverage` with `num_updates`).
         """
         if self.ema is None:
             return self
         decay = jnp.minimum(decay, (1 + self.step) / (10 + self.step))
+        # optax.incremental_update takes 1 - d, and its 1 - (1 - d) rounds to another number than d.
         return self.replace(ema=jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, self.ema,
                                              self.variables))

@@ -1,4 +1,4 @@
-"""Everything here runs in float64, where two right implementations agree to about 1e-15."""
+"""All tests here run in float64, where two correct implementations agree to about 1e-15."""
 import jax
 import pytest
 

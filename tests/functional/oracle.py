@@ -1,4 +1,4 @@
-"""Comparing our functions with PyTorch's, values and gradients, in float64."""
+"""Comparison of our functions with PyTorch's: values and gradients, in float64."""
 import json
 from pathlib import Path
 
@@ -8,26 +8,26 @@ import torch
 
 TOLERANCE = 1e-10
 WORKED = json.loads((Path(__file__).parents[1] / "golden" / "worked_examples.json").read_text())
-# Hypothesis draws a new shape, and so a new compilation, for every example: XLA need not make the code fast as well.
+# Each example of Hypothesis has a new shape and is compiled anew, so XLA need not make the code fast.
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def normal(*shape, seed=0):
-    """The same N(0, 1) numbers for the same shape and seed, float64."""
+    """Return N(0, 1) numbers, float64, the same for the same shape and seed."""
     return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def close(got, want, tolerance=TOLERANCE):
-    """Same shape, and equal to `tolerance` of the largest number."""
+    """Assert the same shape, and a difference of at most `tolerance` times the largest number."""
     got, want = np.asarray(got), np.asarray(want)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1, np.abs(want).max(initial=0)))
 
 
 def agree(ours, theirs, *arrays):
-    """`ours` (JAX) and `theirs` (torch) give the same value and, for a random cotangent, every gradient.
+    """Assert that `ours` (JAX) and `theirs` (torch) have the same value and, for a random cotangent, equal gradients.
 
-    Both take and return our layouts (NHWC, HWIO): `theirs` permutes inside, so autograd's gradients are in them too.
+    Both take and return our layouts (NHWC, HWIO). `theirs` permutes inside, so its gradients have these layouts too.
     """
     arrays = [np.asarray(a, np.float64) for a in arrays]
     leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
@@ -55,10 +55,10 @@ def nhwc(x):
 
 
 def pad(x, pads, value=0.0):
-    """torch's F.pad of NCHW images by ((top, bottom), (left, right))."""
+    """Return NCHW images padded by ((top, bottom), (left, right)), by torch."""
     return torch.nn.functional.pad(x, (*pads[1], *pads[0]), value=value)
 
 
 def same_padding(size, extent, strides):
-    """XLA's own 'SAME', as pairs."""
+    """Return XLA's own 'SAME' padding as pairs."""
     return tuple(map(tuple, jax.lax.padtype_to_pads(size, extent, strides, "SAME")))

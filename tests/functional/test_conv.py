@@ -13,7 +13,7 @@ from tests.functional.oracle import WORKED, agree, close, nchw, nhwc, normal, pa
 
 @st.composite
 def geometries(draw, dilate=True):
-    """(size, window, strides, dilation, padding for us, padding as pairs): always one window at least."""
+    """Draw (size, window, strides, dilation, padding for us, padding as pairs), with at least one window."""
     window = draw(st.tuples(*[st.integers(1, 4)] * 2))
     strides = draw(st.tuples(*[st.integers(1, 3)] * 2))
     dilation = draw(st.tuples(*[st.integers(1, 3)] * 2)) if dilate else (1, 1)
@@ -42,7 +42,7 @@ def test_conv2d_is_torchs(geometry, groups, inputs, outputs, batch, biased):
         return F.conv2d(x, kernel, bias, strides=strides, padding=padding, dilation=dilation, groups=groups)
 
     def theirs(x, kernel, bias=None):
-        x, kernel = pad(nchw(x), pairs).contiguous(), kernel.permute(3, 2, 0, 1).contiguous()  # or torch may refuse
+        x, kernel = pad(nchw(x), pairs).contiguous(), kernel.permute(3, 2, 0, 1).contiguous()  # torch needs it
         return nhwc(torch.nn.functional.conv2d(x, kernel, bias, strides, 0, dilation, groups))
 
     bias = [normal(groups * outputs)] if biased else []
@@ -52,7 +52,7 @@ def test_conv2d_is_torchs(geometry, groups, inputs, outputs, batch, biased):
 @pytest.mark.parametrize("padding", [0, 1, 2])
 @pytest.mark.parametrize("strides", [1, 2])
 def test_integer_padding_is_torchs_own(padding, strides):
-    """The property above pads for torch; here torch pads."""
+    """The test above pads the images for torch; here torch pads them."""
     def theirs(x, kernel):
         return nhwc(torch.nn.functional.conv2d(nchw(x), kernel.permute(3, 2, 0, 1), None, strides, padding))
 
@@ -108,7 +108,7 @@ def test_the_textbooks_edge_detector():
     example = WORKED["textbook"]["edge"]
     rows = image([example["row"]] * 6)
     close(F.conv2d(rows, filters(example["K"])), image([example["Y_row"]] * 6))
-    assert not F.conv2d(rows.transpose(0, 2, 1, 3), filters(example["K"])).any()  # blind to the other direction
+    assert not F.conv2d(rows.transpose(0, 2, 1, 3), filters(example["K"])).any()  # not the other direction
 
 
 @pytest.mark.parametrize("example", WORKED["textbook"]["sizes_of_8x8"], ids=str)
@@ -183,7 +183,7 @@ def test_locally_connected2d_says_what_is_wrong(kernel, words):
 
 
 def test_sizes_may_be_numpy_integers_and_lists():
-    """As they come from a config or from shape arithmetic."""
+    """Configs give lists, and arithmetic on shapes gives numpy integers."""
     assert pair(np.int64(2), "strides") == (2, 2)
     assert pair([2, 3], "strides") == (2, 3)
     assert explicit_padding([[1, 2], [0, 1]], (5, 5), (3, 3), (1, 1)) == ((1, 2), (0, 1))

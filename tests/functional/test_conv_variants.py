@@ -27,7 +27,7 @@ def filters(values):
 
 @st.composite
 def forward(draw):
-    """(size, window, options for us, padding as pairs) of an ordinary convolution with one window at least."""
+    """Draw (size, window, options for us, padding as pairs) of a convolution with at least one window."""
     window, strides, dilation = draw(both(st.integers(1, 3))), draw(both(st.integers(1, 3))), draw(both(small))
     extent = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
     padding = pairs = draw(st.just("SAME") | both(both(st.integers(0, 2))))
@@ -40,13 +40,13 @@ def forward(draw):
 
 @st.composite
 def transposed(draw):
-    """(size, window, options for us, what to cut off the whole transpose as pairs: negative ones add zeros)."""
+    """Draw (size, window, options for us, pairs to cut off the full transpose, where negative numbers add zeros)."""
     size, window, strides = (draw(both(st.integers(1, 3))) for _ in range(3))
     dilation = draw(both(small))
     extent = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
     options = {"strides": strides, "dilation": dilation}
     if draw(st.booleans()):
-        # TensorFlow's rule: H * stride pixels are left of (H - 1) * stride + extent, cut evenly, the odd one at the end
+        # TensorFlow's rule: of (H - 1) * stride + extent pixels H * stride are kept; the odd one is cut at the end
         surplus = [e - s for e, s in zip(extent, strides, strict=True)]
         return size, window, {**options, "padding": "SAME"}, [(t // 2, t - t // 2) if t > 0 else (0, t)
                                                                for t in surplus]
@@ -77,7 +77,7 @@ def test_conv2d_transpose_is_torchs(geometry, groups, inputs, outputs, biased):
     (1, 0, 0, 1, 1), (2, 1, 1, 1, 1), (3, 2, (2, 0), 1, 2), ((1, 2), 1, (1, 1), 2, 1), (2, 3, 1, 2, 2),
 ], ids=str)
 def test_the_whole_transpose_is_torchs_own(strides, padding, output_padding, dilation, groups):
-    """The property above pads for torch; here torch pads."""
+    """The test above cuts the result of torch; here torch does it."""
     def theirs(x, kernel, bias):
         return nhwc(torch.nn.functional.conv_transpose2d(nchw(x), kernel.permute(3, 2, 0, 1), bias, strides, padding,
                                                          output_padding, groups, dilation))
@@ -98,7 +98,7 @@ def test_conv2d_transpose_is_the_transpose_of_conv2d(geometry, groups, inputs, o
     b = normal(*y.shape, seed=1)
     left_over = [(n + sum(p) - (k - 1) * d - 1) % s for n, p, k, d, s in zip(
         size, pairs, window, options["dilation"], options["strides"], strict=True)]
-    if options["padding"] == "SAME":  # sizes that are no multiple of the stride need their padding in numbers
+    if options["padding"] == "SAME":  # with sizes that are not a multiple of the stride, the transpose needs numbers
         multiple = all(n % s == 0 for n, s in zip(size, options["strides"], strict=True))
         options, left_over = (options, 0) if multiple else ({**options, "padding": pairs}, left_over)
     back = F.conv2d_transpose(b, kernel, groups=groups, output_padding=left_over, **options)
@@ -198,14 +198,14 @@ def test_a_1x1_convolution_is_a_dense_layer_at_every_pixel():
 @settings(max_examples=12)
 @given(forward(), small, st.integers(1, 3))
 def test_conv2d_matrix_times_an_image_is_conv2d(geometry, inputs, outputs):
-    """Columns of the identity give the matrix of any linear function: here of conv2d, entry by entry."""
+    """The matrix of a linear function has as columns its values for the columns of the identity."""
     size, window, options, _ = geometry
     shape, kernel = (*size, inputs), normal(*window, inputs, outputs)
     matrix = F.conv2d_matrix(kernel, shape, **options)
     units = np.eye(np.prod(shape)).reshape(-1, *shape)
     columns = np.asarray(F.conv2d(units, kernel, **options)).reshape(len(units), -1)
     close(matrix.todense(), columns.T)
-    assert matrix.nse == np.count_nonzero(columns)  # nothing that fell into the padding, nothing twice
+    assert matrix.nse == np.count_nonzero(columns)  # no weights in the padding, none twice
     x = normal(*shape, seed=1)
     close(matrix @ x.ravel(), F.conv2d(x[None], kernel, **options).ravel())
 

@@ -1,4 +1,4 @@
-"""Every way of computing a convolution or a pooling against PyTorch, and the table that chooses among them."""
+"""Every way to compute a convolution or a pooling against PyTorch, and the choice between them."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ WAYS = list(formulations.CONVOLUTIONS)
 
 
 def operands(way, geometry, channels=3, features=4, batch=2):
-    """(x, kernel, the arguments after them), fit for a way: 1x1 unpadded for 'product', depthwise for 'shifts'."""
+    """Return (x, kernel, other arguments) that a way can compute: 1x1 without padding for 'product', and so on."""
     size, window, strides, dilation, _, pads = geometry
     groups = channels if way == "shifts" else 1
     if way == "product":
@@ -47,7 +47,7 @@ GEOMETRY = ([7, 8], (3, 2), (2, 1), (1, 2), "pairs", ((1, 0), (2, 1)))
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_has_the_librarys_derivatives(way):
-    """Forward mode, the second derivative, a batch of kernels; and the same inside a loop."""
+    """Compare forward mode, the second derivative, a batch of kernels, and a loop."""
     x, kernel, rest = operands(way, GEOMETRY)
     ours, library = formulations.CONVOLUTIONS[way], formulations.CONVOLUTIONS["library"]
 
@@ -71,7 +71,7 @@ def test_every_way_has_the_librarys_derivatives(way):
 
 
 def test_canonical_gradients_are_what_a_loop_keeps_fast():
-    """Images NHWC and kernels HWIO in every convolution: XLA's CPU compiler turns others around outside loops only."""
+    """All convolutions have images NHWC and kernels HWIO: XLA's CPU compiler reorders others only outside of loops."""
     x, kernel, rest = operands("canonical", GEOMETRY)
     gradient = jax.grad(lambda x, k: jnp.sum(formulations.CONVOLUTIONS["canonical"](x, k, *rest) ** 2), (0, 1))
     text = str(jax.make_jaxpr(gradient)(x, kernel))
@@ -103,7 +103,7 @@ def test_canonical_keeps_the_input_once():
     ("library", (2, 8, 8, 4), (3, 3, 2, 8), {"groups": 2}),
 ], ids=str)
 def test_the_table(way, x, kernel, options, monkeypatch):
-    """On CPUs; elsewhere it is always the library."""
+    """CPUs choose by shape; GPUs and TPUs always take the library."""
     taken = []
     for name, function in formulations.CONVOLUTIONS.items():
         monkeypatch.setitem(formulations.CONVOLUTIONS, name,
@@ -120,7 +120,7 @@ def test_the_table(way, x, kernel, options, monkeypatch):
 @settings(max_examples=40)
 @given(geometries(dilate=False), st.integers(0, 9))
 def test_every_max_pooling_is_torchs(way, geometry, seed):
-    """Of equal values the first in row order has the gradient; NaN and minus infinity come through."""
+    """Among equal values the first in row order gets the gradient; minus infinity is a value like others."""
     size, window, strides, _, _, pads = geometry
     pads = tuple(tuple(min(p, k - 1) for p in side) for side, k in zip(pads, window, strict=True))
     if any(n + sum(p) < k for n, p, k in zip(size, pads, window, strict=True)):

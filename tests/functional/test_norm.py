@@ -11,7 +11,7 @@ from tests.functional.oracle import WORKED, agree, close, normal
 
 
 def torchs(x, scale, bias, mean, var, *, train, decay, epsilon):
-    """torch's batch norm over the last axis; `mean` and `var` are updated in place."""
+    """Return torch's batch norm over the last axis; it updates `mean` and `var` in place."""
     axes = (0, 3, 1, 2) if x.ndim == 4 else (0, 1)
     back = (0, 2, 3, 1) if x.ndim == 4 else (0, 1)
     y = torch.nn.functional.batch_norm(x.permute(axes), mean, var, scale, bias, train, 1 - decay, epsilon)
@@ -53,7 +53,7 @@ def test_the_running_variance_is_biased_unless_told():
     close(var, 0.75 + 0.25 * biased)
     y_unbiased, _, var = F.batch_norm(x, None, None, zeros, ones, unbiased=True, **options)
     close(var, 0.75 + 0.25 * unbiased)
-    close(y_unbiased, y)  # what is stored does not change what the batch is normalised by
+    close(y_unbiased, y)  # the batch is normalised by the biased variance in both cases
     close(y.var((0, 1, 2)), biased / (biased + 1e-5))
 
 
@@ -65,7 +65,7 @@ def test_evaluation_changes_no_statistics():
 
 
 def test_the_running_statistics_converge_to_the_batchs():
-    """The direction of `decay`: the share that is kept."""
+    """`decay` is the share that is kept, not the share of the batch."""
     x, mean, var = normal(8, 3) + 5, jnp.zeros(3), jnp.ones(3)
     for _ in range(200):
         _, mean, var = F.batch_norm(x, None, None, mean, var, train=True, decay=0.9)
@@ -91,7 +91,7 @@ def test_bfloat16_images_have_float32_statistics():
     y, mean, var = F.batch_norm(x, ones, zeros, zeros, ones, train=True, decay=0)
     assert (y.dtype, mean.dtype, var.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
     exact = np.asarray(x, np.float64)
-    # bfloat16 statistics would be off by 4e-3. 1e-4 is what float32 sums of a thousand equally rounded values need.
+    # bfloat16 statistics would be off by 4e-3. Float32 sums of a thousand rounded values need 1e-4.
     np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-4)
     y, mean, var = F.batch_norm(x, ones, zeros, mean, var, train=False)
@@ -100,7 +100,7 @@ def test_bfloat16_images_have_float32_statistics():
 
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_an_axis_name_makes_the_shards_one_batch(unbiased):
-    """Values, statistics and gradients; without the name each shard is normalised by itself."""
+    """Compare values, statistics and gradients; without the name each shard is normalised separately."""
     x, scale, bias = normal(8, 3, 3, 2), normal(2, seed=1), normal(2, seed=2)
     cotangent = normal(*x.shape, seed=3)
     mean, var = jnp.zeros(2), jnp.ones(2)

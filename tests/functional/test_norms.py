@@ -30,7 +30,7 @@ def test_layer_norm_over_the_channels_is_torchs(shape, scaled, epsilon):
 @settings(max_examples=10)
 @given(images, st.booleans())
 def test_layer_norm_over_whole_images_is_torchs(shape, scaled):
-    """torch has a scale for every pixel there, so the one for each channel is applied outside."""
+    """torch has a scale for every pixel here, so the scale of each channel is applied outside."""
     def theirs(x, scale=1, bias=0):
         return torch.nn.functional.layer_norm(x, x.shape[1:]) * scale + bias
 
@@ -70,7 +70,7 @@ def test_instance_norm_is_torchs(shape, scaled, epsilon):
 @settings(max_examples=20)
 @given(images, st.integers(1, 6), st.sampled_from([(1e-4, 0.75, 1.0), (0.5, 0.75, 2.0), (2.0, 1.5, 0.5)]))
 def test_local_response_norm_is_torchs(shape, size, constants):
-    """Even windows, and windows wider than all the channels, too."""
+    """Windows may be even, and wider than the number of channels."""
     alpha, beta, k = constants
     agree(lambda x: F.local_response_norm(x, size, alpha=alpha, beta=beta, k=k),
           lambda x: nhwc(torch.nn.functional.local_response_norm(nchw(x), size, alpha, beta, k)),

@@ -16,7 +16,7 @@ def pairs_of(values):
 
 @st.composite
 def symmetric(draw):
-    """(size, window, strides, padding) that torch pads itself: at most half the window."""
+    """Draw (size, window, strides, padding) that torch can pad: by at most half the window."""
     window = draw(pairs_of(st.integers(1, 4)))
     strides = draw(st.none() | pairs_of(st.integers(1, 4)))
     padding = draw(st.integers(0, min(window) // 2))
@@ -26,7 +26,7 @@ def symmetric(draw):
 
 @st.composite
 def asymmetric(draw):
-    """(size, window, strides, padding for us, padding as pairs): torch needs its input padded."""
+    """Draw (size, window, strides, padding for us, padding as pairs), where torch needs a padded input."""
     window = draw(pairs_of(st.integers(1, 4)))
     strides = draw(pairs_of(st.integers(1, 3)))
     if draw(st.booleans()):
@@ -38,7 +38,7 @@ def asymmetric(draw):
 
 
 def distinct(*shape):
-    """No two values alike, so that the largest of a window is one pixel."""
+    """Return different values, so that one pixel is the largest of its window."""
     return np.random.default_rng((7, *shape)).permutation(np.arange(np.prod(shape)) - 5.0).reshape(shape)
 
 
@@ -105,7 +105,7 @@ def test_avg_pool_with_asymmetric_padding(geometry, count_include_pad):
 @pytest.mark.parametrize("size", range(1, 9))
 @pytest.mark.parametrize("window", [2, 3])
 def test_ceil_mode_takes_what_torch_takes(size, window):
-    """Maps smaller than the window among them: one window that hangs over."""
+    """Images smaller than the window are included: one window that reaches over the edge."""
     x = normal(1, size, size, 2)
     for strides in (1, 2, 3):
         for kind in ("max", "avg"):
@@ -165,7 +165,7 @@ def test_global_avg_pool_is_the_mean_over_pixels():
 
 
 def test_global_avg_pool_sums_bfloat16_in_float32():
-    """In bfloat16 a sum stops growing at 256: 1 added to it is rounded away."""
+    """In bfloat16 a sum stops growing at 256, because adding 1 is rounded away."""
     y = F.global_avg_pool(jnp.ones((1, 64, 64, 1), jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     assert y[0, 0] == 1

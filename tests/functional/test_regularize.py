@@ -23,7 +23,7 @@ def test_dropout_keeps_its_share_and_scales_it(rate, seed):
 
 
 def test_each_value_is_dropped_by_itself():
-    """Neither whole rows nor whole channels: fractions by row, column and channel all stay near a half."""
+    """No whole rows or channels are dropped: the kept share of each row, column and channel is near a half."""
     kept = np.asarray(F.dropout(KEY, jnp.ones((100, 100, 100)), 0.5)) != 0
     for axes in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(kept.mean(axes) - 0.5).max() < 6 * 0.5 / 100
@@ -37,7 +37,7 @@ def test_rate_0_returns_the_input_and_rate_1_zeros():
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
 def test_a_traced_rate_is_the_same_rate(rate):
-    """A schedule's rate is an array under jit; at 1 the gradient must be 0, not NaN."""
+    """The rate of a schedule is an array under jit; at 1 the gradient must be 0, not NaN."""
     x = normal(5, 4)
 
     def total(x, rate):

@@ -14,7 +14,7 @@ def batch(n=257, classes=23, seed=0):
 
 def test_equal_to_torch():
     logits, labels = batch()
-    means = Metrics.of(jnp.asarray(logits), jnp.asarray(labels)).means(23)
+    means = Metrics.from_batch(jnp.asarray(logits), jnp.asarray(labels)).means(23)
     t, y = torch.tensor(logits, dtype=torch.float64), torch.tensor(labels, dtype=torch.long)
     top = t.topk(5).indices == y[:, None]
     assert np.isclose(means["loss"], torch.nn.functional.cross_entropy(t, y).item(), rtol=1e-6)
@@ -24,18 +24,18 @@ def test_equal_to_torch():
 
 def test_top5_is_left_out_for_ten_classes_and_fewer():
     logits, labels = batch(classes=10)
-    assert set(Metrics.of(logits, labels).means(10)) == {"loss", "accuracy"}
-    assert set(Metrics.of(logits, labels).means(11)) == {"loss", "accuracy", "top5"}
+    assert set(Metrics.from_batch(logits, labels).means(10)) == {"loss", "accuracy"}
+    assert set(Metrics.from_batch(logits, labels).means(11)) == {"loss", "accuracy", "top5"}
 
 
 def test_merging_batches_equals_the_whole_and_masked_examples_count_nowhere():
     logits, labels = batch()
-    whole = Metrics.of(logits, labels)
+    whole = Metrics.from_batch(logits, labels)
     padding = np.where(np.arange(43)[:, None] % 2, np.nan, np.eye(23)[0]).astype(np.float32)  # NaN, or right
     padded_logits = np.concatenate([logits[200:], padding])
     padded_labels = np.concatenate([labels[200:], np.zeros(43, np.int32)])
-    parts = Metrics.of(logits[:200], labels[:200]).merge(
-        Metrics.of(padded_logits, padded_labels, jnp.arange(100) < 57))
+    parts = Metrics.from_batch(logits[:200], labels[:200]).merge(
+        Metrics.from_batch(padded_logits, padded_labels, jnp.arange(100) < 57))
     assert int(parts.count) == 257
     assert (int(parts.correct), int(parts.correct_top5)) == (int(whole.correct), int(whole.correct_top5))
     assert np.isclose(parts.loss, whole.loss, rtol=1e-6)
@@ -43,24 +43,24 @@ def test_merging_batches_equals_the_whole_and_masked_examples_count_nowhere():
 
 
 def test_nan_logits_are_never_correct_and_the_first_bad_step_is_kept():
-    nan = Metrics.of(jnp.full((4, 12), jnp.nan), jnp.zeros(4, jnp.int32), step=7)
+    nan = Metrics.from_batch(jnp.full((4, 12), jnp.nan), jnp.zeros(4, jnp.int32), step=7)
     assert (int(nan.correct), int(nan.correct_top5), int(nan.bad_step)) == (0, 0, 7)
-    good = Metrics.of(jnp.zeros((4, 12)), jnp.zeros(4, jnp.int32), step=6)
-    later = Metrics.of(jnp.full((4, 12), jnp.inf), jnp.zeros(4, jnp.int32), step=8)
+    good = Metrics.from_batch(jnp.zeros((4, 12)), jnp.zeros(4, jnp.int32), step=6)
+    later = Metrics.from_batch(jnp.full((4, 12), jnp.inf), jnp.zeros(4, jnp.int32), step=8)
     assert int(Metrics.empty().bad_step) == int(good.bad_step) == -1
     assert int(good.merge(nan).merge(later).bad_step) == 7
 
 
 def test_equal_logits_rank_as_in_argmax():
-    constant = Metrics.of(jnp.zeros((100, 20)), jnp.arange(100) % 20).means(20)
+    constant = Metrics.from_batch(jnp.zeros((100, 20)), jnp.arange(100) % 20).means(20)
     assert (constant["accuracy"], constant["top5"]) == (0.05, 0.25)
     coarse = jnp.round(jax.random.normal(jax.random.key(0), (500, 10)) * 2)
     labels = jnp.arange(500) % 10
-    assert int(Metrics.of(coarse, labels).correct) == int(jnp.sum(jnp.argmax(coarse, 1) == labels))
+    assert int(Metrics.from_batch(coarse, labels).correct) == int(jnp.sum(jnp.argmax(coarse, 1) == labels))
 
 
 def test_bfloat16_logits_are_summed_in_float32():
-    metrics = Metrics.of(jnp.zeros((3, 4), jnp.bfloat16), jnp.zeros(3, jnp.int32))
+    metrics = Metrics.from_batch(jnp.zeros((3, 4), jnp.bfloat16), jnp.zeros(3, jnp.int32))
     assert metrics.loss.dtype == jnp.float32
     assert jax.tree.map(lambda x: x.shape, metrics) == jax.tree.map(lambda x: x.shape, Metrics.empty())
 

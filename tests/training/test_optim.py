@@ -1,4 +1,4 @@
-"""Optimisers and schedules against PyTorch's, trajectories and all."""
+"""Optimisers and schedules against PyTorch's, step by step."""
 from types import SimpleNamespace
 
 import jax
@@ -27,14 +27,14 @@ def float64():
 
 
 def start():
-    """Parameters of a layer, and what they are drawn to: the gradient is the difference."""
+    """Return the parameters of a layer, and their targets: the gradient is the difference."""
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=(3, 4)), "bias": np.ones(4), "scale": np.full(4, 2.0)}
     return params, {name: rng.normal(size=value.shape) for name, value in params.items()}
 
 
 def descend(config, steps=20):
-    """Parameters after steps on a fixed quadratic, in float64."""
+    """Return the parameters after some steps on a quadratic function, in float64."""
     params, targets = start()
     schedule = optim.make_schedule(config.schedule, config.optimizer.learning_rate, STEPS_PER_EPOCH, steps)
     optimizer = optim.make_optimizer(config.optimizer, schedule)
@@ -53,7 +53,7 @@ TORCH = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def descend_torch(config, steps=20):
-    """The same by PyTorch's optimiser, at the rates of our schedule."""
+    """Return the same by PyTorch's optimiser, with the learning rates of our schedule."""
     params, targets = start()
     optimizer = config.optimizer
     schedule = optim.make_schedule(config.schedule, optimizer.learning_rate, STEPS_PER_EPOCH, steps)
@@ -88,14 +88,14 @@ def descend_torch(config, steps=20):
 ], ids=["sgd", "momentum-decay", "nesterov-cosine", "adam-decay", "adamw", "adamw-without-decay", "clip-decay"])
 def test_same_parameters_as_torch(fields):
     ours, theirs = descend(configured(**fields)), descend_torch(configured(**fields))
-    atol = 1e-6 if "optimizer.clip_norm" in fields else 0  # PyTorch divides by the norm plus a millionth
+    atol = 1e-6 if "optimizer.clip_norm" in fields else 0  # PyTorch divides by the norm plus 1e-6
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_lars_by_hand(nesterov):
-    """You et al. 2017, algorithm 1, in numpy: a rate of its own for the kernel, plain SGD for bias and scale."""
+    """You et al. 2017, algorithm 1, in numpy: the kernel has its own rate; bias and scale follow plain SGD."""
     rate, momentum, decay = 50.0, 0.9, 0.05
     fields = {"name": "lars", "learning_rate": rate, "nesterov": nesterov, "momentum": momentum, "weight_decay": decay}
     ours = descend(configured(**{f"optimizer.{field}": value for field, value in fields.items()}), steps=5)
@@ -118,7 +118,7 @@ NUMBERS = ("learning_rate", "momentum", "weight_decay", "clip_norm")
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_traced_numbers_are_the_same_numbers(name):
-    """As trials that differ in them are trained in one program: the optimiser is made inside the trace."""
+    """Trials that differ in these numbers train in one program, which makes the optimiser while it is traced."""
     fields = {"optimizer.name": name, "schedule.name": "step", "schedule.milestones": (1.0, 2.0, 2.0, 0.5)}
     numbers = {"learning_rate": 0.1, "momentum": 0.8, "weight_decay": 0.1, "clip_norm": 1.0}
 
@@ -129,7 +129,7 @@ def test_traced_numbers_are_the_same_numbers(name):
         schedule = SimpleNamespace(**dict(config.schedule) | {"factor": factor})
         return descend(SimpleNamespace(optimizer=optimizer, schedule=schedule))
 
-    for off in ((), NUMBERS[1:]):  # a traced 0 means what 0 does; of a norm to clip at, infinity does
+    for off in ((), NUMBERS[1:]):  # a traced 0 has the effect of 0; for clip_norm, infinity has
         now = numbers | dict.fromkeys(off, 0.0)
         config = configured(**fields | {f"optimizer.{number}": value for number, value in now.items()},
                             **{"schedule.factor": 0.3})

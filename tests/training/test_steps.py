@@ -1,4 +1,4 @@
-"""The train step against the same network, loss and optimiser in PyTorch, step for step."""
+"""The train step against the same network, loss and optimiser in PyTorch, step by step."""
 import collections
 import re
 
@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 
 
 def torch_twin(params):
-    """The batch-norm LeNet in PyTorch with the same parameters (biased running variance is not compared)."""
+    """Return the batch-norm LeNet in PyTorch with the same parameters (the running variance is not compared)."""
     nn = torch.nn
     net = nn.Sequential(
         nn.Conv2d(1, 6, 5), nn.BatchNorm2d(6), nn.Sigmoid(), nn.AvgPool2d(2),
@@ -39,7 +39,7 @@ def to_torch(name, leaves):
     kernel = np.array(leaves.get("kernel", leaves.get("scale")))
     if kernel.ndim == 4:
         kernel = kernel.transpose(3, 2, 0, 1)
-    elif name == "dense1":  # rows are height, width, channels here and channels first there
+    elif name == "dense1":  # our rows are in the order height, width, channels; in torch channels come first
         kernel = kernel.reshape(4, 4, 16, 120).transpose(2, 0, 1, 3).reshape(256, 120)
     return {"weight": np.ascontiguousarray(kernel.T if kernel.ndim == 2 else kernel), "bias": np.array(leaves["bias"])}
 
@@ -109,7 +109,7 @@ def test_pmap_compiles_the_same_function():
 
 
 class Biased(nn.Module):
-    """Logits that are a bias alone, the same for every image; twice, as GoogLeNet has them in training."""
+    """A network whose logits are a bias, main and auxiliary ones, the same for every image."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -121,7 +121,7 @@ class Biased(nn.Module):
 
 
 def test_losses_and_gradients_of_mixed_and_smoothed_labels_are_torchs():
-    """Of the main logits and of auxiliary ones; accuracy counts the label with the larger share."""
+    """Main and auxiliary logits count in the loss; accuracy counts the label with the larger share."""
     rng = np.random.default_rng(0)
     batch = {"image": jnp.zeros((64, 2, 2, 1)), "label": rng.integers(0, 12, 64), "other": rng.integers(0, 12, 64),
              "share": rng.uniform(0, 0.5, 64).astype(np.float32)}
@@ -152,12 +152,12 @@ def test_mixed_batches_in_parts_are_the_same_step():
 
 
 def operations(function, *args):
-    """How often each operation occurs in a program, in the programs that it calls too."""
+    """Return the number of each operation in a program and in the programs that it calls."""
     return collections.Counter(re.findall(r" = (\w+)", str(jax.make_jaxpr(function)(*args))))
 
 
 def test_what_is_off_costs_no_operation():
-    """The step is that of a loss, its gradient, the optimiser and nothing else, operation by operation."""
+    """A plain step has the operations of the loss, its gradient and the optimiser, and no other."""
     def plain(state, batch, key):
         key = jax.random.fold_in(key, state.step)
 
@@ -165,7 +165,8 @@ def test_what_is_off_costs_no_operation():
             logits, others = state.module.apply({"params": params, **state.collections}, batch["image"], train=True,
                                                 mutable=["batch_stats", "aux_logits"], rngs={"dropout": key})
             losses = cross_entropy(logits, batch["label"])
-            return losses.mean(), (others, Metrics.of(logits, batch["label"], step=state.step + 1, losses=losses))
+            metrics = Metrics.from_batch(logits, batch["label"], step=state.step + 1, losses=losses)
+            return losses.mean(), (others, metrics)
 
         gradients, (collections, metrics) = jax.grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
@@ -182,7 +183,7 @@ def test_what_is_off_costs_no_operation():
 
 
 def test_averages_of_weights_and_batch_statistics_by_hand():
-    """In numpy, over five steps; evaluation scores the averages, and training does not look at them."""
+    """Five steps against numpy; evaluation scores the averages, and training does not use them."""
     rng = np.random.default_rng(0)
     module, optimizer = models.build("lenet_bn"), optax.sgd(0.5)
     state = TrainState.create(KEY, module, optimizer, (28, 28, 1), ema=True)
@@ -216,7 +217,7 @@ def test_flipped_scoring_is_the_mean_of_two_logits():
     batch = {"image": jax.random.normal(KEY, (6, 28, 28, 1)), "label": jnp.arange(6), "mask": jnp.arange(6) < 5}
     logits = sum(state.module.apply(state.variables, images, train=False)
                  for images in (batch["image"], batch["image"][:, :, ::-1])) / 2
-    wanted, got = Metrics.of(logits, batch["label"], batch["mask"]), steps.eval_step(state, batch, flip=True)
+    wanted, got = Metrics.from_batch(logits, batch["label"], batch["mask"]), steps.eval_step(state, batch, flip=True)
     assert np.isclose(got.loss, wanted.loss, rtol=1e-5)
     assert abs(got.loss - steps.eval_step(state, batch).loss) > 1e-4
     assert int(got.count) == 5
