@@ -328,8 +328,6 @@ def _check_together(settings: Settings) -> Settings:
     """Return the settings. Raise UserError if fields do not go together, or there is no such network."""
     from modern_cnn import models  # imports JAX, which the command line need not wait for
 
-    if settings.optimizer.learning_rate <= 0:
-        raise UserError(f"config.optimizer.learning_rate must be above 0, not {settings.optimizer.learning_rate}")
     if not settings.finetune.workdir:
         for name, value in dataclasses.asdict(settings.finetune).items():
             if value != FIELDS[f"finetune.{name}"].default:

@@ -50,7 +50,6 @@ def test_the_choices_are_those_that_exist():
 @pytest.mark.parametrize(("field", "value", "words"), [
     ("optimizer.name", "sdg", "config.optimizer.name='sdg' is unknown; did you mean 'sgd'"),
     ("schedule.name", "cosin", "config.schedule.name='cosin' is unknown; did you mean 'cosine'"),
-    ("optimizer.learning_rate", 0.0, "config.optimizer.learning_rate must be above 0"),
     ("optimizer.momentum", float("nan"), "config.optimizer.momentum=nan must be a number between 0 and 1"),
     ("seed", -1, "config.seed=-1 must be a number between 0 and 4294967295"),
     ("schedule.milestones", (1.0, -2.0), "config.schedule.milestones=.* must be epochs, at least 0"),

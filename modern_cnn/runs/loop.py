@@ -16,9 +16,9 @@ from modern_cnn import settings
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError
 from modern_cnn.runs import load, workdir
-from modern_cnn.runs import record as records_
+from modern_cnn.runs.checkpoints import saved_steps
 from modern_cnn.runs.log import Progress
-from modern_cnn.runs.record import HELD_OUT, Record
+from modern_cnn.runs.record import HELD_OUT, Record, summarize
 from modern_cnn.settings import Settings
 from modern_cnn.training import devices
 from modern_cnn.training.metrics import Metrics
@@ -206,10 +206,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         record = closing.enter_context(Record(directory, asked))
         program = Program(asked, sources.load(asked.data))
         start, origin = None, {}
-        if asked.finetune.workdir and not record.resuming:
+        if asked.finetune.workdir and not saved_steps(directory):
             start, origin = load.pretrained(asked, program.module, program.spec)
         state, metrics = record.begin(program, program.init(start), program.empty_metrics(), origin)
-        records_.describe(record, program)
+        log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", asked.model["name"], program.spec.origin,
+                 jax.devices()[0].device_kind, f"{record.parameters:,}", program.plan.total_steps,
+                 program.plan.batch_size, f", going on from step {record.first_step}" if record.first_step else "")
         shown = devices.leads()
         progress = closing.enter_context(contextlib.closing(Progress(program.plan, record.first_step, shown=shown)))
         stop = stop or closing.enter_context(stop_signals())
@@ -218,7 +220,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         assert result is not None  # the only record would have raised
         if shown:
             progress.close()
-            records_.summarize(record, program, result, trained.step, progress)
+            summarize(record, program, result, trained.step, progress)
         return result
 
 

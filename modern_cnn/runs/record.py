@@ -61,11 +61,6 @@ class Record:
     def __exit__(self, *_: object) -> None:
         self._closing.close()
 
-    @property
-    def resuming(self) -> bool:
-        """Whether the directory has a checkpoint already."""
-        return bool(saved_steps(self.directory))
-
     def begin(self, program: Program | StackedProgram, state: TrainState, metrics: Metrics,
               origin: dict[str, Any]) -> tuple[TrainState, Metrics]:
         """Open the files, and return state and metrics of the newest good checkpoint, or those given.
@@ -172,10 +167,3 @@ def summarize(record: Record, program: Program, result: dict[str, Any], step: in
              for split in ("train", *HELD_OUT) if split in result]
     curves = draw_curves(record.directory, f"{name} on {spec.source}, {record.parameters:,} parameters")
     log.info("\n%s", "\n".join(cli.text_table([*rows, ("curves", str(curves))])))
-
-
-def describe(record: Record, program: Program) -> None:
-    """Print what is about to train."""
-    log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", record.settings.model["name"],
-             program.spec.origin, jax.devices()[0].device_kind, f"{record.parameters:,}", program.plan.total_steps,
-             program.plan.batch_size, f", going on from step {record.first_step}" if record.first_step else "")

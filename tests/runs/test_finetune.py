@@ -110,7 +110,7 @@ def test_batch_statistics(frozen):
     ("lenet", (28, 28, 1), {"dense3"}), ("resnet20", (32, 32, 3), {"dense"}),
     ("googlenet", (224, 224, 3), {"dense", "aux1/dense2", "aux2/dense2"}), ("densenet_d2l", (32, 32, 1), {"dense"})])
 def test_the_head(name, shape, head):
-    found = finetune.head_of(models.build(name), shape)
+    found = finetune.head_paths(models.build(name), shape)
     assert found == {f"{layer}/{leaf}" for layer in head for leaf in ("kernel", "bias")}
 
 
