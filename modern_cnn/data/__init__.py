@@ -1,1 +1,1 @@
-"""Images from files to the compiled step: `sources` finds and decodes, `batches` draws, `augment` prepares."""
+"""Images from files to the compiled step: `sources` loads a set, a `spec.Feed` batches it, `augment` changes it."""

@@ -1,6 +1,6 @@
 """From uint8 pixels to what a network sees, inside the compiled step.
 
-Amounts may be traced numbers (`settings.is_zero`), but for `crop` and `flip`.
+Amounts may be traced numbers (see `settings.is_zero`), except `crop` and `flip`.
 """
 import math
 from collections.abc import Sequence
@@ -10,54 +10,58 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modern_cnn.data import color, formats
-from modern_cnn.settings import is_zero
+from modern_cnn.data import color
+from modern_cnn.data.decoding import resized_side
+from modern_cnn.settings import Augment, is_zero
 
-PILLOW_BITS = 22  # after the point, in the weights of Pillow's fixed-point arithmetic
-RATIOS = (3 / 4, 4 / 3)  # width to height, of a random box that is cut out and resized
-TRIES = 10
-Mixed = tuple[jax.Array, jax.Array]  # images [N, H, W, C], and the share of each that is another's [N]
-MIX = 100  # folded into the key of a batch for what `mix` draws
+PILLOW_BITS = 22  # after the binary point, in the weights of Pillow's fixed-point arithmetic
+# Random resized crops, by torchvision's rule.
+CROP_RATIOS = (3 / 4, 4 / 3)  # width to height
+CROP_TRIES = 10
+MIX_FOLD = 100  # folded into the key of a batch for the draws of `mix`
+
+Mixed = tuple[jax.Array, jax.Array]  # images [N, H, W, C], and how much of each comes from the other image [N]
 
 
 def enlarge(images: jax.Array, size: int) -> jax.Array:
-    """uint8 [N, H, W, C] to [N, size, size, C], H and W at most `size`: `formats.resize`, to the bit.
+    """Return uint8 [N, H, W, C] as [N, size, size, C], equal to the bit to `decoding.resize`; H and W at most `size`.
 
-    Of Pillow's bilinear filter (Resample.c) at most two pixels a side have a part in a larger image. It works in
-    integers, along the width first and then the height, rounded after each.
+    In an enlarged image, Pillow's bilinear filter (Resample.c) takes at most two pixels along each axis. It works in
+    integers, along the width first and then the height, and rounds after each.
     """
     sides = images.shape[1:3]
     for axis in (2, 1):
-        length, start = formats.centred(images.shape[axis], min(sides), size)
+        length, start = resized_side(images.shape[axis], min(sides), size)
         centre = (start + np.arange(size) + 0.5) * (images.shape[axis] / length)
         total = 1 << (PILLOW_BITS - 1)  # a half, to round
         before = np.floor(centre - 0.5).astype(np.int32)
         for pixel in (before, before + 1):
             weight = np.floor((1 - abs(pixel - centre + 0.5)) * (1 << PILLOW_BITS) + 0.5).astype(np.int32)
-            neighbour = jnp.take(images, pixel, axis=axis, mode="clip")  # outside, the edge goes on
+            neighbour = jnp.take(images, pixel, axis=axis, mode="clip")  # outside, the edge pixel is repeated
             total += neighbour * np.expand_dims(weight, (0, 3, 3 - axis))
         images = total >> PILLOW_BITS
     return images.astype(jnp.uint8)
 
 
-def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """Pixels 0..255 [..., C] to (pixels / 255 - mean) / std in float32; mean and std are of each channel in [0, 1]."""
+def normalize(images: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Return pixels 0..255 [..., C] as (pixels / 255 - mean) / std in float32; mean and std of each channel."""
     scale = 1 / (255 * jnp.asarray(std, jnp.float32))
-    return images.astype(jnp.float32) * scale - jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
+    return jnp.asarray(images, jnp.float32) * scale - jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
 
 
-def random_affine(key: jax.Array, images: jax.Array, *, rotate: float, zoom: float, shift: float) -> jax.Array:
-    """Turns, scales and moves each image by its own random amount, black around it (bilinear).
+def random_affine(key: jax.Array, images: jax.Array, *, rotate: float | jax.Array, zoom: float | jax.Array,
+                  shift: float | jax.Array) -> jax.Array:
+    """Return images, each rotated, scaled and moved by its own random amounts: bilinear, black outside the image.
 
     The standard distortions for handwriting (Simard et al. 2003, "Best practices for convolutional neural networks
     applied to visual document analysis", section 2).
 
     Args:
-      key: draws the amounts, uniformly.
+      key: for the amounts, which are uniform.
       images: float [N, H, W, C], 0 is black.
-      rotate: up to this many degrees to either side.
-      zoom: scale between 1 - zoom and 1 + zoom, height and width apart.
-      shift: up to this many pixels in each direction.
+      rotate: by up to this many degrees to either side.
+      zoom: scale by 1 - zoom to 1 + zoom, height and width separately.
+      shift: by up to this many pixels in each direction.
     """
     n, height, width, _ = images.shape
     angle_key, zoom_key, shift_key = jax.random.split(key, 3)
@@ -72,7 +76,8 @@ def random_affine(key: jax.Array, images: jax.Array, *, rotate: float, zoom: flo
 
 
 def _bilinear(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
-    """image [H, W, C] read at fractional positions y, x [H, W]; black outside."""
+    """Return an image [H, W, C] at the fractional positions y, x [H, W]; black outside."""
+    # jax.scipy.ndimage.map_coordinates adds in another order: a third of the pixels differ, by up to 4.6e-5 of 255.
     top, left = jnp.floor(y), jnp.floor(x)
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
 
@@ -87,28 +92,49 @@ def _bilinear(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def random_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
-    """Pads [N, H, W, C] by `pad` pixels of black and cuts [H, W] out of each image at its own random place."""
+    """Return images [N, H, W, C] padded with `pad` black pixels, each cropped to [H, W] at its own random place."""
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     corners = jax.random.randint(key, (len(images), 2), 0, 2 * pad + 1)
     return jax.vmap(lambda image, corner: lax.dynamic_slice(image, (*corner, 0), images.shape[1:]))(padded, corners)
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors each image of [N, H, W, C] left to right with probability 1/2."""
+    """Return images [N, H, W, C], each mirrored left to right with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1)), images[:, :, ::-1], images)
 
 
-def random_boxes(key: jax.Array, count: int, height: int, width: int, smallest: float | jax.Array) -> list[jax.Array]:
-    """[top, left, box height, box width], int32 [count] each: `stream.crop_box` for images in memory."""
+def crop_box(random: np.random.RandomState, width: int, height: int, smallest: float) -> tuple[int, int, int, int]:
+    """Return (left, top, right, bottom) of a random crop of one image, on the host.
+
+    Its share of the area is between `smallest` and 1, and its ratio is in CROP_RATIOS: "Inception" cropping (Szegedy
+    et al. 2014, section 6) by torchvision's rule. After CROP_TRIES that do not fit, it is the largest central crop with
+    an allowed ratio.
+    """
+    low, high = map(math.log, CROP_RATIOS)
+    for _ in range(CROP_TRIES):
+        area = width * height * random.uniform(smallest, 1)
+        ratio = math.exp(random.uniform(low, high))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = random.randint(0, width - w + 1), random.randint(0, height - h + 1)
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * CROP_RATIOS[1])), min(height, round(width / CROP_RATIOS[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def crop_boxes(key: jax.Array, count: int, height: int, width: int, smallest: float | jax.Array) -> list[jax.Array]:
+    """Return [top, left, box height, box width], int32 [count] each: `crop_box` for a batch on the device."""
     area_key, ratio_key, *place_keys = jax.random.split(key, 4)
-    area = height * width * jax.random.uniform(area_key, (TRIES, count), minval=smallest, maxval=1.0)
-    low, high = map(math.log, RATIOS)
-    ratio = jnp.exp(jax.random.uniform(ratio_key, (TRIES, count), minval=low, maxval=high))
-    sides = jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio]))).astype(jnp.int32)  # [2, TRIES, N]
+    area = height * width * jax.random.uniform(area_key, (CROP_TRIES, count), minval=smallest, maxval=1.0)
+    low, high = map(math.log, CROP_RATIOS)
+    ratio = jnp.exp(jax.random.uniform(ratio_key, (CROP_TRIES, count), minval=low, maxval=high))
+    sides = jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio]))).astype(jnp.int32)  # [2, CROP_TRIES, N]
     lengths = np.array([height, width]).reshape(2, 1, 1)
     fits = jnp.all((sides > 0) & (sides <= lengths), axis=0)
-    # After the tries, what always fits: the largest box in the centre whose ratio is allowed.
-    largest = np.array([min(height, round(width / RATIOS[0])), min(width, round(height * RATIOS[1]))]).reshape(2, 1, 1)
+    # If no try fits: the largest central box with an allowed ratio.
+    largest = np.array([min(height, round(width / CROP_RATIOS[0])),
+                        min(width, round(height * CROP_RATIOS[1]))]).reshape(2, 1, 1)
     first = jnp.argmax(fits, axis=0)
     sides = jnp.where(fits.any(axis=0), jnp.take_along_axis(sides, first[None, None], axis=1), largest)[:, 0]
     places = jnp.stack([jax.random.randint(place_key, (count,), 0, length - side + 1)
@@ -118,13 +144,13 @@ def random_boxes(key: jax.Array, count: int, height: int, width: int, smallest: 
 
 
 def random_resized_crop(key: jax.Array, images: jax.Array, smallest: float | jax.Array) -> jax.Array:
-    """Cuts a random box out of each image and resizes it to the image's size (bilinear): float32 [N, H, W, C].
+    """Return float32 [N, H, W, C]: of each image a random box (`crop_boxes`), resized to the image's size (bilinear).
 
-    torchvision's RandomResizedCrop: at least the share `smallest` of the area, of a ratio in RATIOS. As the box is no
-    larger than the image, a pixel is a mean of at most two a side, none of them outside the box.
+    torchvision's RandomResizedCrop. The box is no larger than the image, so a pixel is a mean of at most two along each
+    axis, none of them outside the box.
     """
     count, height, width, _ = images.shape
-    top, left, box_height, box_width = random_boxes(key, count, height, width, smallest)
+    top, left, box_height, box_width = crop_boxes(key, count, height, width, smallest)
 
     def weights(start, length, size):
         start, length = start[:, None], length[:, None]
@@ -138,7 +164,7 @@ def random_resized_crop(key: jax.Array, images: jax.Array, smallest: float | jax
 
 
 def _box(key: jax.Array, images: jax.Array, height: int | jax.Array, width: int | jax.Array) -> jax.Array:
-    """bool [N, H, W, 1]: a box around a random pixel, as far as it lies in the image; sides are numbers or [N, 1]."""
+    """Return bool [N, H, W, 1]: a box around a random pixel, cut off at the image's edges; sides are ints or [N, 1]."""
     def inside(key, length, side):
         first = jax.random.randint(key, (len(images), 1), 0, length) - side // 2
         return (jnp.arange(length) >= first) & (jnp.arange(length) < first + side)
@@ -149,44 +175,46 @@ def _box(key: jax.Array, images: jax.Array, height: int | jax.Array, width: int 
 
 
 def cutout(key: jax.Array, images: jax.Array, side: int | jax.Array) -> jax.Array:
-    """Blacks out a square of each image, around a random pixel (DeVries and Taylor 2017; there in the mean colour)."""
+    """Return images, each with a black square around a random pixel (DeVries and Taylor 2017, in the mean colour)."""
     return jnp.where(_box(key, images, side, side), jnp.zeros((), images.dtype), images)
 
 
 def mixup(key: jax.Array, images: jax.Array, others: jax.Array, alpha: float | jax.Array) -> Mixed:
-    """(images, share [N] of the other): blended with `others` by shares from Beta(alpha, alpha) (Zhang et al. 2017)."""
+    """Return images blended with `others`, with shares of the other from Beta(alpha, alpha) (Zhang et al. 2017)."""
     share = jax.random.beta(key, alpha, alpha, (len(images),))
     return images + share[:, None, None, None] * (others - images), share
 
 
 def cutmix(key: jax.Array, images: jax.Array, others: jax.Array, alpha: float | jax.Array) -> Mixed:
-    """(images, share [N] of the other): a box of `others` pasted into the same place (Yun et al. 2019).
+    """Return images, each with a box of the other pasted into the same place (Yun et al. 2019).
 
-    The box has the image's shape and a share of its area from Beta(alpha, alpha), and lies around a random pixel: what
-    lies outside the image is lost, so that the share is counted again.
+    The box has the image's shape, a share of its area from Beta(alpha, alpha), and a random pixel as its centre. What
+    lies outside the image is lost, so the returned share is counted from the pixels.
     """
     share_key, box_key = jax.random.split(key)
     side = jnp.sqrt(jax.random.beta(share_key, alpha, alpha, (len(images), 1)))
-    box = _box(box_key, images, *((side * length).astype(jnp.int32) for length in images.shape[1:3]))
+    height, width = ((side * length).astype(jnp.int32) for length in images.shape[1:3])
+    box = _box(box_key, images, height, width)
     return jnp.where(box, others, images), jnp.mean(box, axis=(1, 2, 3))
 
 
-def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config) -> dict[str, jax.Array]:
-    """A batch by a config's `augment` section: 'image' and 'label', and where mixup or cutmix is on two more.
+def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config: Augment) -> dict[str, jax.Array]:
+    """Return a batch: 'image' and 'label', and if mixup or cutmix is on also 'other' and 'share'.
 
-    Each image is mixed with the one before it in the batch, whose order is random as it is; with both on, half of the
-    images by either. 'label' int [N] is then the label with the larger share of the image, 'other' int [N] the second,
-    and 'share' float [N] what the second has, at most a half.
+    Each image is mixed with the one before it in the batch, whose order is random already; with both on, half of the
+    images by either. Then 'label' int [N] is the label with the larger share of the image, 'other' int [N] the second,
+    and 'share' float [N] that of the second, at most a half.
 
     Args:
-      key: the one that `augment` had; other draws come from it here.
-      images: [N, H, W, C], pixels 0..255; come back in float32 if they are mixed.
+      key: the same as for `augment`; the draws differ.
+      images: [N, H, W, C], pixels 0..255; mixed ones come back in float32.
       labels: int [N].
+      config: the `augment` section.
     """
     ways = [(way, alpha) for way, alpha in ((mixup, config.mixup), (cutmix, config.cutmix)) if not is_zero(alpha)]
     if not ways:
         return {"image": images, "label": labels}
-    images, key = images.astype(jnp.float32), jax.random.fold_in(key, MIX)
+    images, key = images.astype(jnp.float32), jax.random.fold_in(key, MIX_FOLD)
     mixed = [way(jax.random.fold_in(key, number), images, jnp.roll(images, 1, axis=0), alpha)
              for number, (way, alpha) in enumerate(ways)]
     images, share = mixed[0]
@@ -199,30 +227,30 @@ def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config) -> dict[st
             "share": jnp.where(less, share, 1 - share)}
 
 
-def augment(key: jax.Array, images: jax.Array, config, *, cropped: bool = False) -> jax.Array:
-    """A config's `augment` section over uint8 [N, H, W, C]: pixels 0..255, in float32 if values change.
+def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool = False) -> jax.Array:
+    """Return uint8 images [N, H, W, C] changed as the `augment` section says: pixels 0..255, float32 if values change.
 
-    In this order: random box, crop, flip, then rotation, scale and shift at once, brightness, contrast, saturation and
-    hue (torchvision draws the order of these four), lighting, cutout. `mix` comes after it.
+    In this order: random resized crop, crop, flip, then rotation, scale and shift at once, brightness, contrast,
+    saturation and hue (torchvision draws the order of these four), lighting, cutout. `mix` comes after it.
 
     Args:
-      cropped: the images are random boxes already, as streamed ones come.
+      cropped: the images are random resized crops already, as streamed ones are.
     """
-    def own(number):  # 0 to 2 would be the keys into which `random_affine` splits this one
+    def subkey(number):  # not 0 to 2: `random_affine` splits the key itself into these
         return jax.random.fold_in(key, number)
 
     if not (cropped or is_zero(config.resized_crop)):
-        images = random_resized_crop(own(3), images, config.resized_crop)
+        images = random_resized_crop(subkey(3), images, config.resized_crop)
     if config.crop:
-        images = random_crop(own(10), images, config.crop)
+        images = random_crop(subkey(10), images, config.crop)
     if config.flip:
-        images = random_flip(own(11), images)
+        images = random_flip(subkey(11), images)
     if not (is_zero(config.rotate) and is_zero(config.zoom) and is_zero(config.shift)):
         images = random_affine(key, images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
                                shift=config.shift)
-    for number, (name, change) in enumerate(color.ALL.items(), 4):
-        if not is_zero(getattr(config, name)) and (images.shape[3] == 3 or name not in color.OF_COLOR):
-            images = change(own(number), images.astype(jnp.float32), getattr(config, name))
+    for number, (name, change) in enumerate(color.CHANGES.items(), 4):
+        if not is_zero(getattr(config, name)) and (images.shape[3] == 3 or name not in color.RGB_ONLY):
+            images = change(subkey(number), images.astype(jnp.float32), getattr(config, name))
     if not is_zero(config.cutout):
-        images = cutout(own(4 + len(color.ALL)), images, config.cutout)
+        images = cutout(subkey(4 + len(color.CHANGES)), images, config.cutout)
     return images

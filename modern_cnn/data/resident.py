@@ -1,10 +1,6 @@
-"""How images reach the device: small sets live there as uint8, and a batch is a row of indices.
-
-`Resident` and `stream.Streamed` are two ways of feeding the same compiled step: `train` and `evaluation` run on the
-host and give arguments, from which `train_batch` and `eval_batch`, inside the compiled step, make the batch.
-"""
+"""Data sets that lie on the devices as uint8: a batch is gathered by its indices, inside the compiled step."""
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,19 +9,23 @@ import numpy as np
 from jax import lax
 
 from modern_cnn.data import augment
+from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of `size` examples in an epoch: int32, a permutation that depends on seed and epoch alone.
+    """Return the order of `size` examples in an epoch: an int32 permutation that depends on seed and epoch alone.
 
-    A resumed run draws it again and goes on in the middle. RandomState's streams are frozen across numpy versions.
+    A resumed run draws it again and continues in the middle. RandomState's streams are frozen across numpy versions.
     """
     random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed % 2**32, epoch])))
     return random.permutation(size).astype(np.int32)
 
 
 def evaluation_batches(size: int, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(indices int32 [B], mask bool [B]) that visit each of `size` examples once; masked zeros pad the last batch."""
+    """Return (indices int32 [B], mask bool [B]) of batches that visit each of `size` examples once.
+
+    The last batch is padded with index 0, where the mask is False.
+    """
     batches = []
     for start in range(0, size, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)
@@ -35,41 +35,39 @@ def evaluation_batches(size: int, batch_size: int) -> list[tuple[np.ndarray, np.
 
 
 def gather(data: tuple[jax.Array, jax.Array], indices: jax.Array, shape: tuple[int, int, int]) -> dict[str, jax.Array]:
-    """{'image': uint8 [B, *shape], 'label': int32 [B]} of a split on the device; smaller images are enlarged."""
-    images = jnp.take(data[0], indices, axis=0)
-    if images.shape[1:] != shape:
-        images = augment.enlarge(images, shape[0])
-    return {"image": images, "label": jnp.take(data[1], indices, axis=0)}
+    """Return 'image' uint8 [B, *shape] and 'label' int32 [B] of a split on the device; smaller images are enlarged."""
+    images, labels = data
+    chosen = jnp.take(images, indices, axis=0)
+    if chosen.shape[1:] != shape:
+        chosen = augment.enlarge(chosen, shape[0])
+    return {"image": chosen, "label": jnp.take(labels, indices, axis=0)}
 
 
-class Resident:
-    """A data set that lies on every device as a whole.
+class Resident(Feed):
+    """The feed of a data set that lies on every device as a whole.
 
     Args:
       spec, splits: of a `sources.Dataset`.
-      devices: of the run (`training.mesh.Devices`).
+      devices: of the run.
     """
 
-    def __init__(self, spec, splits: dict[str, Any], devices):
+    def __init__(self, spec: Spec, splits: Mapping[str, Arrays], devices: Placement):
         self._spec, self._devices = spec, devices
-        self._data = {split: devices.replicate(arrays) for split, arrays in splits.items()}
+        self._data = {split: devices.replicate(tuple(arrays)) for split, arrays in splits.items()}
 
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
-        """Arguments for `train_batch`, for the batches of an epoch from number `first` on."""
-        order = self._devices.replicate(epoch_order(seed, epoch, self._spec.sizes["train"]))
-        return itertools.repeat((self._data["train"], order))
+        size = self._spec.sizes["train"]
+        order = self._devices.replicate(epoch_order(seed, epoch, size))
+        return itertools.repeat((self._data["train"], order), size // batch_size - first)
 
-    def train_batch(self, number: jax.Array, batch_size: int, data, order) -> dict[str, jax.Array]:
-        """{'image': uint8 [B, H, W, C], 'label'}: batch `number` of the epoch."""
+    def train_batch(self, number: Any, batch_size: int, data: Any, order: jax.Array) -> dict[str, jax.Array]:
         indices = self._devices.shard_batch(lax.dynamic_slice(order, (number * batch_size,), (batch_size,)))
         return gather(data, indices, self._spec.image_shape)
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple]:
-        """Arguments for `eval_batch` that visit each example of a split once."""
         for indices, mask in evaluation_batches(self._spec.sizes[split], batch_size):
             yield self._data[split], indices, mask
 
-    def eval_batch(self, data, indices, mask) -> dict[str, jax.Array]:
-        """{'image', 'label', 'mask': False for what pads the last batch}."""
+    def eval_batch(self, data: Any, indices: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
         indices, mask = self._devices.shard_batch((indices, mask))
         return gather(data, indices, self._spec.image_shape) | {"mask": mask}

@@ -1,82 +1,55 @@
-"""Where images come from: one string (`config.data.source`) to arrays, decoded once and cached.
+"""Data sets by name: `config.data.source`, one string, gives a data set in memory or as a stream.
 
-`digits`, `tfds:NAME`, `idx:DIR`, `cifar:DIR`, `folder:DIR`, or a bare name, which is looked for in the cache, in
-$MODERN_CNN_DATA/NAME, where Debian's packages put data sets, and at last asked of TensorFlow Datasets.
+A source is `digits`, `tfds:NAME`, `idx:DIR`, `cifar:DIR`, `folder:DIR`, or a bare name. A bare name is looked for in
+the cache, in $MODERN_CNN_DATA/NAME and where Debian's packages put data sets; at last TensorFlow Datasets is asked.
 """
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 import re
-import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from modern_cnn import runtime
-from modern_cnn.data import formats
-from modern_cnn.data import resident as batches
-from modern_cnn.data import splits as holdout
-from modern_cnn.data import streamed as stream
+from modern_cnn.data import cache, decoding, formats, streamed
+from modern_cnn.data.resident import Resident
+from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
+from modern_cnn.data.splits import divide_train, hold_out_test
 from modern_cnn.errors import UserError, did_you_mean
+from modern_cnn.settings import Data
 
 log = logging.getLogger(__name__)
 
-CACHE_VERSION = 2  # raise it when decoding changes, so that old caches are not read
-NO_NETWORK = ("sources that need no network: digits (bundled), idx:DIR, cifar:DIR, folder:DIR, "
-              "or files fetched by hand with --config.data.manual_dir=DIR")
 DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
 # Mean and deviation of red, green and blue on ImageNet, as torchvision's networks expect them.
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HOLDOUT = 0.2  # test fraction of a source that comes without a test split
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """What a network and a run need to know of a data set.
-
-    Attributes:
-      source: the string that was asked for.
-      origin: where the images were found.
-      image_shape: (H, W, C) in pixels, as the network sees them.
-      num_classes, class_names: names are the numbers where the source has none.
-      sizes: examples in each split.
-      mean, std: per channel, what normalises pixels in [0, 1].
-      digest: of all images and labels as they are held, so that a resumed run can tell that the data changed.
-    """
-    source: str
-    origin: str
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    class_names: tuple[str, ...]
-    sizes: dict[str, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    digest: str
+DIGITS_TEST = 360  # test images of the digits, which come without a test split
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """`splits[name]` is (images uint8 [N, H, W, C], labels int32 [N]) for 'train', 'test', perhaps 'validation'.
+    """A data set with its splits 'train', 'test' and perhaps 'validation'.
 
-    Images smaller than `spec.image_shape` are for `batches.gather` to enlarge. Where `streamed`, a split is one of
-    module `stream`, that has not been decoded.
+    Attributes:
+      splits: `Arrays`, or `Files` or `Records` if `streamed`. Images in memory may be smaller than `spec.image_shape`:
+        the device enlarges them.
+      streamed: the images are decoded during training.
     """
     spec: Spec
-    splits: dict[str, formats.Split] | dict[str, stream.Split]
+    splits: Mapping[str, Any]
     streamed: bool = False
 
-    def feed(self, devices, smallest_crop: float = 0.0) -> batches.Resident | stream.Streamed:
-        """What brings its batches to the devices of a run. `smallest_crop` is for streamed sets, which it cuts."""
+    def feed(self, devices: Placement, smallest_crop: float = 0.0) -> Feed:
+        """Return the way of the batches to the devices; for `smallest_crop`, which is for streamed sets, see there."""
         if self.streamed:
-            return stream.Streamed(self.spec, self.splits, devices, smallest_crop)
-        return batches.Resident(self.spec, self.splits, devices)
+            return streamed.Streamed(self.spec, self.splits, devices, smallest_crop)
+        return Resident(self.spec, self.splits, devices)
 
 
 def detect(directory: Path) -> str:
-    """'idx', 'cifar' or 'folder': what the files of a directory look like."""
+    """Return 'idx', 'cifar' or 'folder', by the names of the files in a directory."""
     if any(directory.glob("*idx3*")):
         return "idx"
     if any(directory.glob("data_batch_*")) or any(directory.glob("cifar-10*/*")) or any(
@@ -86,14 +59,14 @@ def detect(directory: Path) -> str:
 
 
 def _directories(name: str) -> list[Path]:
-    """Where a bare name may lie unpacked, the user's own place first."""
+    """Return where the files of a bare name are, the user's own directory first."""
     own = os.environ.get("MODERN_CNN_DATA")
     places = ([Path(own).expanduser() / name] if own else []) + [DEBIAN / name.replace("_", "-")]
     return [place for place in places if place.is_dir()]
 
 
 def resolve(source: str) -> tuple[str, str]:
-    """(kind, place) of a source: ('idx', '/data/mnist'), ('tfds', 'cifar10'), ('digits', 'scikit-learn').
+    """Return (kind, place) of a source: ('idx', '/data/mnist'), ('tfds', 'cifar10'), ('digits', 'scikit-learn').
 
     Raises:
       UserError: an unknown kind of source, or a directory that does not exist.
@@ -106,161 +79,102 @@ def resolve(source: str) -> tuple[str, str]:
                         f"{'NAME' if kind == 'tfds' else 'DIR'}")
     if not colon:
         if not re.fullmatch(r"\w[\w-]*(/[\w-]+)*", source):
-            raise UserError(f"config.data.source={source!r} is not a data source; it is one of digits, tfds:NAME, "
-                            "idx:DIR, cifar:DIR, folder:DIR, or a name such as fashion_mnist")
+            raise UserError(f"config.data.source={source!r} is not a data source; use digits, tfds:NAME, idx:DIR, "
+                            "cifar:DIR, folder:DIR, or a name such as fashion_mnist")
         found = _directories(source)
         return (detect(found[0]), str(found[0])) if found else ("tfds", source)
     if kind == "tfds":
         return kind, place
     if kind not in formats.READERS:
-        raise UserError(f"config.data.source={source!r}: no such kind of source as {kind!r}"
-                        f"{did_you_mean(kind, ['tfds', *formats.READERS])}, with a name or directory, and digits")
+        raise UserError(f"config.data.source={source!r}: there is no such kind of source as {kind!r}"
+                        f"{did_you_mean(kind, ['tfds', *formats.READERS])}, and digits (without a colon)")
     directory = Path(os.path.expanduser(place)).absolute()
     if not directory.is_dir():
         raise UserError(f"config.data.source={source!r}: there is no directory {directory}")
     return kind, str(directory)
 
 
-def _fingerprint(kind: str, place: str) -> str:
-    """Changes when a file of the source does: names, sizes and modification times, not contents."""
-    lines = []
-    if kind in formats.READERS:
-        # idx and cifar read the files of one folder; below it may lie anything, a home directory too
-        folders = [place, *map(str, Path(place).glob("cifar-10*"))] if kind == "cifar" else [place]
-        entries = formats.files_under(place) if kind == "folder" else sorted(
-            (entry for folder in folders if os.path.isdir(folder) for entry in os.scandir(folder) if entry.is_file()),
-            key=lambda entry: entry.path)
-        for entry in entries:
-            stat = entry.stat(follow_symlinks=entry.is_file())
-            lines.append(f"{entry.path.removeprefix(place)} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+def _keep_size(splits: Mapping[str, Arrays], image_size: int) -> bool:
+    return decoding.keep_size(image_size, *(images.shape for images, _ in splits.values()))
 
 
-def _kept(splits: dict[str, formats.Split], image_size: int) -> bool:
-    return formats.kept(image_size, *(images.shape for images, _ in splits.values()))
-
-
-def _decode(kind: str, place: str, image_size: int,
-            manual_dir: str) -> tuple[dict[str, formats.Split], list[str], bool]:
-    """(splits, class_names, own): `own` where the images are all of one size and `formats.kept` at it."""
+def _decode(kind: str, place: str, image_size: int, manual_dir: str) -> tuple[dict[str, Arrays], list[str], bool]:
+    """Return (splits, class names, whether the images keep their size: all have the same, and `keep_size` says so)."""
     if kind == "tfds":
         from modern_cnn.data import tfds  # TensorFlow is imported only here, and only to prepare a set
 
-        splits, names, own = tfds.read(place, image_size, manual_dir)
+        splits, names, same_size = tfds.read(place, image_size, manual_dir)
     elif kind == "folder":
         splits, names = formats.read_folder(Path(place), image_size)
-        own = False  # whether they are of one size is known only after decoding them all
+        same_size = False  # whether they have the same size is known only after decoding all of them
     else:
         splits, names = formats.read_digits() if kind == "digits" else formats.READERS[kind](Path(place))
-        own = _kept(splits, image_size)
+        same_size = _keep_size(splits, image_size)
     for split, (images, labels) in splits.items():
         if not images.size:
             raise UserError(f"{kind}:{place} has no images in its {split} split")
-        if not own:
-            splits[split] = formats.resize_array(images, image_size, f"{kind}:{place}"), labels
-    if "test" not in splits:
-        count = 360 if kind == "digits" else max(1, round(HOLDOUT * len(splits["train"][1])))
-        holdout.hold_out_test(splits, splits["train"][1], count, f"{kind}:{place}")
-    return splits, names, own
+        if not same_size:
+            splits[split] = Arrays(decoding.resize_array(images, image_size, f"{kind}:{place}"), labels)
+    return hold_out_test(splits, f"{kind}:{place}", DIGITS_TEST if kind == "digits" else 0), names, same_size
 
 
-def _count_classes(splits: dict[str, formats.Split], names: list[str], declared: int, source: str) -> int:
-    """Number of classes, after checking that every label is inside them and every class occurs in training."""
-    classes = declared or len(names) or int(splits["train"][1].max()) + 1
+def _load_decoded(source: str, image_size: int, manual_dir: str) -> cache.Decoded:
+    """Return a source from the cache, or decode it and cache it.
+
+    If its images keep their size, one entry of the cache serves every `image_size`; else each has its own.
+    """
+    bare = ":" not in source and source != "digits"
+    kind, place = resolve(source)
+    name, key = (source, source) if bare else (f"{kind}-{Path(place).name}", [kind, place])
+    own_size, resized = cache.entry(name, key, "own"), cache.entry(name, key, image_size)
+    for entry in (own_size, resized):
+        decoded = cache.load(entry)
+        if decoded is None or (entry == own_size and not _keep_size(decoded.splits, image_size)):
+            continue
+        # A bare name stays known once it was decoded from a folder, even if the folder or the way to it is gone.
+        known = bare and kind == "tfds"
+        gone = known and not Path(decoded.place).exists()
+        found = decoded.kind, decoded.place
+        if gone or ((known or found == (kind, place)) and cache.fingerprint(*found) == decoded.fingerprint):
+            log.info("%s: from the cache (decoded from %s:%s) in %s", source, *found, entry)
+            return decoded
+    log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
+    fingerprint = cache.fingerprint(kind, place)  # before reading: files that change meanwhile are read again next time
+    try:
+        splits, names, same_size = _decode(kind, place, image_size, manual_dir)
+    except UserError as e:
+        if bare and kind == "tfds":
+            raise UserError(f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: "
+                            f"{e}") from e
+        raise
+    decoded = cache.Decoded(kind, place, fingerprint, names, cache.digest(splits), splits)
+    cache.save(own_size if same_size else resized, decoded)
+    return decoded
+
+
+def _count_classes(splits: Mapping[str, Arrays], names: list[str], declared: int, source: str) -> int:
+    """Return the number of classes. Raise UserError for a label outside, or a class without training images."""
+    classes = declared or len(names) or int(splits["train"].labels.max()) + 1
     for split, (_, labels) in splits.items():
         outside = np.flatnonzero((labels < 0) | (labels >= classes))
         if len(outside):
             raise UserError(f"{source}: label {labels[outside[0]]} of {split} image {outside[0]} is outside the "
                             f"{classes} classes 0 to {classes - 1}" + ("" if declared else " of the training images")
                             + "; set --config.data.num_classes if there are more")
-    absent = np.setdiff1d(np.arange(classes), splits["train"][1])
+    absent = np.setdiff1d(np.arange(classes), splits["train"].labels)
     if len(absent) and not declared and not names:
         raise UserError(f"{source}: labels run to {classes - 1} but class {absent[0]} has no training image; is label "
-                        f"{classes - 1} a mistake? If not, say --config.data.num_classes={classes}")
+                        f"{classes - 1} a mistake? If not, set --config.data.num_classes={classes}")
     return classes
 
 
-def _cache_load(entry: Path) -> tuple[dict, dict[str, formats.Split]] | None:
-    try:
-        meta = json.loads((entry / "meta.json").read_text())
-        splits = {split: tuple(np.load(entry / f"{split}_{part}.npy", mmap_mode="r") for part in ("images", "labels"))
-                  for split in meta["splits"]}
-        complete = {"kind", "place", "fingerprint", "class_names", "digest"} <= meta.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
-        return None
-    return (meta, splits) if complete else None
-
-
-def _cache_save(entry: Path, meta: dict, splits: dict[str, formats.Split]) -> None:
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=entry.name + "."))
-        try:
-            for split, parts in splits.items():
-                for part, array in zip(("images", "labels"), parts, strict=True):
-                    np.save(temporary / f"{split}_{part}.npy", array)
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
-            shutil.rmtree(entry, ignore_errors=True)
-            try:
-                temporary.rename(entry)
-            except OSError:
-                if not (entry / "meta.json").exists():  # else another process has just written the same
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as e:
-        log.warning("the decoded data set could not be cached in %s (%s); it will be decoded again next time", entry, e)
-
-
-def _digest(splits: dict[str, formats.Split]) -> str:
-    digest = hashlib.sha256()
-    for split in sorted(splits):
-        for array in splits[split]:
-            digest.update(f"{split} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
-
-
-def _decoded(source: str, image_size: int, manual_dir: str) -> tuple[dict, dict[str, formats.Split]]:
-    """(meta, splits) from the cache, or decoded and then cached: once for all sizes at which images are kept."""
-    bare = ":" not in source and source != "digits"
-    kind, place = resolve(source)
-    slug = "".join(c if c.isalnum() else "-" for c in (source if bare else f"{kind}-{Path(place).name}"))[:40]
-
-    def entry_of(own: bool) -> Path:
-        key = json.dumps([CACHE_VERSION, source if bare else [kind, place], "own" if own else image_size])
-        return runtime.cache_dir() / "datasets" / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-
-    for own in (True, False):
-        entry = entry_of(own)
-        cached = _cache_load(entry)
-        if not cached or (own and not _kept(cached[1], image_size)):
-            continue
-        meta, splits = cached
-        found = meta["kind"], meta["place"]
-        # A bare name that was once decoded from a folder stays known when nothing points there now, or it is gone.
-        known = bare and kind == "tfds"
-        gone = known and not Path(meta["place"]).exists()
-        if gone or ((known or found == (kind, place)) and _fingerprint(*found) == meta["fingerprint"]):
-            log.info("%s: from the cache (decoded from %s:%s) in %s", source, meta["kind"], meta["place"], entry)
-            return meta, splits
-    log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
-    fingerprint = _fingerprint(kind, place)  # before reading: what changes meanwhile is read again next time
-    try:
-        splits, names, own = _decode(kind, place, image_size, manual_dir)
-    except UserError as e:
-        if bare and kind == "tfds":
-            raise UserError(f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: "
-                            f"{e}") from e
-        raise
-    meta = {"kind": kind, "place": place, "fingerprint": fingerprint, "class_names": names,
-            "splits": list(splits), "digest": _digest(splits)}
-    _cache_save(entry_of(own), meta, splits)
-    return meta, splits
-
-
 def normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel (mean, std) that `augment.normalize` subtracts and divides by, for pixels in [0, 1]."""
+    """Return the (mean, std) of each channel that `augment.normalize` needs, for pixels in [0, 1].
+
+    Args:
+      normalize: 'unit', 'symmetric', 'standard' or 'imagenet'.
+      images: uint8 [N, H, W, C], from which 'standard' takes them.
+    """
     channels = images.shape[-1]
     if normalize == "unit":
         return (0.0,) * channels, (1.0,) * channels
@@ -274,72 +188,70 @@ def normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...]
         return tuple(mean), tuple(max(s, 1e-6) for s in std)
     if normalize == "imagenet":
         if channels != 3:
-            raise UserError(f"config.data.normalize='imagenet' is for RGB images; these have channels: {channels}")
+            raise UserError(f"config.data.normalize='imagenet' is for images with 3 channels (RGB), not {channels}")
         return IMAGENET
     raise UserError(f"config.data.normalize={normalize!r} is unknown"
                     f"{did_you_mean(normalize, ['unit', 'symmetric', 'standard', 'imagenet'])}")
 
 
-def load(config) -> Dataset:
-    """The data set of a config's `data` section.
+def load(config: Data) -> Dataset:
+    """Return the data set of a config's `data` section.
 
-    Args:
-      config: has source, image_size, normalize, validation, train_size, num_classes and manual_dir (configs/base.py).
     Raises:
-      UserError: a source that does not exist, cannot be read, or holds something else than it should.
+      UserError: a source that does not exist, cannot be read, or does not hold what it should.
     """
     if config.image_size < 0 or config.num_classes < 0:
         raise UserError(f"config.data.image_size={config.image_size} and config.data.num_classes={config.num_classes} "
                         "cannot be negative; 0 leaves them to the data")
     try:
-        if getattr(config, "stream", False):  # runs of earlier versions did not have it
-            return _load_stream(config)
-        meta, splits = _decoded(config.source, config.image_size, config.manual_dir)
+        return _load_stream(config) if config.stream else _load_resident(config)
     except OSError as e:
         raise UserError(f"{config.source}: cannot read {e.filename or 'it'}: {e.strerror or e}") from e
-    classes = _count_classes(splits, meta["class_names"], config.num_classes, config.source)
-    splits = holdout.divide_train(splits, config)
-    images = splits["train"][0]
+
+
+def _load_resident(config: Data) -> Dataset:
+    decoded = _load_decoded(config.source, config.image_size, config.manual_dir)
+    classes = _count_classes(decoded.splits, decoded.class_names, config.num_classes, config.source)
+    splits = divide_train(decoded.splits, config)
+    images = splits["train"].images
     for split, (others, _) in splits.items():
         if not config.image_size and others.shape[1:] != images.shape[1:]:
             raise UserError(f"{config.source}: images of {split} are {others.shape[1:]}, of train {images.shape[1:]}; "
                             "set --config.data.image_size=N to resize them all to NxN")
-    mean, std = normalization(config.normalize, images)
     height, width = (config.image_size,) * 2 if config.image_size else images.shape[1:3]
-    names = meta["class_names"] or [str(i) for i in range(classes)]
-    spec = Spec(
-        source=config.source, origin=f"{meta['kind']}:{meta['place']}", image_shape=(height, width, images.shape[3]),
-        num_classes=classes, class_names=tuple(names) + tuple(str(i) for i in range(len(names), classes)),
-        sizes={name: len(splits[name][1]) for name in ("train", "validation", "test") if name in splits},
-        mean=mean, std=std, digest=meta["digest"])
+    spec = _describe(config, decoded.class_names, classes, images, origin=f"{decoded.kind}:{decoded.place}",
+                     image_shape=(height, width, images.shape[3]), digest=decoded.digest,
+                     sizes={split: len(labels) for split, (_, labels) in splits.items()})
     return Dataset(spec, splits)
 
 
-def _load_stream(config) -> Dataset:
+def _load_stream(config: Data) -> Dataset:
     kind, place = resolve(config.source)
     if kind not in ("folder", "tfds"):
         raise UserError(f"config.data.stream=True is for folder: and tfds: sources; {kind} files are read as a whole")
     if not config.image_size:
-        raise UserError("config.data.stream=True needs images of one size: --config.data.image_size=224, say")
+        raise UserError("config.data.stream=True needs images of one size: set --config.data.image_size=N (224, say)")
+    splits: dict[str, Any]
     if kind == "tfds":
         from modern_cnn.data import tfds
 
         splits, names, channels = tfds.records(place, config.manual_dir)
     else:
-        splits, names = stream.folder(Path(place))
-        channels = 3  # whether all are grayscale is known only after opening them all
-    if "test" not in splits:
-        count = max(1, round(HOLDOUT * len(splits["train"])))
-        holdout.hold_out_test(splits, splits["train"].labels, count, f"{kind}:{place}")
-    splits = holdout.divide_train(splits, config)
-    classes = max(config.num_classes, len(names))
-    of_pixels = (stream.sample(splits["train"], config.image_size, channels) if config.normalize == "standard"
-                 else np.zeros((1, 1, 1, channels), np.uint8))
-    mean, std = normalization(config.normalize, of_pixels)
-    spec = Spec(
-        source=config.source, origin=f"{kind}:{place}, streamed",
-        image_shape=(config.image_size, config.image_size, channels), num_classes=classes,
-        class_names=tuple(names) + tuple(str(i) for i in range(len(names), classes)),
-        sizes={name: len(splits[name]) for name in ("train", "validation", "test") if name in splits},
-        mean=mean, std=std, digest=stream.digest(splits))
+        splits, names = formats.list_folder(Path(place))
+        channels = 3  # whether all are grayscale is known only after opening all of them
+    splits = divide_train(hold_out_test(splits, f"{kind}:{place}"), config)
+    pixels = (streamed.sample(splits["train"], config.image_size, channels) if config.normalize == "standard"
+              else np.zeros((1, 1, 1, channels), np.uint8))
+    spec = _describe(config, names, max(config.num_classes, len(names)), pixels, origin=f"{kind}:{place}, streamed",
+                     image_shape=(config.image_size, config.image_size, channels), digest=streamed.digest(splits),
+                     sizes={split: len(examples) for split, examples in splits.items()})
     return Dataset(spec, splits, streamed=True)
+
+
+def _describe(config: Data, names: list[str], classes: int, pixels: np.ndarray, *, sizes: dict[str, int],
+              **fields: Any) -> Spec:
+    """Return the Spec of a set: its classes beyond `names` are called by their numbers; `pixels` are its images."""
+    mean, std = normalization(config.normalize, pixels)
+    return Spec(source=config.source, num_classes=classes, mean=mean, std=std,
+                class_names=(*names, *map(str, range(len(names), classes))),
+                sizes={split: sizes[split] for split in ("train", "validation", "test") if split in sizes}, **fields)

@@ -1,11 +1,22 @@
-"""Parts of a training split, stratified and fixed: held out for testing and validation, or all that is trained on."""
+"""Divisions of a training split, stratified and always the same: test, validation, and a smaller training split."""
+from typing import TypeVar
+
 import numpy as np
 
+from modern_cnn.data.spec import Arrays, Files, Records
 from modern_cnn.errors import UserError
+from modern_cnn.settings import Data
+
+AnySplit = TypeVar("AnySplit", Arrays, Files, Records)
+
+TEST_FRACTION = 0.2  # of the training images, held out if a source has no test split
 
 
 def stratified_holdout(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Sorted indices of `count` examples, each class in its share (largest remainders first). Fixed by `seed` alone."""
+    """Return the sorted indices of `count` examples, each class in proportion (largest remainders first).
+
+    They depend on the labels and `seed` alone.
+    """
     classes, sizes = np.unique(labels, return_counts=True)
     quota, remainder = np.divmod(sizes * count, len(labels))
     order = np.lexsort((-remainder, quota + 1 == sizes))  # a class's only remaining example goes last
@@ -15,43 +26,49 @@ def stratified_holdout(labels: np.ndarray, count: int, seed: int = 0) -> np.ndar
     return np.sort(np.concatenate(chosen))
 
 
-def _split_off(labels: np.ndarray, count: int, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of (the rest, a stratified holdout of `count`). Raises UserError if that would leave none of a class."""
-    out = stratified_holdout(labels, count)
-    rest = np.setdiff1d(np.arange(len(labels)), out)
+def _hold_out(train: AnySplit, labels: np.ndarray, count: int, reason: str) -> tuple[AnySplit, AnySplit]:
+    """Return (the rest, a stratified holdout of `count`). Raise UserError if no example of a class would be left."""
+    indices = stratified_holdout(labels, count)
+    rest = np.setdiff1d(np.arange(len(labels)), indices)
     emptied = np.setdiff1d(labels, labels[rest])
     if len(emptied):
-        raise UserError(f"{source}: holding out {count} of {len(labels)} training images would leave none of class "
+        raise UserError(f"{reason}: holding out {count} of {len(labels)} training images would leave none of class "
                         f"{emptied[0]} to train on")
-    return rest, out
+    return train.take(rest), train.take(indices)
 
 
-def _take(split, indices: np.ndarray):
-    return split.take(indices) if hasattr(split, "take") else tuple(array[indices] for array in split)
+def hold_out_test(splits: dict[str, AnySplit], source: str, count: int = 0) -> dict[str, AnySplit]:
+    """Return splits with a test split: the source's own, or one held out of its training images.
+
+    Args:
+      source: for error messages.
+      count: images to hold out; 0: TEST_FRACTION of them.
+    """
+    if "test" in splits:
+        return splits
+    labels = splits["train"].labels
+    count = count or max(1, round(TEST_FRACTION * len(labels)))
+    train, test = _hold_out(splits["train"], labels, count, f"{source} has no test split")
+    return splits | {"train": train, "test": test}
 
 
-def hold_out_test(splits: dict, labels: np.ndarray, count: int, source: str) -> None:
-    """Makes a test split of some of the training images of a source that has none."""
-    parts = _split_off(labels, count, f"{source} has no test split")
-    splits["train"], splits["test"] = (_take(splits["train"], indices) for indices in parts)
-
-
-def _hold_out_validation(splits: dict, labels: np.ndarray, fraction: float, source: str) -> dict:
-    """`splits` with a share of the training images as 'validation'."""
+def _hold_out_validation(splits: dict[str, AnySplit], fraction: float, source: str) -> dict[str, AnySplit]:
+    """Return splits with a fraction of the training images as 'validation'."""
     if not 0 < fraction < 1:
         raise UserError(f"config.data.validation={fraction} is not a fraction between 0 and 1")
     if "validation" in splits:
         raise UserError(f"{source} has a validation split of its own; set --config.data.validation=0")
+    labels = splits["train"].labels
     count = round(fraction * len(labels))
     if not 0 < count < len(labels):
         raise UserError(f"config.data.validation={fraction} of {len(labels)} training images is {count}: no split")
-    parts = _split_off(labels, count, f"config.data.validation={fraction}")
-    train = splits["train"]
-    return splits | {name: _take(train, part) for name, part in zip(("train", "validation"), parts, strict=True)}
+    train, validation = _hold_out(splits["train"], labels, count, f"config.data.validation={fraction}")
+    return splits | {"train": train, "validation": validation}
 
 
-def _keep_train(splits: dict, labels: np.ndarray, count: int, source: str) -> dict:
-    """`splits` with `count` of the training images as 'train'; the others are not used."""
+def _shrink_train(splits: dict[str, AnySplit], count: int, source: str) -> dict[str, AnySplit]:
+    """Return splits with only `count` of the training images."""
+    labels = splits["train"].labels
     if not 0 < count <= len(labels):
         raise UserError(f"config.data.train_size={count}: {source} has {len(labels)} training images")
     kept = stratified_holdout(labels, count)
@@ -59,18 +76,15 @@ def _keep_train(splits: dict, labels: np.ndarray, count: int, source: str) -> di
     if len(absent):
         raise UserError(f"config.data.train_size={count} of the {len(labels)} training images of {source} would leave "
                         f"none of class {absent[0]}")
-    return splits | {"train": _take(splits["train"], kept)}
+    return splits | {"train": splits["train"].take(kept)}
 
 
-def divide_train(splits: dict, config) -> dict:
-    """`splits` as a config's `data` section asks: its `validation` held out, then no more than `train_size` kept.
+def divide_train(splits: dict[str, AnySplit], config: Data) -> dict[str, AnySplit]:
+    """Return splits with `config.validation` held out, and no more than `config.train_size` images to train on.
 
     Raises:
-      UserError: more than there is, or so few that a class has none.
+      UserError: more images than there are, or so few that a class has none.
     """
-    for divide, amount in ((_hold_out_validation, config.validation),
-                           (_keep_train, getattr(config, "train_size", 0))):  # earlier versions' runs did not have it
-        if amount:
-            train = splits["train"]
-            splits = divide(splits, train[1] if isinstance(train, tuple) else train.labels, amount, config.source)
-    return splits
+    if config.validation:
+        splits = _hold_out_validation(splits, config.validation, config.source)
+    return _shrink_train(splits, config.train_size, config.source) if config.train_size else splits

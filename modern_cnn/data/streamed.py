@@ -1,110 +1,35 @@
-"""Sets that do not fit into memory: image files are decoded while training goes, in an order that is known beforehand.
+"""Data sets that do not fit into memory: image files are decoded during training, in an order known beforehand.
 
-Grain reads ahead in threads: Pillow lets go of Python's lock while it decodes. What the n-th batch of an epoch holds
-depends on seed, epoch and n alone, so a resumed run draws the order again and goes on in the middle.
+Grain reads ahead in threads; Pillow releases Python's lock while it decodes. The n-th batch of an epoch depends on
+seed, epoch and n alone, so a resumed run draws the order again and continues in the middle.
 """
 import collections
-import dataclasses
 import hashlib
-import io
 import itertools
-import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
-from modern_cnn.data import formats
-from modern_cnn.data import resident as batches
-from modern_cnn.data.augment import RATIOS, TRIES
+from modern_cnn.data.augment import crop_box
+from modern_cnn.data.decoding import decode, to_rgb
+from modern_cnn.data.resident import epoch_order, evaluation_batches
+from modern_cnn.data.spec import Feed, Files, Placement, Records, Spec
 
 SAMPLE = 1000  # training images from which 'standard' takes mean and deviation
 AHEAD = 2  # batches that are decoded, or on their way to the device, before they are asked for
 
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """A split of image files: paths and int32 labels [N]."""
-    paths: list[Path]
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Path, int, str]:
-        return self.paths[index], int(self.labels[index]), str(self.paths[index])
-
-    def take(self, indices: np.ndarray) -> "Files":
-        return Files([self.paths[i] for i in indices], self.labels[indices])
-
-    def describe(self) -> str:
-        """Changes when a file comes, goes, or has another size."""
-        return "\n".join(f"{path.parent.name}/{path.name} {path.stat().st_size} {label}"
-                         for path, label in zip(self.paths, self.labels, strict=True))
+Transform = Callable[[Image.Image], Image.Image]
 
 
-@dataclasses.dataclass(frozen=True)
-class Records:
-    """A split that TensorFlow Datasets has prepared: encoded images by their number (an ArrayRecord data source)."""
-    source: Any
-    name: str
-    indices: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[io.BytesIO, int, str]:
-        record = self.source[int(self.indices[index])]
-        return io.BytesIO(record["image"]), int(record["label"]), f"{self.name}, example {self.indices[index]}"
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int32 [N]: reads the whole split."""
-        return np.array([self[i][1] for i in range(len(self))], np.int32)
-
-    def take(self, indices: np.ndarray) -> "Records":
-        return dataclasses.replace(self, indices=self.indices[indices])
-
-    def describe(self) -> str:
-        return f"{self.name} {len(self)}"
-
-
-Split = Files | Records
-
-
-def folder(directory: Path) -> tuple[dict[str, Split], list[str]]:
-    """(splits, class names) of `formats.list_folder`."""
-    listed, classes = formats.list_folder(directory)
-    return {split: Files([path for path, _ in files], np.array([label for _, label in files], np.int32))
-            for split, files in listed.items()}, classes
-
-
-def digest(splits: dict[str, Split]) -> str:
-    """Of what the files are called, how large they are and what they are labelled; their pixels are not read."""
+def digest(splits: Mapping[str, Files | Records]) -> str:
+    """Return a hash of the names, sizes and labels of all files; their pixels are not read."""
     lines = (f"{name}\n{splits[name].describe()}" for name in sorted(splits))
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
-
-
-def crop_box(random: np.random.RandomState, width: int, height: int, smallest: float) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a random crop: a share of the area between `smallest` and 1, of a ratio in RATIOS.
-
-    "Inception" cropping (Szegedy et al. 2014, section 6), by torchvision's rule: after TRIES that do not fit, the
-    largest centred crop whose ratio is allowed.
-    """
-    for _ in range(TRIES):
-        area = width * height * random.uniform(smallest, 1)
-        ratio = math.exp(random.uniform(*map(math.log, RATIOS)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = random.randint(0, width - w + 1), random.randint(0, height - h + 1)
-            return left, top, left + w, top + h
-    w, h = min(width, round(height * RATIOS[1])), min(height, round(width / RATIOS[0]))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
 
 
 def _random_crop(seed: tuple[int, ...], size: int, smallest: float, image: Image.Image) -> Image.Image:
@@ -112,73 +37,74 @@ def _random_crop(seed: tuple[int, ...], size: int, smallest: float, image: Image
     return image.crop(crop_box(random, *image.size, smallest)).resize((size, size), Image.Resampling.BILINEAR)
 
 
-def decode(split: Split, index: int, image_size: int, channels: int,
-           cut: Callable[[Image.Image], Image.Image] | None = None) -> tuple[np.ndarray, np.int32]:
-    """(uint8 [image_size, image_size, channels], label) of an example."""
+def _read_example(split: Files | Records, index: int, image_size: int, channels: int,
+                  transform: Transform | None = None) -> tuple[np.ndarray, np.int32]:
+    """Return (uint8 [image_size, image_size, channels], label) of an example; `transform` as in `decode`."""
     file, label, name = split[index]
-    image = formats.decode(file, image_size, cut, name)
-    return (image[..., None] if channels == 1 and image.ndim == 2 else formats.in_color(image)), np.int32(label)
+    image = decode(file, image_size, transform, name)
+    return (image[..., None] if channels == 1 and image.ndim == 2 else to_rgb(image)), np.int32(label)
 
 
-def sample(split: Split, image_size: int, channels: int) -> np.ndarray:
-    """uint8 [n, S, S, C]: at most SAMPLE examples, evenly spaced."""
-    indices = np.unique(np.linspace(0, len(split) - 1, min(SAMPLE, len(split))).astype(int))
-    return np.stack([image for image, _ in _in_order(partial(decode, split, image_size=image_size, channels=channels),
-                                                     indices, SAMPLE)])
-
-
-def _in_order(read: Callable[[int], Any], indices: np.ndarray, ahead: int) -> Iterator[Any]:
-    """read(i) for each of `indices`, by threads that work `ahead`."""
+def _read_ahead(read: Callable[[int], Any], indices: np.ndarray, ahead: int) -> Iterator[Any]:
+    """Return read(i) for each of `indices` in order; threads read up to `ahead` of them before they are asked for."""
     import grain
 
     dataset = grain.MapDataset.source(indices.tolist()).map(read)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=ahead)))
 
 
-class Streamed:
-    """A data set whose examples are decoded when they are needed, each process those of its own devices.
+def sample(split: Files | Records, image_size: int, channels: int) -> np.ndarray:
+    """Return at most SAMPLE images of a split, evenly spaced: uint8 [n, image_size, image_size, channels]."""
+    indices = np.unique(np.linspace(0, len(split) - 1, min(SAMPLE, len(split))).astype(int))
+    read = partial(_read_example, split, image_size=image_size, channels=channels)
+    return np.stack([image for image, _ in _read_ahead(read, indices, SAMPLE)])
+
+
+class Streamed(Feed):
+    """The feed of a data set whose examples are decoded when they are needed; each process reads its own rows.
 
     Args:
-      spec, splits: of a `sources.Dataset`, the splits of this module.
-      devices: of the run (`training.mesh.Devices`).
-      smallest_crop: share of an image's area that a random crop of training has at least; 0: the centre, not cropped.
+      spec, splits: of a streamed `sources.Dataset`.
+      devices: of the run.
+      smallest_crop: training images are random crops of at least this share of the area; 0: the centre, not cropped.
     """
 
-    def __init__(self, spec, splits: dict[str, Split], devices, smallest_crop: float = 0.0):
-        self._spec, self._splits, self._devices, self._smallest = spec, splits, devices, smallest_crop
+    def __init__(self, spec: Spec, splits: Mapping[str, Files | Records], devices: Placement,
+                 smallest_crop: float = 0.0):
+        self._spec, self._splits, self._devices, self._smallest_crop = spec, splits, devices, smallest_crop
 
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
-        """Arguments for `train_batch`, for the batches of an epoch from number `first` on."""
-        order = batches.epoch_order(seed, epoch, len(self._splits["train"]))
+        order = epoch_order(seed, epoch, len(self._splits["train"]))
         ends = range((first + 1) * batch_size, len(order) + 1, batch_size)
-        size = self._spec.image_shape[0]
 
-        def cut_of(index: int):
-            return partial(_random_crop, (seed, epoch, index), size, self._smallest) if self._smallest else None
+        def crop(index: int) -> Transform | None:
+            size, smallest = self._spec.image_shape[0], self._smallest_crop
+            return partial(_random_crop, (seed, epoch, index), size, smallest) if smallest else None
 
-        return self._batches("train", [(order[end - batch_size:end], None) for end in ends], cut_of)
+        return self._batches("train", [(order[end - batch_size:end], None) for end in ends], crop)
 
-    def train_batch(self, number, batch_size: int, batch):
-        """{'image': uint8 [B, H, W, C], 'label'}: it has been put together on the host."""
-        return batch
+    def train_batch(self, number: Any, batch_size: int, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return batch  # the host has made it
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple]:
-        """Arguments for `eval_batch` that visit each example of a split once."""
-        wanted = batches.evaluation_batches(len(self._splits[split]), batch_size)
-        return self._batches(split, wanted, lambda index: None)
+        return self._batches(split, evaluation_batches(len(self._splits[split]), batch_size), lambda index: None)
 
-    def eval_batch(self, batch):
-        """{'image', 'label', 'mask': False for what pads the last batch}."""
+    def eval_batch(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return batch
 
-    def _batches(self, split: str, wanted: list, cut_of: Callable) -> Iterator[tuple]:
-        """({'image', 'label', 'mask' where there is one},) for each (indices, mask), AHEAD of them under way."""
+    def _batches(self, split: str, wanted: Sequence[tuple[np.ndarray, np.ndarray | None]],
+                 transform: Callable[[int], Transform | None]) -> Iterator[tuple]:
+        """Yield a batch, as a tuple of one, for each (indices, mask or None); AHEAD of them are under way.
+
+        Args:
+          transform: the transform of the example with this index.
+        """
         if not wanted:
             return
         size, _, channels = self._spec.image_shape
         rows = self._devices.local_rows(len(wanted[0][0]))
-        examples = _in_order(lambda i: decode(self._splits[split], i, size, channels, cut_of(i)),
-                             np.concatenate([indices[rows] for indices, _ in wanted]), AHEAD * len(rows))
+        examples = _read_ahead(lambda i: _read_example(self._splits[split], i, size, channels, transform(i)),
+                               np.concatenate([indices[rows] for indices, _ in wanted]), AHEAD * len(rows))
         under_way: collections.deque = collections.deque()
         for indices, mask in wanted:
             images, labels = zip(*itertools.islice(examples, len(rows)), strict=True)

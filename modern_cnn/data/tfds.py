@@ -1,4 +1,4 @@
-"""TensorFlow Datasets, asked once for each set: what it prepares is decoded to arrays and cached by `sources`."""
+"""TensorFlow Datasets: sets that it prepares are read as arrays (which are then cached) or as records to stream."""
 import difflib
 import http.client
 import logging
@@ -11,22 +11,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from modern_cnn.data import streamed as stream
-from modern_cnn.data.formats import Split, check_memory, kept, resize
-from modern_cnn.data.sources import NO_NETWORK
+from modern_cnn.data.decoding import check_memory, keep_size, resize_pixels
+from modern_cnn.data.spec import Arrays, Records
 from modern_cnn.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PROBE_SECONDS = 6  # a host that has not answered by then counts as out of reach
+NO_NETWORK = ("sources that need no network: digits (bundled), idx:DIR, cifar:DIR, folder:DIR, "
+              "or files fetched by hand with --config.data.manual_dir=DIR")
+PROBE_SECONDS = 6  # a host that has not answered by then counts as unreachable
 
 
 def _unreachable(url: str) -> str | None:
-    """Why nothing can be fetched from `url`'s host, or None if it answers. Takes at most PROBE_SECONDS."""
-    reason = [f"no answer within {PROBE_SECONDS} s"]
+    """Return why the host of `url` cannot be reached, or None if it answers. Takes at most PROBE_SECONDS."""
+    reason: list[str | None] = [f"no answer within {PROBE_SECONDS} s"]
 
     def probe():
         try:
@@ -34,18 +34,18 @@ def _unreachable(url: str) -> str | None:
             urllib.request.urlopen(request, timeout=PROBE_SECONDS - 1).close()
             reason[0] = None
         except urllib.error.HTTPError:
-            reason[0] = None  # it answered: whether it has the file is for TFDS to say
+            reason[0] = None  # it answered; TFDS will say whether it has the file
         except (OSError, ValueError, http.client.HTTPException) as e:
             reason[0] = str(getattr(e, "reason", e))
 
-    thread = threading.Thread(target=probe, daemon=True)  # a look-up of the name has no time limit of its own
+    thread = threading.Thread(target=probe, daemon=True)  # because looking up a name has no time limit of its own
     thread.start()
     thread.join(PROBE_SECONDS)
     return reason[0]
 
 
-def _check_downloads(builder, name: str, manual_dir: str) -> None:
-    """Before TFDS would retry for minutes: are the files at hand, or can their hosts be reached?"""
+def _check_downloads(builder: Any, name: str, manual_dir: str) -> None:
+    """Raise UserError if `manual_dir` lacks files, or their host is unreachable: TFDS would retry for minutes."""
     wanted = dict(builder.url_infos or {})
     if manual_dir:
         if not Path(manual_dir).expanduser().is_dir():
@@ -60,8 +60,8 @@ def _check_downloads(builder, name: str, manual_dir: str) -> None:
         for url, path in found.items():
             own = checksums.compute_url_info(path)
             if own != wanted[url]:
-                log.warning("%s is not byte for byte what TFDS knows (another compression?); taken as it is", path)
-            builder.url_infos[url] = own  # TFDS verifies against the checksums of the files at hand
+                log.warning("%s is not byte for byte what TFDS knows (another compression?); it is used as it is", path)
+            builder.url_infos[url] = own  # TFDS verifies against the checksums of these files
         return
     for url in list(wanted)[:1]:
         reason = _unreachable(url)
@@ -70,7 +70,8 @@ def _check_downloads(builder, name: str, manual_dir: str) -> None:
                             f"({reason}); {NO_NETWORK}")
 
 
-def _builder(name: str, **options: Any):
+def _make_builder(name: str, **options: Any) -> Any:
+    """Return TFDS's builder of a set. Raise UserError if there is no such set, or no TFDS."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as e:
@@ -89,13 +90,13 @@ def _builder(name: str, **options: Any):
         raise UserError(f"TensorFlow Datasets cannot open {name!r}: {e or type(e).__name__}") from e
 
 
-def _prepared(name: str, manual_dir: str, **options: Any):
-    """The builder of a classification set that is ready to be read. Raises UserError as `read`."""
-    builder = _builder(name, **options)
+def _prepare(name: str, manual_dir: str, **options: Any) -> Any:
+    """Return the builder of a classification set, after preparing the set if this machine has not. Errors as `read`."""
+    builder = _make_builder(name, **options)
     features = builder.info.features or {}
     if "image" not in features or "label" not in features or not hasattr(features["label"], "num_classes"):
         raise UserError(f"tfds:{name} is not an image classification set: its features are "
-                        f"{', '.join(sorted(features))}, where 'image' and 'label' are needed")
+                        f"{', '.join(sorted(features))}, but 'image' and 'label' are needed")
     prepared = builder.data_path.exists()
     if not prepared:
         _check_downloads(builder, name, manual_dir)
@@ -115,29 +116,8 @@ def _prepared(name: str, manual_dir: str, **options: Any):
     return builder
 
 
-def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Split], list[str], bool]:
-    """The splits of a TFDS classification set as arrays, prepared first if this machine has not got it.
-
-    Returns (splits, class_names, own): `own` where TFDS declares one size for all images, and they are `kept` at it.
-
-    Args:
-      name: of the set, perhaps with a config and a version: 'cifar10', 'emnist/letters'.
-      image_size: images that are not kept are resized to this; 0 leaves all alone, which must then be of one size.
-      manual_dir: a folder with the set's files, used instead of downloading and whatever their checksums; or ''.
-    Raises:
-      UserError: no such set, not one of images and labels, or its files are out of reach.
-    """
-    builder = _prepared(name, manual_dir)
-    features = builder.info.features
-    declared = features["image"].shape
-    own = None not in declared[:2] and kept(image_size, declared)
-    splits = {ours: _arrays(builder, theirs, 0 if own else image_size, name)
-              for ours, theirs in _splits(builder, name).items()}
-    return splits, list(features["label"].names or []), own
-
-
-def _splits(builder, name: str) -> dict[str, str]:
-    """{our name of a split: theirs}. Raises UserError where there is none to train on."""
+def _split_names(builder: Any, name: str) -> dict[str, str]:
+    """Return {our name of a split: TFDS's name}. Raise UserError if there is none to train on."""
     names = builder.info.splits
     if "train" not in names:
         raise UserError(f"tfds:{name} has no split 'train', only {', '.join(names)}")
@@ -147,40 +127,60 @@ def _splits(builder, name: str) -> dict[str, str]:
     return {ours: theirs for ours, theirs in wanted.items() if theirs in names}
 
 
-def records(name: str, manual_dir: str) -> tuple[dict[str, stream.Records], list[str], int]:
-    """(splits, class names, channels) of a set whose examples stay encoded on the disk, for `stream` to decode.
+def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Arrays], list[str], bool]:
+    """Return (splits, class names, whether all images have the same size and keep it) of a classification set.
 
-    It is prepared as ArrayRecord files, of which any example can be read by its number. Arguments and errors as `read`.
+    Args:
+      name: of the set, perhaps with a config and a version: 'cifar10', 'emnist/letters'.
+      image_size: images that do not keep their size (`keep_size`) are resized to this; 0 resizes none, and then all
+        must have the same size.
+      manual_dir: a folder with the set's files, used instead of downloading and whatever their checksums; or ''.
+    Raises:
+      UserError: no such set, not one of images and labels, or its files cannot be had.
     """
-    builder = _prepared(name, manual_dir, file_format="array_record")
+    builder = _prepare(name, manual_dir)
     features = builder.info.features
-    import tensorflow_datasets as tfds
-
-    splits = {}
-    for ours, theirs in _splits(builder, name).items():
-        source = builder.as_data_source(theirs, decoders={"image": tfds.decode.SkipDecoding()})
-        splits[ours] = stream.Records(source, f"tfds:{name}, {theirs}", np.arange(len(source)))
-    return splits, list(features["label"].names or map(str, range(features["label"].num_classes))), \
-        1 if features["image"].shape[-1] == 1 else 3
+    declared = features["image"].shape
+    same_size = None not in declared[:2] and keep_size(image_size, declared)
+    splits = {ours: _read_split(builder, theirs, 0 if same_size else image_size, name)
+              for ours, theirs in _split_names(builder, name).items()}
+    return splits, list(features["label"].names or []), same_size
 
 
-def _arrays(builder, split: str, image_size: int, name: str) -> Split:
+def _read_split(builder: Any, split: str, image_size: int, name: str) -> Arrays:
     import tensorflow_datasets as tfds
 
     images, labels = [], []
-    for example in tqdm(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)), f"decoding {split}",
-                        builder.info.splits[split].num_examples, leave=False, disable=None, unit="img"):
+    examples: Any = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+    count = builder.info.splits[split].num_examples
+    for example in tqdm(examples, f"decoding {split}", count, leave=False, disable=None, unit="img"):
         image = example["image"]
         if not images:
             height, width = (image_size, image_size) if image_size else image.shape[:2]
-            check_memory(f"tfds:{name}", builder.info.splits[split].num_examples, height, width)
+            check_memory(f"tfds:{name}", count, height, width)
         if image_size and image.shape[:2] != (image_size, image_size):
-            gray = image.shape[2] == 1
-            image = np.asarray(resize(Image.fromarray(image[:, :, 0] if gray else image), image_size))
-            image = image[..., None] if gray else image
+            image = resize_pixels(image, image_size)
         if images and image.shape != images[0].shape:
             raise UserError(f"tfds:{name}: images differ in size ({images[0].shape} and {image.shape}); "
                             "set --config.data.image_size=N to resize them all to NxN")
         images.append(image)
         labels.append(example["label"])
-    return np.stack(images), np.array(labels, np.int32)
+    return Arrays(np.stack(images), np.array(labels, np.int32))
+
+
+def records(name: str, manual_dir: str) -> tuple[dict[str, Records], list[str], int]:
+    """Return (splits, class names, channels) of a set whose examples stay encoded on the disk, to be streamed.
+
+    It is prepared as ArrayRecord files, from which any example can be read by its number. Arguments and errors as
+    `read`.
+    """
+    builder = _prepare(name, manual_dir, file_format="array_record")
+    features = builder.info.features
+    import tensorflow_datasets as tfds
+
+    splits = {}
+    for ours, theirs in _split_names(builder, name).items():
+        source = builder.as_data_source(theirs, decoders={"image": tfds.decode.SkipDecoding()})  # pyright: ignore
+        splits[ours] = Records(source, f"tfds:{name}, {theirs}", np.arange(len(source)))
+    names = list(features["label"].names or map(str, range(features["label"].num_classes)))
+    return splits, names, 1 if features["image"].shape[-1] == 1 else 3

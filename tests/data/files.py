@@ -1,26 +1,28 @@
-"""Small data sets as files, and the config section that asks for them."""
+"""Small data sets as files, and `load` for them."""
 import gzip
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from modern_cnn.data import sources
+from modern_cnn.settings import Data
 
 IDX = {"train_images": "train-images-idx3-ubyte", "train_labels": "train-labels-idx1-ubyte",
        "test_images": "t10k-images-idx3-ubyte", "test_labels": "t10k-labels-idx1-ubyte"}
 
 
-def section(source, **fields) -> SimpleNamespace:
-    """The `data` section of a config, with its defaults."""
-    defaults = {"image_size": 0, "normalize": "unit", "validation": 0.0, "num_classes": 0, "manual_dir": ""}
-    return SimpleNamespace(source=source, **defaults | fields)
+def load(source: str, **fields: Any) -> sources.Dataset:
+    """Return the data set of a config's `data` section: its defaults, but for these fields."""
+    return sources.load(Data(source, **fields))
 
 
-def load(source, **fields) -> sources.Dataset:
-    return sources.load(section(source, **fields))
+def same(a: sources.Dataset, b: sources.Dataset) -> bool:
+    """Return whether two data sets in memory are equal."""
+    return a.spec == b.spec and all(np.array_equal(x, y) for split in a.splits
+                                    for x, y in zip(a.splits[split], b.splits[split], strict=True))
 
 
 def pixels(*shape, seed=0) -> np.ndarray:
@@ -32,13 +34,13 @@ def labels(count, classes=5) -> np.ndarray:
 
 
 def idx_bytes(array) -> bytes:
-    """`array` uint8 in LeCun's format."""
+    """Return an array uint8 in LeCun's format."""
     header = b"".join(n.to_bytes(4, "big") for n in (0x0800 + array.ndim, *array.shape))
     return header + array.astype(np.uint8).tobytes()
 
 
 def write_idx(directory, *, zipped=True, names=IDX, **replaced) -> dict[str, np.ndarray]:
-    """Four MNIST-format files: 20 and 10 images of 6x5 in 5 classes, or the `replaced` arrays."""
+    """Write four MNIST-format files: 20 and 10 images of 6x5 in 5 classes, or the `replaced` arrays."""
     arrays = {"train_images": pixels(20, 6, 5), "train_labels": labels(20),
               "test_images": pixels(10, 6, 5, seed=1), "test_labels": labels(10)} | replaced
     Path(directory).mkdir(parents=True, exist_ok=True)
@@ -49,13 +51,13 @@ def write_idx(directory, *, zipped=True, names=IDX, **replaced) -> dict[str, np.
 
 
 def cifar_arrays(names, per_file=4, classes=10) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{name: (images [N, 32, 32, 3], labels)}, every class in the whole."""
+    """Return {name: (images [N, 32, 32, 3], labels)}; all of them together have every class."""
     return {name: (pixels(per_file, 32, 32, 3, seed=i), (np.arange(per_file) + i * per_file) % classes)
             for i, name in enumerate(names)}
 
 
 def cifar_rows(images) -> np.ndarray:
-    """As CIFAR stores them: all red, all green, all blue."""
+    """Return images as CIFAR stores them: all red, all green, all blue pixels."""
     return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
 
 
@@ -63,7 +65,7 @@ TEN = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
 
 def write_cifar10(directory, kind="python") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """CIFAR-10's six files with 4 images each, 'python' or 'binary', and the names of the classes."""
+    """Write CIFAR-10's six files with 4 images each, 'python' or 'binary', and the names of the classes."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     arrays = cifar_arrays(TEN)
@@ -83,7 +85,7 @@ def write_cifar10(directory, kind="python") -> dict[str, tuple[np.ndarray, np.nd
 
 
 def write_images(directory, classes=("cat", "dog"), count=5, mode="RGB", size=(8, 6), ending=".png", seed=0) -> None:
-    """`count` random images a class, `size` as width, height."""
+    """Write `count` random images of each class; `size` is (width, height)."""
     for c, name in enumerate(classes):
         (Path(directory) / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -92,7 +94,7 @@ def write_images(directory, classes=("cat", "dog"), count=5, mode="RGB", size=(8
 
 
 def write_digits(directory, count) -> str:
-    """At most `count` of each split of the digits as PNGs of many sizes; returns the source."""
+    """Write at most `count` of each split of the digits as PNGs of many sizes, and return the source."""
     for split, (images, numbers) in load("digits").splits.items():
         for i, (image, number) in enumerate(zip(images[:count], numbers[:count], strict=True)):
             path = directory / split / str(number) / f"{i}.png"

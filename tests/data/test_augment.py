@@ -1,32 +1,29 @@
-"""Pixels prepared inside the compiled step, against Pillow, numpy and scipy."""
+"""Pixels prepared inside the compiled step, against Pillow, numpy and scipy; crops on the host by the same rule."""
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage, stats
 
-from configs import base
-from modern_cnn.data import augment, color, formats
+from modern_cnn.data import augment, color, decoding
+from modern_cnn.settings import Augment
 from tests.data import files
 
 IMAGES = files.pixels(6, 9, 12, 3).astype(np.float32)
 KEY = jax.random.key(3)
 
 
-def distort(images=IMAGES, key=KEY, rotate=0.0, zoom=0.0, shift=0.0):
-    return augment.random_affine(key, jnp.asarray(images), rotate=rotate, zoom=zoom, shift=shift)
-
-
-def section(**fields):
-    """The `augment` section of a config: all off but these."""
-    config = base.get_config().augment
-    config.update(fields)
-    return config
+def distort(images=IMAGES, key=KEY, /, **amounts: float):
+    return augment.random_affine(key, jnp.asarray(images), **{"rotate": 0.0, "zoom": 0.0, "shift": 0.0} | amounts)
 
 
 def pixels_and_edges(*shape):
-    """Random images, the last of them black and white."""
+    """Return random images, the last of them black and white."""
     images = files.pixels(*shape)
     images[-1] = np.where(images[-1] > 127, 255, 0)
     return images
@@ -49,7 +46,7 @@ def test_enlarge_is_pillows_resize_to_the_bit(side, size, channels):
 def test_enlarge_makes_square_as_at_loading(height, width, size):
     images = pixels_and_edges(3, height, width, 1)
     out = jax.jit(augment.enlarge, static_argnums=1)(images, size)
-    np.testing.assert_array_equal(out, formats.resize_array(images, size, "these"))
+    np.testing.assert_array_equal(out, decoding.resize_array(images, size, "these"))
 
 
 def test_normalize():
@@ -67,7 +64,7 @@ def test_unit_and_symmetric_ends():
 
 
 def oracle(key, images, rotate, zoom, shift):
-    """scipy on the same amounts, drawn again from the key: scale about the centre after turning, then move."""
+    """Return what scipy makes with the same amounts, drawn again: rotate and scale about the centre, then move."""
     n, height, width, channels = images.shape
     angle_key, zoom_key, shift_key = jax.random.split(key, 3)
     draw = jax.random.uniform
@@ -79,11 +76,11 @@ def oracle(key, images, rotate, zoom, shift):
     for i in range(n):
         turn = np.array([[np.cos(angles[i]), -np.sin(angles[i])], [np.sin(angles[i]), np.cos(angles[i])]])
         matrix = np.diag(1 / scales[:, i]) @ turn  # from a place in the result to its place in the source
+        offset: Any = centre + 2 - matrix @ (centre + moves[:, i])
         for c in range(channels):
             padded = np.pad(images[i, :, :, c].astype(np.float64), 2)  # scipy's own edge does not fade into the black
             out[i, :, :, c] = ndimage.affine_transform(
-                padded, matrix, offset=centre + 2 - matrix @ (centre + moves[:, i]), order=1,
-                output_shape=(height, width))
+                padded, matrix, offset=offset, order=1, output_shape=(height, width))
     return out
 
 
@@ -105,7 +102,7 @@ def test_amounts_differ_by_image_and_key_and_repeat():
     out = np.asarray(distort(same, rotate=20.0, zoom=0.2, shift=2.0))
     assert len({image.tobytes() for image in out}) == len(out)
     np.testing.assert_array_equal(out, distort(same, rotate=20.0, zoom=0.2, shift=2.0))
-    assert (out != distort(same, jax.random.key(4), 20.0, 0.2, 2.0)).any()
+    assert (out != distort(same, jax.random.key(4), rotate=20.0, zoom=0.2, shift=2.0)).any()
 
 
 def test_compiled_equals_eager():
@@ -136,8 +133,8 @@ def test_random_flip_mirrors_half_of_the_images():
 
 def test_crop_and_flip_keep_bytes_and_draw_apart():
     images = jnp.asarray(files.pixels(64, 8, 8, 1))
-    both = augment.augment(KEY, images, section(crop=2, flip=True))
-    crop = augment.augment(KEY, images, section(crop=2))
+    both = augment.augment(KEY, images, Augment(crop=2, flip=True))
+    crop = augment.augment(KEY, images, Augment(crop=2))
     mirrored = (both == crop[:, :, ::-1]).all((1, 2, 3))
     assert both.dtype == jnp.uint8
     assert ((both == crop).all((1, 2, 3)) | mirrored).all()
@@ -148,7 +145,7 @@ def test_flips_and_shifts_are_drawn_apart():
     """Whether an image is mirrored says nothing about where it moves to."""
     images = np.zeros((400, 9, 9, 1), np.uint8)
     images[:, 4, 3] = 255
-    out = np.asarray(augment.augment(KEY, jnp.asarray(images), section(flip=True, shift=0.9)))[..., 0]
+    out = np.asarray(augment.augment(KEY, jnp.asarray(images), Augment(flip=True, shift=0.9)))[..., 0]
     mirrored = out[:, :, 5:].sum((1, 2)) > out[:, :, :4].sum((1, 2))
     down = out[:, 5:].sum((1, 2)) > out[:, :4].sum((1, 2))
     assert 0.4 < (mirrored == down).mean() < 0.6
@@ -156,18 +153,18 @@ def test_flips_and_shifts_are_drawn_apart():
 
 def test_augment_is_on_where_a_field_is():
     images = jnp.asarray(files.pixels(4, 8, 8, 3))
-    assert augment.augment(KEY, images, section()) is images
-    amounts = dict.fromkeys(("resized_crop", "rotate", "zoom", "shift", *color.ALL), 0.5)
+    assert augment.augment(KEY, images, Augment()) is images
+    amounts: dict[str, Any] = dict.fromkeys(("resized_crop", "rotate", "zoom", "shift", *color.CHANGES), 0.5)
     for field, amount in amounts.items():
-        config = section(**{field: amount})
+        config = Augment(**{field: amount})
         out = jax.jit(lambda images, config=config: augment.augment(KEY, images, config))(images)
         assert out.dtype == jnp.float32
         assert (out != images).any()
         assert 0 <= float(out.min()) <= float(out.max()) <= 255 + 1e-3
-    assert augment.augment(KEY, images, section(cutout=3)).dtype == jnp.uint8
-    assert augment.augment(KEY, images, section(resized_crop=0.5), cropped=True) is images
+    assert augment.augment(KEY, images, Augment(cutout=3)).dtype == jnp.uint8
+    assert augment.augment(KEY, images, Augment(resized_crop=0.5), cropped=True) is images
     grey = images[..., :1]
-    assert augment.augment(KEY, grey, section(**dict.fromkeys(color.OF_COLOR, 0.5))) is grey
+    assert augment.augment(KEY, grey, Augment(**dict.fromkeys(color.RGB_ONLY, 0.5))) is grey
 
 
 AMOUNTS = {"resized_crop": 0.3, "rotate": 20.0, "zoom": 0.2, "shift": 1.0, "brightness": 0.4, "contrast": 0.4,
@@ -178,9 +175,7 @@ def test_traced_amounts_are_the_same_amounts():
     images, labels = jnp.asarray(files.pixels(16, 8, 8, 3)), jnp.arange(16)
 
     def both(amounts):
-        config = section()
-        with config.ignore_type():
-            config.update(amounts)
+        config = Augment(**amounts)
         return augment.mix(KEY, augment.augment(KEY, images, config), labels, config)
 
     got, want = jax.jit(both)(AMOUNTS), jax.jit(lambda: both(AMOUNTS))()
@@ -192,17 +187,17 @@ def test_traced_amounts_are_the_same_amounts():
 def test_random_resized_crop_is_pillows(height, width, smallest):
     """Also where no box fits, in the last: the centre is taken."""
     images = pixels_and_edges(24, height, width, 3)
-    boxes = np.stack(augment.random_boxes(KEY, 24, height, width, smallest), axis=1)
+    boxes = np.stack(augment.crop_boxes(KEY, 24, height, width, smallest), axis=1)
     out = np.asarray(jax.jit(augment.random_resized_crop)(KEY, images, smallest))
     for image, ours, (top, left, high, wide) in zip(images, out, boxes, strict=True):
         assert 0 <= top <= top + high <= height
         assert 0 <= left <= left + wide <= width
         theirs = Image.fromarray(image).crop((left, top, left + wide, top + high)).resize((width, height), 2)
-        np.testing.assert_allclose(ours, theirs, atol=1.01)  # it rounds after each axis
+        np.testing.assert_allclose(ours, np.asarray(theirs), atol=1.01)  # it rounds after each axis
 
 
-def test_random_boxes_have_torchvisions_distribution():
-    top, left, high, wide = map(np.asarray, augment.random_boxes(KEY, 5000, 400, 500, 0.08))
+def test_crop_boxes_on_the_device_have_torchvisions_distribution():
+    top, left, high, wide = map(np.asarray, augment.crop_boxes(KEY, 5000, 400, 500, 0.08))
     shares, ratios = high * wide / 200_000, np.log(wide / high)
     assert 0.08 - 1e-2 <= shares.min() < 0.1
     assert abs(np.median(ratios)) < 0.05
@@ -213,8 +208,29 @@ def test_random_boxes_have_torchvisions_distribution():
     assert abs(shares.mean() - area[(theirs[0] <= 500) & (theirs[1] <= 400)].mean()) < 0.02
     for place, room in ((top, 400 - high), (left, 500 - wide)):  # uniform over where there is room
         assert abs((place[room > 20] / room[room > 20]).mean() - 0.5) < 0.02
-    none = np.stack(augment.random_boxes(KEY, 3, 10, 100, 1.0))
+    none = np.stack(augment.crop_boxes(KEY, 3, 10, 100, 1.0))
     np.testing.assert_array_equal(none, np.broadcast_to([[0], [43], [10], [13]], (4, 3)))  # none fits: the centre
+
+
+@given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 1))
+def test_crop_boxes_lie_inside_and_are_large_enough(seed, width, height, smallest):
+    left, top, right, bottom = augment.crop_box(np.random.RandomState(seed), width, height, smallest)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+def test_crop_boxes_have_torchvisions_distribution():
+    boxes = [augment.crop_box(np.random.RandomState(seed), 500, 400, 0.08) for seed in range(2000)]
+    sides = np.array([(right - left, bottom - top) for left, top, right, bottom in boxes])
+    shares, ratios = sides.prod(1) / 200_000, np.log(sides[:, 0] / sides[:, 1])
+    assert 0.08 - 1e-2 <= shares.min() < 0.1
+    assert abs(np.median(ratios)) < 0.05
+    assert ratios.min() >= np.log(3 / 4) - 0.02
+    assert ratios.max() <= np.log(4 / 3) + 0.02
+    area, ratio = np.random.RandomState(1).uniform([[0.08], [np.log(3 / 4)]], [[1.0], [np.log(4 / 3)]], (2, 100_000))
+    wide, high = np.sqrt(200_000 * area * np.exp([[1.0], [-1.0]] * ratio))
+    assert abs(shares.mean() - area[(wide <= 500) & (high <= 400)].mean()) < 0.02
+    assert {augment.crop_box(np.random.RandomState(0), 100, 10, 1.0)} == {(43, 0, 56, 10)}  # none fits: the centre
 
 
 @pytest.mark.parametrize("side", [1, 4, 5])
@@ -235,9 +251,9 @@ def test_cutout_is_a_square_around_any_pixel(side):
 
 
 def mixed(count=1000, **fields):
-    """Images of one value each, mixed: 'image' is then the number of the image between two of them, or one of two."""
+    """Return images of one value each, mixed: each pixel is one of two numbers of images, or lies between them."""
     images = np.broadcast_to(np.arange(count).reshape(-1, 1, 1, 1), (count, 8, 9, 1)).astype(np.float32)
-    batch = augment.mix(KEY, jnp.asarray(images), jnp.arange(count), section(**fields))
+    batch = augment.mix(KEY, jnp.asarray(images), jnp.arange(count), Augment(**fields))
     assert set(batch) == {"image", "label", "other", "share"}
     label, other, share = (np.asarray(batch[name]) for name in ("label", "other", "share"))
     assert share.min() >= 0
@@ -249,7 +265,7 @@ def mixed(count=1000, **fields):
 
 
 def folded(alpha):
-    """The distribution of the smaller share where either is from Beta(alpha, alpha)."""
+    """Return the distribution of the smaller of two shares from Beta(alpha, alpha)."""
     return lambda x: 2 * stats.beta(alpha, alpha).cdf(np.minimum(x, 0.5))
 
 
@@ -288,7 +304,7 @@ def test_half_of_the_images_are_mixed_by_either_where_both_are_on():
 
 def test_nothing_is_mixed_where_both_are_off():
     images, labels = jnp.zeros((2, 3, 3, 1), jnp.uint8), jnp.arange(2)
-    batch = augment.mix(KEY, images, labels, section())
+    batch = augment.mix(KEY, images, labels, Augment())
     assert batch["image"] is images
     assert batch["label"] is labels
     assert len(batch) == 2

@@ -15,7 +15,7 @@ IMAGES = files.pixels(8, 7, 6, 3)
 
 
 def draw(shape, low, high):
-    """What the functions draw from KEY, in float64."""
+    """Return what the functions draw from KEY, in float64."""
     return np.asarray(jax.random.uniform(KEY, shape, minval=low, maxval=high), np.float64)
 
 
@@ -49,24 +49,24 @@ def test_hue_is_that_of_the_standard_library(amount):
 
 def test_lighting_by_the_papers_formula():
     """Krizhevsky et al. 2012, section 4.1: [p1, p2, p3] [a1 l1, a2 l2, a3 l3]^T is added to every pixel."""
-    images = np.full((2000, 1, 2, 3), 127.0, np.float32)
+    images = jnp.full((2000, 1, 2, 3), 127.0, jnp.float32)
     shifts = np.asarray(color.lighting(KEY, images, 0.1), np.float64)[:, 0] - 127
     np.testing.assert_array_equal(shifts[:, 0], shifts[:, 1])
-    directions = np.array(color.DIRECTIONS)
+    directions = np.array(color.LIGHTING_COMPONENTS)
     np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=2e-3)
-    multiples = shifts[:, 0] @ directions / 255 / np.array(color.LIGHTS)
+    multiples = shifts[:, 0] @ directions / 255 / np.array(color.LIGHTING_STD)
     np.testing.assert_allclose(multiples.std(axis=0), 0.1, rtol=0.05)
     np.testing.assert_allclose(multiples.mean(axis=0), 0, atol=0.01)
     np.testing.assert_allclose(np.corrcoef(multiples.T), np.eye(3), atol=0.08)
     alphas = 0.1 * np.asarray(jax.random.normal(KEY, (2000, 1, 1, 3)), np.float64).reshape(-1, 3)
-    np.testing.assert_allclose(shifts[:, 0], 255 * (alphas * color.LIGHTS) @ directions.T, atol=1e-3)
+    np.testing.assert_allclose(shifts[:, 0], 255 * (alphas * color.LIGHTING_STD) @ directions.T, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", color.ALL)
+@pytest.mark.parametrize("name", color.CHANGES)
 def test_each_image_has_its_own_amount_and_no_amount_changes_nothing(name):
     same = jnp.broadcast_to(jnp.asarray(IMAGES[:1], jnp.float32), IMAGES.shape)
-    out = np.asarray(color.ALL[name](KEY, same, 0.3))
+    out = np.asarray(color.CHANGES[name](KEY, same, 0.3))
     assert len({image.tobytes() for image in out}) == len(out)
     assert 0 <= out.min() <= out.max() <= 255
-    assert (out != np.asarray(color.ALL[name](jax.random.key(6), same, 0.3))).any()
-    np.testing.assert_allclose(color.ALL[name](KEY, same, 0.0), same, atol=1e-3)
+    assert (out != np.asarray(color.CHANGES[name](jax.random.key(6), same, 0.3))).any()
+    np.testing.assert_allclose(color.CHANGES[name](KEY, same, 0.0), same, atol=1e-3)

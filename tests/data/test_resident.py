@@ -4,32 +4,31 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modern_cnn.data import augment
-from modern_cnn.data import resident as batches
+from modern_cnn.data import augment, resident
 
 
 @given(st.integers(0, 2 ** 32 - 1), st.integers(0, 1000), st.integers(1, 300))
 def test_epoch_order_is_a_permutation(seed, epoch, size):
-    order = batches.epoch_order(seed, epoch, size)
+    order = resident.epoch_order(seed, epoch, size)
     assert order.dtype == np.int32
     np.testing.assert_array_equal(np.sort(order), np.arange(size))
-    np.testing.assert_array_equal(order, batches.epoch_order(seed, epoch, size))
+    np.testing.assert_array_equal(order, resident.epoch_order(seed, epoch, size))
 
 
 def test_epoch_order_differs_by_epoch_and_seed():
-    orders = {tuple(batches.epoch_order(seed, epoch, 50)) for seed in (-1, 0, 1, 2) for epoch in range(5)}
+    orders = {tuple(resident.epoch_order(seed, epoch, 50)) for seed in (-1, 0, 1, 2) for epoch in range(5)}
     assert len(orders) == 20
 
 
 def test_epoch_order_is_the_same_in_every_version():
     """Runs that are resumed with another numpy rely on it."""
-    assert batches.epoch_order(0, 0, 100)[:5].tolist() == [71, 89, 62, 32, 90]
-    assert batches.epoch_order(0, 1, 100)[:5].tolist() == [26, 13, 3, 79, 48]
+    assert resident.epoch_order(0, 0, 100)[:5].tolist() == [71, 89, 62, 32, 90]
+    assert resident.epoch_order(0, 1, 100)[:5].tolist() == [26, 13, 3, 79, 48]
 
 
 @given(st.integers(1, 200), st.integers(1, 250))
 def test_evaluation_visits_each_example_once(size, batch_size):
-    visited = batches.evaluation_batches(size, batch_size)
+    visited = resident.evaluation_batches(size, batch_size)
     assert {(indices.shape, mask.shape) for indices, mask in visited} == {((batch_size,), (batch_size,))}
     assert all(indices.dtype == np.int32 and (indices >= 0).all() and (indices < size).all() for indices, _ in visited)
     counted = np.concatenate([indices[mask] for indices, mask in visited])
@@ -38,7 +37,7 @@ def test_evaluation_visits_each_example_once(size, batch_size):
 
 def test_gather():
     images, labels = jnp.arange(24, dtype=jnp.uint8).reshape(6, 2, 2, 1), jnp.arange(6, dtype=jnp.int32)
-    batch = batches.gather((images, labels), jnp.array([4, 0, 4]), (2, 2, 1))
+    batch = resident.gather((images, labels), jnp.array([4, 0, 4]), (2, 2, 1))
     np.testing.assert_array_equal(batch["image"], images[np.array([4, 0, 4])])
     np.testing.assert_array_equal(batch["label"], [4, 0, 4])
     assert (batch["image"].dtype, batch["label"].dtype) == (jnp.uint8, jnp.int32)
@@ -46,7 +45,7 @@ def test_gather():
 
 def test_gather_enlarges_what_is_smaller():
     images = jnp.arange(36, dtype=jnp.uint8).reshape(6, 2, 3, 1)
-    batch = batches.gather((images, jnp.arange(6)), jnp.array([4, 0]), (5, 5, 1))
+    batch = resident.gather((images, jnp.arange(6)), jnp.array([4, 0]), (5, 5, 1))
     np.testing.assert_array_equal(batch["image"], augment.enlarge(images, 5)[np.array([4, 0])])
-    batch = batches.gather((images, jnp.arange(6)), jnp.array([4, 0]), (2, 3, 1))  # an oblong set as it is
+    batch = resident.gather((images, jnp.arange(6)), jnp.array([4, 0]), (2, 3, 1))  # an oblong set as it is
     np.testing.assert_array_equal(batch["image"], images[np.array([4, 0])])

@@ -1,19 +1,14 @@
-"""What is held out of the training images, and how many of them are trained on: stratified, and always the same."""
-from types import SimpleNamespace
-
+"""Test, validation and smaller training splits: stratified, and always the same."""
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modern_cnn.data import splits as holdout
+from modern_cnn import settings
+from modern_cnn.data.spec import Arrays
+from modern_cnn.data.splits import divide_train, stratified_holdout
 from modern_cnn.errors import UserError
 from tests.data import files
-
-
-def same(a, b) -> bool:
-    return a.spec == b.spec and all(np.array_equal(x, y) for split in a.splits
-                                    for x, y in zip(a.splits[split], b.splits[split], strict=True))
 
 
 def rows(images, labels) -> list[bytes]:
@@ -26,11 +21,11 @@ LABELS = st.lists(st.integers(0, 5), min_size=2, max_size=80).map(np.array)
 @given(LABELS, st.data())
 def test_stratified_holdout(labels, data):
     count = data.draw(st.integers(1, len(labels) - 1))
-    chosen = holdout.stratified_holdout(labels, count)
+    chosen = stratified_holdout(labels, count)
     assert len(chosen) == count
     assert (np.diff(chosen) > 0).all()
     assert 0 <= chosen[0] <= chosen[-1] < len(labels)
-    np.testing.assert_array_equal(chosen, holdout.stratified_holdout(labels, count))
+    np.testing.assert_array_equal(chosen, stratified_holdout(labels, count))
     classes, sizes = np.unique(labels, return_counts=True)
     got = np.array([(labels[chosen] == c).sum() for c in classes])
     assert (abs(got * len(labels) - sizes * count) <= len(labels)).all()  # within 1 of its share
@@ -39,13 +34,13 @@ def test_stratified_holdout(labels, data):
 
 
 def test_stratified_holdout_is_the_same_in_every_version():
-    assert holdout.stratified_holdout(np.repeat([0, 1, 2], [10, 5, 3]), 6).tolist() == [2, 4, 8, 10, 11, 16]
+    assert stratified_holdout(np.repeat([0, 1, 2], [10, 5, 3]), 6).tolist() == [2, 4, 8, 10, 11, 16]
 
 
 def test_validation_is_stratified_fixed_and_disjoint():
     whole, held = files.load("digits"), files.load("digits", validation=0.1)
     assert held.spec.sizes == {"train": 1293, "validation": 144, "test": 360}
-    assert same(held, files.load("digits", validation=0.1))
+    assert files.same(held, files.load("digits", validation=0.1))
     counts = np.bincount(whole.splits["train"][1])
     np.testing.assert_allclose(np.bincount(held.splits["validation"][1]), counts * 144 / 1437, atol=1)
     parts = rows(*held.splits["train"]) + rows(*held.splits["validation"])
@@ -76,13 +71,13 @@ def test_holdout_never_empties_a_class_silently(tmp_path):
 
 
 def test_train_size_keeps_a_stratified_part_that_grows():
-    """Of what validation has left; the test images stay; each part holds the smaller ones, but for rounding."""
+    """Validation is held out first; test images stay; each part contains the smaller parts, except for rounding."""
     whole = files.load("digits", validation=0.1)
     before = set()
     for count in (50, 200, 1000, 1293):
         part = files.load("digits", validation=0.1, train_size=count)
         assert part.spec.sizes == {"train": count, "validation": 144, "test": 360}
-        assert same(part, files.load("digits", validation=0.1, train_size=count))
+        assert files.same(part, files.load("digits", validation=0.1, train_size=count))
         shares = np.bincount(whole.splits["train"][1]) * count / 1293
         np.testing.assert_allclose(np.bincount(part.splits["train"][1]), shares, atol=1)
         images = rows(*part.splits["train"])
@@ -106,6 +101,6 @@ def test_a_train_size_that_cannot_be(count, words):
         files.load("digits", train_size=count)
 
 
-def test_configs_of_earlier_versions_have_no_train_size():
-    splits = {"train": (np.zeros((4, 1)), np.array([0, 1, 0, 1]))}
-    assert holdout.divide_train(splits, SimpleNamespace(source="x", validation=0.0)) is splits
+def test_runs_of_earlier_versions_have_no_train_size():
+    splits = {"train": Arrays(np.zeros((4, 1)), np.array([0, 1, 0, 1]))}
+    assert divide_train(splits, settings.from_json({"data": {"source": "x", "validation": 0.0}}).data) is splits

@@ -1,15 +1,13 @@
-"""Streams: the same images in the same order as from memory, random crops by torchvision's rule, and going on."""
+"""Streams: the same images in the same order as from memory, random crops by torchvision's rule, and resuming."""
 import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from modern_cnn.data import formats, sources
-from modern_cnn.data import resident as batches
-from modern_cnn.data import streamed as stream
+from modern_cnn.data import formats
+from modern_cnn.data.augment import crop_box
+from modern_cnn.data.resident import epoch_order
 from modern_cnn.errors import UserError
 from modern_cnn.training.devices import Devices
 from tests.data import files
@@ -19,7 +17,7 @@ SIZE = 8
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes of JPEGs of many sizes, 21 to train and 7 to test on."""
+    """Write two classes of JPEGs of many sizes, 21 to train on and 7 to test, and return the source."""
     for split, count in (("train", 21), ("test", 7)):
         for i in range(count):
             path = tmp_path / "set" / split / "ab"[i % 2] / f"{i:02d}.jpg"
@@ -33,7 +31,7 @@ def streamed(source, **fields):
 
 
 def examples(arguments, batch):
-    """[(image, label, mask)] of what a feed gives, through `batch`."""
+    """Yield the batches of a feed as numpy arrays; `batch` makes one of its arguments."""
     for args in arguments:
         yield {name: np.asarray(leaf) for name, leaf in batch(*args).items()}
 
@@ -74,34 +72,13 @@ def test_going_on_in_the_middle_of_an_epoch_gives_the_same_crops(folder):
 def test_a_crop_is_pillows(folder):
     feed = streamed(folder).feed(Devices(), smallest_crop=0.3)
     batch = next(examples(feed.train(5, 2, 0, 3), lambda batch: batch))
-    index = batches.epoch_order(5, 2, 21)[1]
-    path, label, _ = sources.load(files.section(folder, image_size=SIZE, stream=True)).splits["train"][index]
+    index = epoch_order(5, 2, 21)[1]
+    path, label, _ = streamed(folder).splits["train"][index]
     random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((5, 2, index))))
     with Image.open(path) as image:
-        box = stream.crop_box(random, *image.size, 0.3)
+        box = crop_box(random, *image.size, 0.3)
         np.testing.assert_array_equal(batch["image"][1], np.asarray(image.crop(box).resize((SIZE, SIZE), 2)))
     assert batch["label"][1] == label
-
-
-@given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 1))
-def test_crop_boxes_lie_inside_and_are_large_enough(seed, width, height, smallest):
-    left, top, right, bottom = stream.crop_box(np.random.RandomState(seed), width, height, smallest)
-    assert 0 <= left < right <= width
-    assert 0 <= top < bottom <= height
-
-
-def test_crop_boxes_have_torchvisions_distribution():
-    boxes = [stream.crop_box(np.random.RandomState(seed), 500, 400, 0.08) for seed in range(2000)]
-    sides = np.array([(right - left, bottom - top) for left, top, right, bottom in boxes])
-    shares, ratios = sides.prod(1) / 200_000, np.log(sides[:, 0] / sides[:, 1])
-    assert 0.08 - 1e-2 <= shares.min() < 0.1
-    assert abs(np.median(ratios)) < 0.05
-    assert ratios.min() >= np.log(3 / 4) - 0.02
-    assert ratios.max() <= np.log(4 / 3) + 0.02
-    area, ratio = np.random.RandomState(1).uniform([[0.08], [np.log(3 / 4)]], [[1.0], [np.log(4 / 3)]], (2, 100_000))
-    wide, high = np.sqrt(200_000 * area * np.exp([[1.0], [-1.0]] * ratio))
-    assert abs(shares.mean() - area[(wide <= 500) & (high <= 400)].mean()) < 0.02
-    assert {stream.crop_box(np.random.RandomState(0), 100, 10, 1.0)} == {(43, 0, 56, 10)}  # none fits: the centre
 
 
 def test_the_spec(folder):

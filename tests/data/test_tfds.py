@@ -1,9 +1,10 @@
-"""TensorFlow Datasets without a network: what is asked of it, and what a user reads where it cannot help."""
+"""TensorFlow Datasets without a network: what is asked of it, and what a user reads if it cannot help."""
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+from email.message import Message
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_host_that_never_answers_is_given_up(monkeypatch):
 
 def test_host_that_refuses_is_within_reach(monkeypatch):
     def answer(request, timeout):
-        raise tfds.urllib.error.HTTPError(request.full_url, 403, "Forbidden", None, None)
+        raise tfds.urllib.error.HTTPError(request.full_url, 403, "Forbidden", Message(), None)
 
     monkeypatch.setattr(tfds.urllib.request, "urlopen", answer)
     assert tfds._unreachable("https://strict.invalid/") is None
@@ -108,7 +109,7 @@ print(dataset.spec.class_names[9], "tensorflow" in sys.modules)
 
 
 def prepare(source, manual_dir, out, image_size=0) -> tuple[str, dict[str, list[bytes]]]:
-    """Loads a set in a process of its own: (last line, {split: what its images and labels are, sorted})."""
+    """Load a set in a process of its own and return (last line, {split: bytes of its images and labels, sorted})."""
     result = subprocess.run([sys.executable, "-c", PREPARE, source, manual_dir, out, str(image_size)],
                             capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,134 @@
+"""What the rest of the program knows of a data set: its description, its splits, and the protocol of its feeds."""
+import dataclasses
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """The description of a data set.
+
+    Attributes:
+      source: the string that was asked for.
+      origin: where the images were found.
+      image_shape: (H, W, C) in pixels, as the network sees them.
+      num_classes, class_names: the names are the numbers if the source has no names.
+      sizes: examples in each split.
+      mean, std: of each channel, to normalise pixels in [0, 1].
+      digest: of all images and labels as they are stored; a resumed run notices by it that the data changed.
+    """
+    source: str
+    origin: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...]
+    sizes: dict[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str
+
+
+class Arrays(NamedTuple):
+    """A decoded split in memory, or mapped from the cache: images uint8 [N, H, W, C] and labels int32 [N]."""
+    images: np.ndarray
+    labels: np.ndarray
+
+    def take(self, indices: np.ndarray) -> "Arrays":
+        """Return the split with only the examples `indices`, in their order."""
+        return Arrays(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """A split of image files that are not decoded yet: paths and labels int32 [N]."""
+    paths: list[Path]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Path, int, str]:
+        """Return (encoded image, label, name for error messages)."""
+        return self.paths[index], int(self.labels[index]), str(self.paths[index])
+
+    def take(self, indices: np.ndarray) -> "Files":
+        """Return the split with only the examples `indices`, in their order."""
+        return Files([self.paths[i] for i in indices], self.labels[indices])
+
+    def describe(self) -> str:
+        """Return a text that changes when a file is added, removed, resized or relabelled."""
+        return "\n".join(f"{path.parent.name}/{path.name} {path.stat().st_size} {label}"
+                         for path, label in zip(self.paths, self.labels, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """A split that TensorFlow Datasets has prepared: encoded images, read by their number.
+
+    Attributes:
+      source: an ArrayRecord data source.
+      name: of the split, for error messages.
+      indices: int [N], the numbers of the examples in `source`.
+    """
+    source: Any
+    name: str
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[io.BytesIO, int, str]:
+        """Return (encoded image, label, name for error messages)."""
+        record = self.source[int(self.indices[index])]
+        return io.BytesIO(record["image"]), int(record["label"]), f"{self.name}, example {self.indices[index]}"
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return all labels, int32 [N]; this reads the whole split."""
+        return np.array([self[i][1] for i in range(len(self))], np.int32)
+
+    def take(self, indices: np.ndarray) -> "Records":
+        """Return the split with only the examples `indices`, in their order."""
+        return dataclasses.replace(self, indices=self.indices[indices])
+
+    def describe(self) -> str:
+        """Return a text that changes with the number of examples; prepared sets do not change otherwise."""
+        return f"{self.name} {len(self)}"
+
+
+class Placement(Protocol):
+    """The methods of `training.devices.Devices` that a feed needs."""
+
+    def replicate(self, tree: Any) -> Any: ...
+    def shard_batch(self, tree: Any) -> Any: ...
+    def local_rows(self, batch_size: int) -> np.ndarray: ...
+    def place_batch(self, tree: Any, batch_size: int) -> Any: ...
+
+
+class Feed(Protocol):
+    """The way of a data set's batches to the devices.
+
+    `train` and `evaluation` run on the host. They yield arguments for `train_batch` and `eval_batch`, which make the
+    batch inside the compiled step.
+    """
+
+    def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
+        """Return the arguments of `train_batch` for the batches of an epoch, from number `first` on."""
+        ...
+
+    def train_batch(self, number: Any, batch_size: int, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
+        """Return batch `number` of the epoch: 'image' uint8 [B, H, W, C] and 'label' int32 [B]."""
+        ...
+
+    def evaluation(self, split: str, batch_size: int) -> Iterator[tuple]:
+        """Return the arguments of `eval_batch` for batches that visit each example of a split once."""
+        ...
+
+    def eval_batch(self, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
+        """Return a batch with 'image', 'label' and 'mask' bool [B]; the mask is False for padding."""
+        ...
