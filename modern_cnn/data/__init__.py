@@ -1,1 +1,1 @@
-"""Images from files to the compiled step: `sources` loads a set, a `spec.Feed` batches it, `augment` changes it."""
+"""Images from files to the compiled step: `sources` loads a data set, a feed makes batches, `augment` changes them."""

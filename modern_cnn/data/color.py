@@ -13,7 +13,7 @@ LIGHTING_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (
 
 
 def _to_grey(images: jax.Array) -> jax.Array:
-    """Return [N, H, W, 1]; images that have not three channels are grey already."""
+    """Return [N, H, W, 1]; images without three channels are grey already."""
     return jnp.sum(images * jnp.array(GREY), axis=3, keepdims=True) if images.shape[3] == 3 else images
 
 

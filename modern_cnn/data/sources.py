@@ -42,7 +42,7 @@ class Dataset:
     streamed: bool = False
 
     def feed(self, devices: Placement, smallest_crop: float = 0.0) -> Feed:
-        """Return the way of the batches to the devices; for `smallest_crop`, which is for streamed sets, see there."""
+        """Return the feed for these devices; only streamed sets use `smallest_crop` (see `Streamed`)."""
         if self.streamed:
             return streamed.Streamed(self.spec, self.splits, devices, smallest_crop)
         return Resident(self.spec, self.splits, devices)
@@ -59,7 +59,7 @@ def detect(directory: Path) -> str:
 
 
 def _directories(name: str) -> list[Path]:
-    """Return where the files of a bare name are, the user's own directory first."""
+    """Return the directories that exist for a bare name, the user's own first."""
     own = os.environ.get("MODERN_CNN_DATA")
     places = ([Path(own).expanduser() / name] if own else []) + [DEBIAN / name.replace("_", "-")]
     return [place for place in places if place.is_dir()]
@@ -131,7 +131,7 @@ def _load_decoded(source: str, image_size: int, manual_dir: str) -> cache.Decode
         decoded = cache.load(entry)
         if decoded is None or (entry == own_size and not _keep_size(decoded.splits, image_size)):
             continue
-        # A bare name stays known once it was decoded from a folder, even if the folder or the way to it is gone.
+        # A bare name that was once decoded from a folder stays usable, even if the folder is gone or no longer found.
         known = bare and kind == "tfds"
         gone = known and not Path(decoded.place).exists()
         found = decoded.kind, decoded.place
@@ -250,7 +250,7 @@ def _load_stream(config: Data) -> Dataset:
 
 def _describe(config: Data, names: list[str], classes: int, pixels: np.ndarray, *, sizes: dict[str, int],
               **fields: Any) -> Spec:
-    """Return the Spec of a set: its classes beyond `names` are called by their numbers; `pixels` are its images."""
+    """Return the Spec of a set; classes beyond `names` are numbered, 'standard' is computed from `pixels`."""
     mean, std = normalization(config.normalize, pixels)
     return Spec(source=config.source, num_classes=classes, mean=mean, std=std,
                 class_names=(*names, *map(str, range(len(names), classes))),

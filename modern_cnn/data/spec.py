@@ -111,7 +111,7 @@ class Placement(Protocol):
 
 
 class Feed(Protocol):
-    """The way of a data set's batches to the devices.
+    """The source of a run's batches on the devices: `resident.Resident` or `streamed.Streamed`.
 
     `train` and `evaluation` run on the host. They yield arguments for `train_batch` and `eval_batch`, which make the
     batch inside the compiled step.
