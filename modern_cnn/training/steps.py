@@ -59,8 +59,8 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, label_smoothi
         gradients, collections = lax.pmean((gradients, collections), axis_name)
         metrics = metrics.psum(axis_name)
     updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
-    state = state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
-                          collections=collections, opt_state=opt_state)
+    params = optax.apply_updates(state.params, updates)
+    state = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state)
     return state.average(ema_decay), metrics
 
 
