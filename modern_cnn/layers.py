@@ -1,13 +1,15 @@
 """Linen modules that hold parameters and batch statistics; `modern_cnn.functional` does all the arithmetic.
 
-Parameters are float32; `dtype` is what they and the input are cast to for computing (None: the wider of the two).
+Parameters are float32. Each layer computes in `dtype`; None means the wider of its input's and its parameters' types.
 """
 import math
 from collections.abc import Callable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, lookup
@@ -18,24 +20,24 @@ Initializer = Callable[..., jax.Array]
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what PyTorch gives the biases of its dense and convolutional layers."""
+    """Return U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's biases of dense and convolutional layers."""
     bound = fan_in ** -0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _he(fan: str) -> Initializer:
-    """N(0, 2 / fan), not truncated (He et al. 2015, "Delving deep into rectifiers", section 2.2)."""
+def _he(fan: Literal["fan_in", "fan_out"]) -> Initializer:
+    """Return N(0, 2 / fan), not truncated (He et al. 2015, "Delving deep into rectifiers", section 2.2)."""
     return nn.initializers.variance_scaling(2, fan, "normal")
 
 
 def _identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Kernels [kh, kw, C, C] that return the map they get, padded to keep its size; He's (fan out) of other shapes."""
+    """Return a kernel [kh, kw, C, C] that copies a map padded to its size; He's (fan out) if the channels differ."""
     if shape[2] != shape[3]:
         return _he("fan_out")(key, shape, dtype)
     return jnp.zeros(shape, dtype).at[shape[0] // 2, shape[1] // 2].set(jnp.eye(shape[2], dtype=dtype))
 
 
-_TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's own, of both kinds of layer
+_TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's kernels of both kinds of layer
 _XAVIER, _NORMAL, _ZEROS = nn.initializers.xavier_uniform(), nn.initializers.normal(0.01), nn.initializers.zeros
 
 # name -> kind of layer -> (kernel initialiser, bias initialiser); a bias of None is `fan_in_uniform` of its own layer.
@@ -53,31 +55,38 @@ INITIALIZERS: dict[str, dict[str, tuple[Initializer, Initializer | None]]] = {
 ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": nn.tanh, "relu": nn.relu}
 
 
-def initializers(name: str, layer: str) -> dict[str, Initializer | None]:
-    """`kernel_init` and `bias_init` by name, for `Conv` (layer 'conv') or `Dense` ('dense').
+def initializers(name: str, layer: Literal["conv", "dense"]) -> dict[str, Any]:
+    """Return `kernel_init` and `bias_init` of a row of INITIALIZERS, for `Conv` or `Dense`.
 
     Raises:
-      UserError: an unknown name.
+      UserError: the name is unknown.
     """
-    kinds = lookup(INITIALIZERS, name, "initializer")
-    return dict(zip(("kernel_init", "bias_init"), kinds[layer], strict=True))
+    kernel_init, bias_init = lookup(INITIALIZERS, name, "initializer")[layer]
+    return {"kernel_init": kernel_init, "bias_init": bias_init}
 
 
 def scaled(features: int, width: float) -> int:
-    """A number of channels times a network's `width`, rounded, and at least one.
+    """Return a number of channels times a network's `width`, rounded, and at least 1.
 
     Raises:
-      UserError: a width that is not above 0, or no channels to begin with.
+      UserError: `width` is not above 0 or not finite, or `features` is below 1.
     """
     if not 0 < width < math.inf:
         raise UserError(f"width={width} must be above 0 and finite: it multiplies the numbers of channels")
     if features < 1:
-        raise UserError(f"a layer of {features} channels cannot be: there must be at least one")
+        raise UserError(f"a layer cannot have {features} channels: give it at least one")
     return max(1, round(width * features))
 
 
+def _cast_with_scale(layer: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return x in the layer's `dtype`, and the layer's `scale` and `bias` [C], in float32."""
+    scale = layer.param("scale", layer.scale_init, x.shape[-1:])
+    bias = layer.param("bias", nn.initializers.zeros, x.shape[-1:])
+    return x if layer.dtype is None else x.astype(layer.dtype), scale, bias
+
+
 class Dense(nn.Module):
-    """x @ kernel + bias over the last axis: [..., in] -> [..., features]. Draws as PyTorch's Linear does."""
+    """A dense layer, x @ kernel + bias: [..., in] -> [..., features], with the initial values of PyTorch's Linear."""
     features: int
     use_bias: bool = True
     dtype: jnp.dtype | None = None
@@ -89,13 +98,13 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias_init = self.bias_init or fan_in_uniform(x.shape[-1])
         bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = x @ kernel
         return y if bias is None else y + bias
 
 
 class Conv(nn.Module):
-    """`functional.conv2d` with its kernel [kh, kw, C // groups, features] and bias. Draws as PyTorch's Conv2d does."""
+    """`functional.conv2d` with a kernel [kh, kw, C // groups, features] and a bias, initialised as PyTorch's Conv2d."""
     features: int
     kernel_size: Pair
     strides: Pair = 1
@@ -114,13 +123,13 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias_init = self.bias_init or fan_in_uniform(kh * kw * shape[2])
         bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return F.conv2d(x, kernel, bias, strides=self.strides, padding=self.padding, dilation=self.dilation,
                         groups=self.groups)
 
 
 class LocallyConnected(nn.Module):
-    """`functional.locally_connected2d`: a convolution with a kernel of its own for every output pixel."""
+    """`functional.locally_connected2d`: a convolution with its own kernel for each output pixel."""
     features: int
     kernel_size: Pair
     strides: Pair = 1
@@ -137,12 +146,12 @@ class LocallyConnected(nn.Module):
         kernel = self.param("kernel", kernel_init, (*out, *window, x.shape[-1], self.features))
         bias_init = fan_in_uniform(window[0] * window[1] * x.shape[-1])
         bias = self.param("bias", bias_init, (*out, self.features)) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return F.locally_connected2d(x, kernel, bias, strides=strides, padding=pads)
 
 
 class ConvTranspose(nn.Module):
-    """`functional.conv2d_transpose` with its kernel [kh, kw, features, C] and bias. Draws as ConvTranspose2d does."""
+    """`functional.conv2d_transpose` with a kernel [kh, kw, features, C] and a bias, initialised as ConvTranspose2d."""
     features: int
     kernel_size: Pair
     strides: Pair = 1
@@ -157,23 +166,23 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kh, kw = pair(self.kernel_size, "kernel_size")
         kernel = self.param("kernel", self.kernel_init, (kh, kw, self.features, x.shape[-1]))
-        bias_init = self.bias_init or fan_in_uniform(kh * kw * self.features)  # PyTorch's fan is the output's here
+        bias_init = self.bias_init or fan_in_uniform(kh * kw * self.features)  # PyTorch counts the output's channels
         bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return F.conv2d_transpose(x, kernel, bias, strides=self.strides, padding=self.padding,
                                   output_padding=self.output_padding)
 
 
 def _depthwise(kernel_init: Initializer) -> Initializer:
-    """For kernels [kh, kw, C, M], drawn as those [kh, kw, 1, C * M] of the grouped convolution that they are."""
+    """Return an initialiser of kernels [kh, kw, C, M] that draws the equal grouped kernel [kh, kw, 1, C * M]."""
     return lambda key, shape, dtype=jnp.float32: kernel_init(
         key, (*shape[:2], 1, shape[2] * shape[3]), dtype).reshape(shape)
 
 
 class DepthwiseConv(nn.Module):
-    """`functional.depthwise_conv2d` with its kernel [kh, kw, C, multiplier] and bias [C * multiplier].
+    """`functional.depthwise_conv2d` with a kernel [kh, kw, C, multiplier] and a bias [C * multiplier].
 
-    Draws as PyTorch's Conv2d of C groups does.
+    Its initial values are those of PyTorch's Conv2d with C groups.
     """
     kernel_size: Pair
     multiplier: int = 1
@@ -192,15 +201,15 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", _depthwise(self.kernel_init), shape)
         bias_init = self.bias_init or fan_in_uniform(kh * kw)
         bias = self.param("bias", bias_init, (shape[2] * shape[3],)) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return F.depthwise_conv2d(x, kernel, bias, strides=self.strides, padding=self.padding, dilation=self.dilation)
 
 
 class SeparableConv(nn.Module):
-    """`functional.separable_conv2d` with its kernels and the bias of the result.
+    """`functional.separable_conv2d` with two kernels and a bias after the second convolution.
 
-    Its `depthwise_kernel` [kh, kw, C, multiplier] and `pointwise_kernel` [1, 1, C * multiplier, features] are drawn as
-    PyTorch's Conv2d draws the two convolutions.
+    `depthwise_kernel` [kh, kw, C, multiplier] and `pointwise_kernel` [1, 1, C * multiplier, features] begin as in
+    PyTorch's Conv2d.
     """
     features: int
     kernel_size: Pair
@@ -221,7 +230,7 @@ class SeparableConv(nn.Module):
         pointwise = self.param("pointwise_kernel", self.kernel_init, (1, 1, between, self.features))
         bias_init = self.bias_init or fan_in_uniform(between)
         bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
-        x, depthwise, pointwise, bias = nn.dtypes.promote_dtype(x, depthwise, pointwise, bias, dtype=self.dtype)
+        x, depthwise, pointwise, bias = promote_dtype(x, depthwise, pointwise, bias, dtype=self.dtype)
         return F.separable_conv2d(x, depthwise, pointwise, bias, strides=self.strides, padding=self.padding,
                                   dilation=self.dilation)
 
@@ -229,8 +238,8 @@ class SeparableConv(nn.Module):
 class BatchNorm(nn.Module):
     """`functional.batch_norm` with `scale` and `bias` in 'params', `mean` and `var` in 'batch_stats'.
 
-    In training, apply with mutable=['batch_stats']. The defaults are PyTorch's and the textbook's (momentum 0.1 there
-    is decay 0.9 here); see `functional.batch_norm` for `unbiased` and `axis_name`.
+    Apply it with mutable=['batch_stats'] in training. The defaults are PyTorch's and the textbook's (their momentum of
+    0.1 is a decay of 0.9). `functional.batch_norm` explains `unbiased` and `axis_name`.
     """
     train: bool
     decay: float = 0.9
@@ -242,14 +251,10 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = x.shape[-1:]
-        scale = self.param("scale", self.scale_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        if self.dtype is not None:
-            x = x.astype(self.dtype)
-        # Initialisation never looks at the batch, also in training: the statistics come back as they were.
+        x, scale, bias = _cast_with_scale(self, x)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, scale.shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, scale.shape, jnp.float32)
+        # `init` ignores the batch, in training too, so that it returns the initial statistics.
         y, mean_new, var_new = F.batch_norm(
             x, scale, bias, mean.value, var.value, train=self.train and not self.is_initializing(), decay=self.decay,
             epsilon=self.epsilon, unbiased=self.unbiased, axis_name=self.axis_name)
@@ -259,23 +264,21 @@ class BatchNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """`functional.layer_norm` of each image as a whole (height, width and channels), with `scale` and `bias` [C]."""
+    """`functional.layer_norm` over height, width and channels of each image, with `scale` and `bias` [C]."""
     epsilon: float = 1e-5
     dtype: jnp.dtype | None = None
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", self.scale_init, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        x = x if self.dtype is None else x.astype(self.dtype)
+        x, scale, bias = _cast_with_scale(self, x)
         return F.layer_norm(x, scale, bias, axes=range(1, x.ndim), epsilon=self.epsilon)
 
 
 class GroupNorm(nn.Module):
     """`functional.group_norm` with `scale` and `bias` [C].
 
-    Where `groups` does not divide the channels, in as many groups as their greatest common divisor: 16 of 48.
+    If `groups` does not divide the channels, their greatest common divisor is used: 16 groups for 48 channels.
     """
     groups: int = 32
     epsilon: float = 1e-5
@@ -284,38 +287,34 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", self.scale_init, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        x = x if self.dtype is None else x.astype(self.dtype)
+        x, scale, bias = _cast_with_scale(self, x)
         return F.group_norm(x, scale, bias, groups=math.gcd(self.groups, x.shape[-1]), epsilon=self.epsilon)
 
 
 class InstanceNorm(nn.Module):
-    """`functional.instance_norm` with `scale` and `bias` [C]; vectors [N, C] have no pixels and are only scaled."""
+    """`functional.instance_norm` with `scale` and `bias` [C]. Vectors [N, C] have no pixels: they are only scaled."""
     epsilon: float = 1e-5
     dtype: jnp.dtype | None = None
     scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", self.scale_init, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        x, scale, bias = _cast_with_scale(self, x)
         if x.ndim == 2:
-            x, scale, bias = nn.dtypes.promote_dtype(x, scale, bias, dtype=self.dtype or x.dtype)
+            x, scale, bias = promote_dtype(x, scale, bias, dtype=x.dtype)
             return x * scale + bias
-        x = x if self.dtype is None else x.astype(self.dtype)
         return F.instance_norm(x, scale, bias, epsilon=self.epsilon)
 
 
 class Identity(nn.Module):
-    """Returns its input: the normalisation of a network without one."""
+    """A module that returns its input, for networks without normalisation."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return x
 
 
 class Dropout(nn.Module):
-    """`functional.dropout` with a key from the 'dropout' stream in training; nothing in evaluation."""
+    """`functional.dropout` with a key of the 'dropout' stream in training; the identity in evaluation."""
     rate: float
     train: bool
 
@@ -330,13 +329,13 @@ NORMS = {"batch": BatchNorm, "layer": LayerNorm, "group": GroupNorm, "instance":
 
 
 def normalization(name: str, **options) -> Callable[..., nn.Module]:
-    """A constructor for the named normalisation: `norm = normalization('batch', train=train)`; `norm(name='n1')(x)`.
+    """Return a constructor of a normalisation: `norm = normalization('batch', train=train)`; `norm(name='n1')(x)`.
 
     Args:
-      name: one of NORMS, or 'frozen': batch norm by its running statistics alone, in training too.
-      **options: fields of `BatchNorm`; each normalisation takes those that it has.
+      name: a key of NORMS, or 'frozen', which is batch normalisation by the running statistics, in training too.
+      **options: fields of `BatchNorm`. Fields that the normalisation does not have are ignored.
     Raises:
-      UserError: an unknown name.
+      UserError: the name is unknown.
     """
     if name == "frozen":
         name, options = "batch", options | {"train": False}

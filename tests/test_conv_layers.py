@@ -1,4 +1,4 @@
-"""The modules of the convolutions that are not `Conv`: transposed, depthwise and separable."""
+"""Modules of the other convolutions: transposed, depthwise and separable."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +22,7 @@ def torchs(layer, x):
 
 
 def is_uniform(values, bound):
-    """Within the bound, reaching it, and with the variance of U(-bound, bound): bound^2 / 3, known to some percent."""
+    """Assert values within the bound, near it, and with the variance of U(-bound, bound), bound^2 / 3, to 10 %."""
     values = np.asarray(values)
     assert values.size >= 1000
     assert bound * 0.98 < np.abs(values).max() <= bound
@@ -81,7 +81,7 @@ def test_separable_conv_is_a_depthwise_and_a_1x1_convolution(options):
 
 
 def test_separating_is_what_saves_parameters():
-    """The TensorFlow text: 3 channels to 4 by 3x3 windows are 108 weights, or 27 and 12."""
+    """The TensorFlow text: 3 channels to 4 with 3x3 windows need 108 weights, or 27 and 12."""
     example = WORKED["notebook"]["separable"]
     x, options = jnp.ones((1, 5, 5, example["inputs"])), {"use_bias": False, "kernel_size": example["kernel"]}
     (ordinary,) = jax.tree.leaves(Conv(example["outputs"], **options).init(KEY, x))
@@ -128,7 +128,7 @@ def test_the_dtype_is_the_computations_and_the_initialisers_are_the_callers(laye
 
 
 def test_conv_transpose_restores_what_conv_reads():
-    """An encoder's convolution and its decoder's: the same options give the size back."""
+    """The decoder's convolution with the encoder's options gives the size back."""
     x = normal(1, 16, 16, 3)
     y = Conv(6, 5, strides=3, padding=2).init_with_output(KEY, x)[0]
     assert ConvTranspose(3, 5, strides=3, padding=2).init_with_output(KEY, y)[0].shape == x.shape

@@ -81,7 +81,7 @@ def test_identity_kernels_are_torchs_dirac_or_hes():
 
 @pytest.mark.parametrize("kind", FANS)
 def test_torchs_own_layers_obey_those_formulas(kind):
-    """The bounds above are not ours alone."""
+    """The bounds above hold for PyTorch's layers too."""
     _, options, shape, fan_in, fan_out = FANS[kind]
     torch.manual_seed(0)
     if kind == "dense":
@@ -119,7 +119,7 @@ def test_a_width_scales_channels_to_at_least_one():
     for width in (0, -1, math.inf, math.nan):
         with pytest.raises(UserError, match=f"width={width} must be above 0"):
             scaled(64, width)
-    with pytest.raises(UserError, match="a layer of 0 channels cannot be"):
+    with pytest.raises(UserError, match="a layer cannot have 0 channels"):
         scaled(0, 2)
 
 
@@ -162,11 +162,11 @@ def test_locally_connected_is_its_function(options):
           F.locally_connected2d(x, parameters["kernel"], parameters.get("bias"), **geometry))
     assert parameters["kernel"].shape[2:] == (3, 2, 3, 4)
     assert ("bias" in parameters) == options.get("use_bias", True)
-    is_uniform(parameters["kernel"], 1 / np.sqrt(3 * 2 * 3))  # the fan is one pixel's, as if it were a dense layer
+    is_uniform(parameters["kernel"], 1 / np.sqrt(3 * 2 * 3))  # the fan is one pixel's, as of a dense layer
 
 
 def test_sharing_weights_is_what_saves_parameters():
-    """Nine for a 3x3 window whatever the image (the TensorFlow text, section 10.1.2); unshared, nine for each pixel."""
+    """A 3x3 window has nine weights for any image (the TensorFlow text, 10.1.2); unshared, nine for each pixel."""
     for size in (5, 28):
         x = jnp.ones((1, size, size, 1))
         (shared,) = jax.tree.leaves(Conv(1, 3, use_bias=False).init(KEY, x))
@@ -195,7 +195,7 @@ def test_batch_norm_is_linens_over_several_steps(shape):
 
 
 def test_unbiased_batch_norm_is_torchs_over_several_steps():
-    """With its defaults: torch's momentum of 0.1 is our decay of 0.9."""
+    """The defaults agree: torch's momentum of 0.1 is our decay of 0.9."""
     ours, theirs = BatchNorm(train=True, unbiased=True), torch.nn.BatchNorm2d(5)
     variables = ours.init(KEY, normal(2, 3, 3, 5))
     for step in range(4):
@@ -212,12 +212,12 @@ def test_unbiased_batch_norm_is_torchs_over_several_steps():
     (LayerNorm(epsilon=1e-3), 1), (GroupNorm(groups=4, epsilon=1e-3), 4), (GroupNorm(groups=8, epsilon=1e-3), 4),
     (InstanceNorm(epsilon=1e-3), 12)], ids=str)
 def test_the_normalisations_of_single_images_are_torchs_group_norm(layer, groups, shape):
-    """A layer norm is one group, an instance norm a group for each channel; 8 groups of 12 channels become 4."""
+    """A layer norm is one group, an instance norm one group for each channel; 8 groups of 12 channels become 4."""
     x = 3 + 2 * normal(*shape)
     parameters = {"scale": normal(12, seed=1), "bias": normal(12, seed=2)}
     assert jax.tree.map(jnp.shape, layer.init(KEY, x)) == {"params": {"scale": (12,), "bias": (12,)}}
     y = layer.apply({"params": parameters}, x)
-    if x.ndim == 2 and groups == 12:  # there is no deviation of one number: it is only scaled
+    if x.ndim == 2 and groups == 12:  # one number has no deviation: it is only scaled
         close(y, x * parameters["scale"] + parameters["bias"])
         return
     theirs = torch.nn.functional.group_norm(
@@ -236,7 +236,7 @@ def test_normalisations_begin_with_scales_of_one_or_as_asked(layer):
 
 @pytest.mark.parametrize("shape", [(1, 5), (4, 3, 3, 5)])
 def test_init_leaves_the_running_statistics_alone(shape):
-    """Also in training mode, and for a batch of one whose variance is 0 or not defined."""
+    """This holds in training mode, and for a batch of one, whose variance is 0 or not defined."""
     layer = BatchNorm(train=True, unbiased=True)
     y, variables = layer.init_with_output(KEY, 7 + normal(*shape))
     close(variables["batch_stats"]["mean"], np.zeros(5), 0)
@@ -273,14 +273,14 @@ def test_dropout_draws_from_its_stream_in_training_alone():
     assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
     assert abs((np.asarray(y) == 0).mean() - 0.25) < 0.03
     for quiet in Dropout(0.25, train=False), Dropout(0.0, train=True):
-        np.testing.assert_array_equal(quiet.apply({}, x), x)  # and no key is asked for
+        np.testing.assert_array_equal(quiet.apply({}, x), x)  # without a key
 
 
 def test_normalization_builds_what_it_names():
     norm = normalization("batch", train=True, decay=0.5, dtype=jnp.bfloat16)(epsilon=0.25)
     assert isinstance(norm, BatchNorm)
     assert (norm.train, norm.decay, norm.epsilon, norm.dtype) == (True, 0.5, 0.25, jnp.bfloat16)
-    for name, layer in ("layer", LayerNorm), ("group", GroupNorm), ("instance", InstanceNorm):  # as far as they have it
+    for name, layer in ("layer", LayerNorm), ("group", GroupNorm), ("instance", InstanceNorm):
         norm = normalization(name, train=True, decay=0.5, dtype=jnp.bfloat16, unbiased=True)(epsilon=0.25, name="n")
         assert isinstance(norm, layer)
         assert (norm.epsilon, norm.dtype, norm.name) == (0.25, jnp.bfloat16, "n")

@@ -27,16 +27,16 @@ INPUTS: dict[str, tuple[tuple[int, int, int], int]] = {
 
 
 def build(name: str, num_classes: int = 10, **options) -> nn.Module:
-    """The named network, without parameters yet.
+    """Return the named network, which has no parameters yet.
 
     Args:
       name: a key of MODELS.
-      num_classes: length of the logits.
-      **options: fields of the network's class, e.g. `norm='batch'`; None leaves the network's own default.
+      num_classes: number of logits.
+      **options: fields of the network's class, e.g. `norm='batch'`; None keeps the named network's own value.
     Returns:
       A module: `init(key, images, train=False)`, `apply(variables, images, train=False) -> [N, num_classes]`.
     Raises:
-      UserError: an unknown name or option, with the closest that exists.
+      UserError: the name or an option is unknown; the message has the closest that exists.
     """
     model = lookup(MODELS, name, "network")
     options = {key: tuple(value) if isinstance(value, list) else value

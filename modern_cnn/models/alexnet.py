@@ -1,6 +1,6 @@
 """AlexNet: five convolutions and three dense layers (Krizhevsky et al. 2012, "ImageNet classification with deep CNNs").
 
-Flattening is height, width, channels; PyTorch's is channels first, which permutes the rows of `dense1`'s kernel.
+Maps are flattened in the order height, width, channels. PyTorch puts channels first: `dense1` has its rows permuted.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -15,22 +15,23 @@ from modern_cnn.models.variant import Variant
 
 
 class AlexNet(nn.Module):
-    """Convolutions 11x11 with stride 4, 5x5 and three of 3x3, three max-poolings, two dense layers of 4096 units.
+    """A convolution 11x11 with stride 4, one 5x5, three 3x3, three max-poolings, two dense layers of 4096 units.
 
-    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 63 (`alexnet`; the others a few more).
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 63 (`alexnet`), 65 (`alexnet_d2l`) or
+    67 (`alexnet_2012`).
 
     Attributes:
       features: channels of the five convolutions, before `width`.
-      padding: pixels around the image, for the first convolution.
-      groups: of the second, fourth and fifth convolution; 2 is the paper's split over two GPUs.
-      response_norm: local response normalisation after the first two (section 3.3: k=2, n=5, beta=0.75; alpha=1e-4
-        over the mean of the squares, as its own code, Caffe and PyTorch have it).
-      pooled_size: average the last map to this many pixels, square, so that any image fits; 0 leaves it.
-      hidden: units of the dense layers.
-      dropout_first: dropout before each hidden dense layer (torchvision), else after it (paper and textbook).
+      padding: zeros on each side of the image, for the first convolution.
+      groups: groups of the second, fourth and fifth convolution; 2 is the paper's split over two GPUs.
+      response_norm: normalise the first two convolutions by local response (section 3.3: k=2, n=5, beta=0.75;
+        alpha=1e-4 multiplies the mean of the squares, as in the paper's code, Caffe and PyTorch).
+      pooled_size: average the last map to a square of this size, so that any image fits; 0 leaves the map as it is.
+      hidden: units of the hidden dense layers.
+      dropout_first: dropout before each hidden dense layer (torchvision), or after it (paper and textbook).
       hidden_bias: initial bias of the second, fourth and fifth convolution and the hidden dense layers (section 5);
-        None leaves it to the initializer.
-      width: multiplies the channels of the convolutions.
+        None takes the initializer's.
+      width: factor of the convolutions' channels.
     """
     num_classes: int = 10
     features: Sequence[int] = (64, 192, 384, 256, 256)
@@ -54,8 +55,7 @@ class AlexNet(nn.Module):
         raised = {} if self.hidden_bias is None else {"bias_init": nn.initializers.constant(self.hidden_bias)}
         conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
-                             axis_name=self.axis_name, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype)
         dropout = partial(Dropout, self.dropout_rate, train)
         split = partial(conv, groups=self.groups, **raised)
         convolutions = (partial(conv, kernel_size=11, strides=4, padding=self.padding),
@@ -82,14 +82,12 @@ class AlexNet(nn.Module):
 
 
 VARIANTS = {
-    # Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks": 61,100,840 parameters
+    # 61,100,840 parameters (Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks")
     "alexnet": Variant(AlexNet, {}, (224, 224, 3), 1000, "torchvision's, after Krizhevsky 2014", torchvision=True),
-    # 46,764,746 parameters
-    "alexnet_d2l": Variant(
+    "alexnet_d2l": Variant(  # 46,764,746 parameters
         AlexNet, {"features": (96, 256, 384, 384, 256), "padding": 1, "pooled_size": 0, "dropout_first": False,
                   "initializer": "xavier_uniform"}, (224, 224, 1), 10, "the textbook's, 7.1"),
-    # 60,965,224 parameters
-    "alexnet_2012": Variant(
+    "alexnet_2012": Variant(  # 60,965,224 parameters
         AlexNet, {"features": (96, 256, 384, 384, 256), "padding": 0, "pooled_size": 0, "dropout_first": False,
                   "groups": 2, "response_norm": True, "initializer": "normal", "hidden_bias": 1.0},
         (227, 227, 3), 1000, "the paper's, for two GPUs"),

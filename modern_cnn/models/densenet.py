@@ -1,4 +1,4 @@
-"""DenseNet: every layer sees the maps of all before it (Huang et al. 2016, "Densely connected CNNs")."""
+"""DenseNet: each layer reads the maps of all layers before it (Huang et al. 2016, "Densely connected CNNs")."""
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -12,23 +12,26 @@ from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, nor
 from modern_cnn.models.variant import Variant
 
 Constructor = Callable[..., nn.Module]
-EVAL_NORM = partial(BatchNorm, train=False)  # of a block used alone; to train it: norm=partial(BatchNorm, train=True)
-STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
+_EVAL_NORM = partial(BatchNorm, train=False)  # for a block alone; to train it, norm=partial(BatchNorm, train=True)
+_STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
 
 
 class DenseLayer(nn.Module):
-    """Normalisation, ReLU, 3x3 convolution of all maps so far: a sequence of [N, H, W, C_i] -> [N, H, W, growth].
+    """Normalisation, ReLU and 3x3 convolution of all maps so far: a sequence of [N, H, W, C_i] -> [N, H, W, growth].
 
-    It takes the maps apart and concatenates them itself, so that rematerialisation keeps each of them once.
+    The layer concatenates the maps itself, so that rematerialisation stores each map once.
 
     Attributes:
-      bottleneck: a 1x1 convolution to this many times `growth` channels comes first; 0: none.
+      growth: channels of the result.
+      bottleneck: begin with a 1x1 convolution to this multiple of `growth` channels; 0 leaves it out.
+      dropout: constructor of the dropout at the end.
+      conv, norm: constructors, `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`.
     """
     growth: int
     bottleneck: int = 0
     dropout: Constructor = partial(Dropout, 0.0, train=False)
     conv: Constructor = Conv
-    norm: Constructor = EVAL_NORM
+    norm: Constructor = _EVAL_NORM
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array]) -> jax.Array:
@@ -41,7 +44,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """`layers` dense layers: [N, H, W, C] -> [N, H, W, C + layers * growth], the input first.
+    """`layers` dense layers: [N, H, W, C] -> [N, H, W, C + layers * growth], with the input first.
 
     Attributes:
       layer: constructor, `layer(growth, name=...)`.
@@ -59,10 +62,10 @@ class DenseBlock(nn.Module):
 
 
 class Transition(nn.Module):
-    """Normalisation, ReLU, 1x1 convolution, 2x2 average pooling: [N, H, W, C] -> [N, H/2, W/2, features]."""
+    """Normalisation, ReLU, 1x1 convolution and 2x2 average pooling: [N, H, W, C] -> [N, H/2, W/2, features]."""
     features: int
     conv: Constructor = Conv
-    norm: Constructor = EVAL_NORM
+    norm: Constructor = _EVAL_NORM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -71,21 +74,21 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """A stem, dense blocks with transitions between them that halve the map, one dense layer.
+    """A stem, dense blocks with transitions between them that halve the map, global average pooling, a dense layer.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 29 with the 'imagenet' stem.
 
     Attributes:
-      block_sizes: layers of each dense block.
-      growth: channels that a layer adds, before `width`.
+      block_sizes: number of layers of each dense block.
+      growth: channels that each layer adds, before `width`.
       bottleneck: see `DenseLayer`.
-      compression: the share of its channels that a transition keeps (the paper's theta, section 3), above 0 up to 1.
+      compression: the share of the channels that a transition keeps, above 0 and at most 1 (section 3's theta).
       stem: 'imagenet', 7x7 with stride 2, normalisation, ReLU, 3x3 max-pooling with stride 2; 'cifar', 3x3 alone.
-      stem_features: its channels, before `width`.
-      use_bias: of the convolutions; without normalisation they always have one.
-      dropout_rate: after every layer of a dense block (the paper: 0.2 without augmentation).
-      width: multiplies the channels.
-      remat: keep only the maps that layers add, and the transitions' inputs; compute the rest again in the backward
+      stem_features: the stem's channels, before `width`.
+      use_bias: give the convolutions biases; without normalisation they always have them.
+      dropout_rate: rate after each layer of a dense block (the paper: 0.2 without augmentation).
+      width: factor of the channels.
+      remat: store only the maps that layers add, and the transitions' inputs; compute the rest again in the backward
         pass (Pleiss et al. 2017, "Memory-efficient implementation of DenseNets").
     """
     block_sizes: Sequence[int]
@@ -109,15 +112,14 @@ class DenseNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, use_bias=self.use_bias or self.norm == "none", dtype=self.dtype,
                        **initializers(self.initializer, "conv"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
-                             axis_name=self.axis_name, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype)
         if not 0 < self.compression <= 1:
             raise UserError(f"compression={self.compression} must be above 0 and at most 1: a share of the channels")
         maybe_remat = nn.remat if self.remat else lambda module: module
         dropout = partial(Dropout, self.dropout_rate, train)
         layer = partial(maybe_remat(DenseLayer), bottleneck=self.bottleneck, dropout=dropout, conv=conv, norm=norm)
 
-        stem = lookup(STEMS, self.stem, "stem")
+        stem = lookup(_STEMS, self.stem, "stem")
         x = conv(scaled(self.stem_features, self.width), **stem, name="conv1")(x)
         if self.stem == "imagenet":
             x = F.max_pool(nn.relu(norm(name="norm1")(x)), 3, 2, padding=1)
@@ -141,12 +143,10 @@ _IMAGENET = {"densenet121": {"block_sizes": (6, 12, 24, 16)},
 VARIANTS = {
     **{name: Variant(DenseNet, options, (224, 224, 3), 1000, "torchvision's", torchvision=True)
        for name, options in _IMAGENET.items()},
-    # 758,226 parameters
-    "densenet_d2l": Variant(
+    "densenet_d2l": Variant(  # 758,226 parameters
         DenseNet, {"block_sizes": (4, 4, 4, 4), "bottleneck": 0, "use_bias": True, "initializer": "xavier_uniform"},
         (96, 96, 1), 10, "the textbook's, 7.7"),
-    # DenseNet-BC of depth 100 and growth 12: 769,162 parameters
-    "densenet_bc_100_12": Variant(
+    "densenet_bc_100_12": Variant(  # 769,162 parameters
         DenseNet, {"block_sizes": (16, 16, 16), "growth": 12, "stem_features": 24, "stem": "cifar"},
         (32, 32, 3), 10, "the paper's, for CIFAR"),
 }

@@ -11,7 +11,7 @@ from modern_cnn.errors import UserError
 from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
 from modern_cnn.models.variant import Variant
 
-# Channels of every Inception block: 1x1; 3x3's reduction and 3x3; 5x5's reduction and 5x5; projection after pooling.
+# The channels of each Inception block, stage by stage: see `Inception.features`.
 INCEPTIONS = (
     {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64)},
     {"4a": (192, 96, 208, 16, 48, 64), "4b": (160, 112, 224, 24, 64, 64), "4c": (128, 128, 256, 24, 64, 64),
@@ -19,13 +19,13 @@ INCEPTIONS = (
     {"5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128)},
 )
 BRANCHES = (1, 2, 3, 4)
-AUX_AFTER = {"4a": "aux1", "4d": "aux2"}
-POOL, CEIL_POOL = (partial(F.max_pool, window_shape=3, strides=2, padding=1),
-                   partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True))
+_AUX_AFTER = {"4a": "aux1", "4d": "aux2"}
+_POOL, _CEIL_POOL = (partial(F.max_pool, window_shape=3, strides=2, padding=1),
+                     partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True))
 
 
 class ConvUnit(nn.Module):
-    """Convolution, normalisation, ReLU: [N, H, W, C] -> [N, H', W', features]."""
+    """A convolution, normalisation and ReLU: [N, H, W, C] -> [N, H', W', features]."""
     features: int
     kernel_size: int
     strides: int = 1
@@ -45,8 +45,8 @@ class Inception(nn.Module):
     Attributes:
       features: channels of 1x1; of the reduction before 3x3, and 3x3; of the reduction before 5x5, and 5x5; of the
         projection after 3x3 max-pooling. The outputs are concatenated in this order.
-      kernel_size: of the third branch; torchvision has 3 where the paper has 5.
-      branches: which of the four there are.
+      kernel_size: window of the third branch: 5 in the paper, 3 in torchvision.
+      branches: the branches to build, from 1 to 4.
       unit: constructor of a convolution with its normalisation and ReLU.
     """
     features: Sequence[int]
@@ -72,9 +72,9 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier on an inner map, for training alone: pool, 1x1 convolution, dense layer, dropout, logits.
+    """A classifier on an inner map, only for training: pooling, 1x1 convolution, dense layer, dropout, dense layer.
 
-    The logits [N, num_classes] are returned, and sown in 'aux_logits'.
+    It returns logits [N, num_classes] and sows them in 'aux_logits'.
     """
     features: int
     num_classes: int
@@ -88,7 +88,7 @@ class AuxiliaryHead(nn.Module):
         x = self.unit(self.features, 1, name="conv1")(self.pool(x))
         x = nn.relu(self.dense(1024, name="dense1")(x.reshape(x.shape[0], -1)))
         x = self.dense(self.num_classes, name="dense2")(self.dropout()(x))
-        if not self.is_initializing():  # or they would be among the variables
+        if not self.is_initializing():  # else `init` would return them as variables
             self.sow("aux_logits", "logits", x)
         return x
 
@@ -96,25 +96,25 @@ class AuxiliaryHead(nn.Module):
 class GoogLeNet(nn.Module):
     """A stem, nine Inception blocks in three stages, global average pooling and one dense layer.
 
-    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 15 (`googlenet`; `googlenet_2014`
-    with its auxiliary heads 79). In training the auxiliary heads' logits are sown in 'aux_logits', below `aux1` and
-    `aux2`; the training step adds their losses.
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 15 (`googlenet`), or 79
+    (`googlenet_2014` with its auxiliary heads). In training the heads sow their logits in 'aux_logits', under `aux1`
+    and `aux2`; the training step adds their losses.
 
     Attributes:
-      kernel_size: of the blocks' third branch.
-      branches: which of each block's four branches there are: (1, 2, 4) leaves out the third.
-      pool, last_pool: between the stages, and before the last stage.
-      response_norm: local response normalisation around the stem's last two convolutions (the paper's figure 3).
-      aux_logits: have the auxiliary heads. They are made by `init` whatever `train` is.
-      aux_pool: what they begin with.
-      width: multiplies the channels.
-      remat: keep only each Inception block's input for the backward pass and compute the rest again.
+      kernel_size: window of the blocks' third branch.
+      branches: the branches of each block: (1, 2, 4) leaves out the third.
+      pool, last_pool: pooling between the stages, and before the last stage.
+      response_norm: normalise by local response before and after the stem's last two convolutions (figure 3).
+      aux_logits: build the auxiliary heads. `init` makes their parameters whatever `train` is.
+      aux_pool: pooling at the start of the auxiliary heads.
+      width: factor of the channels.
+      remat: store only each Inception block's input for the backward pass, and compute the rest again.
     """
     num_classes: int = 10
     kernel_size: int = 5
     branches: Sequence[int] = BRANCHES
-    pool: Callable[[jax.Array], jax.Array] = CEIL_POOL
-    last_pool: Callable[[jax.Array], jax.Array] = CEIL_POOL
+    pool: Callable[[jax.Array], jax.Array] = _CEIL_POOL
+    last_pool: Callable[[jax.Array], jax.Array] = _CEIL_POOL
     response_norm: bool = False
     aux_logits: bool = True
     aux_pool: Callable[[jax.Array], jax.Array] = partial(F.adaptive_avg_pool, output_size=4)
@@ -136,7 +136,7 @@ class GoogLeNet(nn.Module):
                              axis_name=self.axis_name, dtype=self.dtype)
         unit = partial(ConvUnit, conv=conv, norm=norm)
         if not self.branches or set(self.branches) - set(BRANCHES):
-            raise UserError(f"branches={self.branches} must be some of {BRANCHES}")
+            raise UserError(f"branches={self.branches} must be some of {BRANCHES}, at least one")
         inception = partial(nn.remat(Inception) if self.remat else Inception, kernel_size=self.kernel_size,
                             branches=self.branches, unit=unit)
         aux = partial(AuxiliaryHead, num_classes=self.num_classes, pool=self.aux_pool, unit=unit, dense=dense,
@@ -153,8 +153,8 @@ class GoogLeNet(nn.Module):
         for stage, blocks in enumerate(INCEPTIONS, start=3):
             for label, features in blocks.items():
                 x = inception([scaled(n, self.width) for n in features], name=f"inception{label}")(x)
-                if label in AUX_AFTER and self.aux_logits and (train or self.is_initializing()):
-                    aux(scaled(128, self.width), name=AUX_AFTER[label])(x)
+                if label in _AUX_AFTER and self.aux_logits and (train or self.is_initializing()):
+                    aux(scaled(128, self.width), name=_AUX_AFTER[label])(x)
             x = self.pool(x) if stage == 3 else self.last_pool(x) if stage == 4 else x
             self.sow("intermediates", f"stage{stage}", x)
         x = Dropout(self.dropout_rate, train)(F.global_avg_pool(x))
@@ -167,12 +167,10 @@ VARIANTS = {
         GoogLeNet, {"kernel_size": 3, "norm": "batch", "dropout_rate": 0.2, "initializer": "googlenet",
                     "last_pool": partial(F.max_pool, window_shape=2, ceil_mode=True)},
         (224, 224, 3), 1000, "torchvision's", torchvision=True),
-    # 5,977,530 parameters
-    "googlenet_d2l": Variant(
-        GoogLeNet, {"pool": POOL, "last_pool": POOL, "aux_logits": False, "initializer": "xavier_uniform"},
+    "googlenet_d2l": Variant(  # 5,977,530 parameters
+        GoogLeNet, {"pool": _POOL, "last_pool": _POOL, "aux_logits": False, "initializer": "xavier_uniform"},
         (96, 96, 1), 10, "the textbook's, 7.4"),
-    # 13,378,280 parameters, of them 6,379,728 auxiliary
-    "googlenet_2014": Variant(
+    "googlenet_2014": Variant(  # 13,378,280 parameters, of them 6,379,728 auxiliary
         GoogLeNet, {"response_norm": True, "aux_pool": partial(F.avg_pool, window_shape=5, strides=3),
                     "dropout_rate": 0.4}, (224, 224, 3), 1000, "the paper's"),
 }

@@ -1,6 +1,6 @@
-"""LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition") as two texts define it.
+"""LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition"), as two textbooks define it.
 
-Flattening is height, width, channels; PyTorch's is channels first, which permutes the rows of `dense1`'s kernel.
+Maps are flattened in the order height, width, channels. PyTorch puts channels first: `dense1` has its rows permuted.
 """
 from functools import partial
 
@@ -17,15 +17,15 @@ from modern_cnn.models.variant import Variant
 class LeNet(nn.Module):
     """The textbook's LeNet: 5x5 convolutions, sigmoid, average pooling (Dive into Deep Learning, sections 6.6, 7.5.4).
 
-    `lenet` is LeNet(): 28x28 padded to 32x32, 61,706 parameters. `lenet_bn` is LeNet(padding=0, norm='batch'):
-    unpadded, batch normalisation before every sigmoid, 44,878 parameters and 452 running statistics.
+    `lenet` pads 28x28 images to 32x32 and has 61,706 parameters. `lenet_bn` does not pad, normalises before each
+    sigmoid, and has 44,878 parameters and 452 running statistics.
 
-    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 12 with padding 2, 16 without.
+    Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 12 with padding 2, 16 without padding.
 
     Attributes:
-      padding: pixels around the image, for the first convolution.
-      activation: after every layer but the last: 'sigmoid', 'tanh' or 'relu'.
-      width: multiplies the channels of the convolutions.
+      padding: zeros on each side of the image, for the first convolution.
+      activation: 'sigmoid', 'tanh' or 'relu', after each layer except the last.
+      width: factor of the convolutions' channels.
     """
     num_classes: int = 10
     padding: int = 2
@@ -42,8 +42,7 @@ class LeNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, kernel_size=5, dtype=self.dtype, **initializers(self.initializer, "conv"))
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
-                             axis_name=self.axis_name, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype)
         activate = lookup(ACTIVATIONS, self.activation, "activation")
 
         x = activate(norm(name="norm1")(conv(scaled(6, self.width), padding=self.padding, name="conv1")(x)))
@@ -65,9 +64,9 @@ class LeNet(nn.Module):
 class LeNetReLU(nn.Module):
     """The TensorFlow text's LeNet: 3x3 convolutions, max-pooling, then ReLU (sections 10.4 and 10.8.3).
 
-    `lenet_relu` is LeNetReLU(): 60,074 parameters on 28x28. `lenet_relu_bn` is LeNetReLU(norm='batch'): batch
-    normalisation after each convolution with Keras's epsilon 1e-3 and decay 0.99, 60,118 parameters and 44 running
-    statistics. Kernels are Xavier uniform and biases zero, as Keras draws them.
+    `lenet_relu` has 60,074 parameters on 28x28 images. `lenet_relu_bn` normalises after each convolution, with Keras's
+    epsilon 1e-3 and decay 0.99; it has 60,118 parameters and 44 running statistics. Kernels are Xavier uniform and
+    biases zero, which are Keras's defaults.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 10.
     """

@@ -1,4 +1,4 @@
-"""The multilayer perceptron that convolutions replace: every pixel connected to every unit."""
+"""Multilayer perceptron: each unit sees all pixels. The network that convolutional networks are compared with."""
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,9 +11,9 @@ from modern_cnn.models.variant import Variant
 
 
 class MLP(nn.Module):
-    """784-256-256-256-10 with ReLU: 335,114 parameters on 28x28 (the TensorFlow text, section 10.1).
+    """Dense layers with ReLU, by default 784-256-256-256-10: 335,114 parameters (the TensorFlow text, section 10.1).
 
-    Kernels are Xavier uniform and biases zero, as Keras draws them there.
+    Kernels are Xavier uniform and biases zero, which are Keras's defaults.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes].
     """

@@ -1,4 +1,4 @@
-"""Network in network: 1x1 convolutions as a small network at every pixel (Lin et al. 2013, "Network in network")."""
+"""Network in network: 1x1 convolutions are a small network at each pixel (Lin et al. 2013, "Network in network")."""
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from modern_cnn.models.variant import Variant
 
 
 class Stage(NamedTuple):
-    """A NiN block and what follows it. Channels of None are the number of classes."""
-    features: tuple[int | None, int | None, int | None]
+    """A NiN block, and the pooling and dropout after it. Channels of None are the number of classes."""
+    features: Sequence[int | None]
     kernel_size: int
     strides: int = 1
     padding: int = 0
@@ -26,8 +26,8 @@ class NiNBlock(nn.Module):
     """A convolution and two 1x1 convolutions, each with ReLU: [N, H, W, C] -> [N, H', W', features[2]].
 
     Attributes:
-      features: channels of the three.
-      kernel_size, strides, padding: of the first.
+      features: channels of the three convolutions.
+      kernel_size, strides, padding: geometry of the first convolution.
       conv, norm: constructors, `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`.
     """
     features: Sequence[int]
@@ -47,18 +47,18 @@ class NiNBlock(nn.Module):
 
 
 class NiN(nn.Module):
-    """NiN blocks with pooling between them; the last has a channel for each class, whose mean is its logit.
+    """NiN blocks with pooling between them; the last has one channel for each class, and its mean is the class's logit.
 
-    The last block ends in ReLU as in the paper's code: no logit is below 0, and a class whose map is 0 everywhere
-    learns nothing. Normalisation, where asked for, comes before every ReLU but the last three, which make the logits.
+    The last block ends in ReLU as in the authors' code: no logit is below 0, and a class with a map of zeros does not
+    learn. If `norm` is set, normalisation precedes each ReLU except those of the last block.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 67 (`nin_d2l`, `nin_imagenet`).
 
     Attributes:
       stages: blocks, and the pooling and dropout after each.
-      hidden: in place of the last block and its global average, dense layers of so many units and one for the logits,
-        as AlexNet's (4096, 4096), which NiN does without; () is that one alone.
-      width: multiplies the channels, but never the number of classes.
+      hidden: units of hidden dense layers, e.g. AlexNet's (4096, 4096). They and a dense layer for the logits replace
+        the last block and its average; () is the logits' layer alone. None keeps the last block.
+      width: factor of the channels, except those that are classes.
     """
     stages: Sequence[Stage]
     num_classes: int = 10
@@ -68,24 +68,21 @@ class NiN(nn.Module):
     norm: str = "none"
     unbiased: bool = True
     axis_name: str | None = None
-    initializer: str = "densenet"  # He's normal; the authors' fixed deviations belong to other preprocessing
+    initializer: str = "densenet"  # He's normal: the authors' fixed deviations suit their own preprocessing
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
-                             axis_name=self.axis_name, dtype=self.dtype)
-        averaged = self.hidden is None
-        for i, stage in enumerate(self.stages if averaged else self.stages[:-1], start=1):
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype)
+        for i, stage in enumerate(self.stages if self.hidden is None else self.stages[:-1], start=1):
             features = [self.num_classes if n is None else scaled(n, self.width) for n in stage.features]
-            last = i == len(self.stages)  # its channels are the classes
-            x = NiNBlock(features, stage.kernel_size, stage.strides, stage.padding, conv, Identity if last else norm,
-                         name=f"block{i}")(x)
+            x = NiNBlock(features, stage.kernel_size, stage.strides, stage.padding, conv,
+                         norm if i < len(self.stages) else Identity, name=f"block{i}")(x)
             x = stage.pool(x) if stage.pool else x
             self.sow("intermediates", f"stage{i}", x)
             x = Dropout(self.dropout_rate, train)(x) if stage.dropout else x
-        if averaged:
+        if self.hidden is None:
             return F.global_avg_pool(x)
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
         x = x.reshape(len(x), -1)
@@ -103,12 +100,10 @@ _IMAGENET = (Stage((96,) * 3, 11, 4, 0, _MAX), Stage((256,) * 3, 5, 1, 2, _MAX),
 _CIFAR = (Stage((192, 160, 96), 5, 1, 2, _CEIL_MAX, True), Stage((192,) * 3, 5, 1, 2, _CEIL_AVG, True),
           Stage((192, 192, None), 3, 1, 1))
 VARIANTS = {
-    # 1,992,166 parameters
+    # 1,992,166, 966,986 and 7,595,176 parameters
     "nin_d2l": Variant(NiN, {"stages": (*_IMAGENET, Stage((None,) * 3, 3, 1, 1)), "initializer": "xavier_uniform"},
                        (224, 224, 1), 10, "the textbook's, 7.3"),
-    # 966,986 parameters
     "nin_cifar": Variant(NiN, {"stages": _CIFAR}, (32, 32, 3), 10, "the authors', of Caffe's model zoo"),
-    # 7,595,176 parameters
     "nin_imagenet": Variant(NiN, {"stages": (*_IMAGENET, Stage((1024, 1024, None), 3, 1, 1))},
                             (224, 224, 3), 1000, "the authors', of Caffe's model zoo"),
 }

@@ -1,7 +1,7 @@
-"""ResNet: blocks that add what they compute to their input (He et al. 2015, "Deep residual learning").
+"""ResNet: blocks with a shortcut from input to output (He et al. 2015, "Deep residual learning").
 
-And its relatives: pre-activation (He et al. 2016, "Identity mappings in deep residual networks"), the thin networks
-for CIFAR, the plain networks without shortcuts, and the two texts' own.
+Its relatives are here too: pre-activation (He et al. 2016, "Identity mappings in deep residual networks"), the thin
+networks for CIFAR, the plain networks without shortcuts, and the networks of the two textbooks.
 """
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,24 +17,29 @@ from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, nor
 from modern_cnn.models.variant import Variant
 
 Constructor = Callable[..., nn.Module]
-EVAL_NORM = partial(BatchNorm, train=False)  # of a block used alone; to train it: norm=partial(BatchNorm, train=True)
-SHORTCUTS = ("projection", "conv", "pad", "none")
-STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1},
-         "notebook": {"kernel_size": 3}}
+_EVAL_NORM = partial(BatchNorm, train=False)  # for a block alone; to train it, norm=partial(BatchNorm, train=True)
+_SHORTCUTS = ("projection", "conv", "pad", "none")
+_STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1},
+          "notebook": {"kernel_size": 3}}
 
 
 def add_shortcut(y: jax.Array, x: jax.Array, *, strides: int, kind: str, conv: Constructor,
                  norm: Constructor) -> jax.Array:
-    """y plus the block's input x, brought to y's shape where it differs: call it inside a compact method.
+    """Return y plus the block's input x, which is brought to the shape of y. Call it inside a compact method.
 
     Args:
-      kind: 'projection', a 1x1 convolution and normalisation (the paper's option B); 'conv', the convolution alone;
-        'pad', every `strides`-th pixel and channels of zeros at the end (option A); 'none', nothing is added.
+      y: what the block computed from x, [N, H / strides, W / strides, features].
+      x: the block's input [N, H, W, C].
+      strides: the block's stride.
+      kind: how to change the shape of x: 'projection', a 1x1 convolution and normalisation (the paper's option B);
+        'conv', the convolution alone; 'pad', each `strides`-th pixel, and channels of zeros at the end (option A).
+        'none' returns y alone.
+      conv, norm: constructors, as in `Residual`.
     Raises:
-      UserError: another kind.
+      UserError: `kind` is unknown.
     """
-    if kind not in SHORTCUTS:
-        raise UserError(f"there is no shortcut {kind!r}{did_you_mean(kind, SHORTCUTS)}")
+    if kind not in _SHORTCUTS:
+        raise UserError(f"there is no shortcut {kind!r}{did_you_mean(kind, _SHORTCUTS)}")
     if kind == "none":
         return y
     if strides == 1 and x.shape[-1] == y.shape[-1]:
@@ -50,12 +55,12 @@ class Residual(nn.Module):
     """Two 3x3 convolutions and a shortcut: [N, H, W, C] -> [N, H / strides, W / strides, features] (figure 2).
 
     Attributes:
-      strides: of the first convolution and of the shortcut.
-      preactivation: normalise and rectify before each convolution instead of after (He et al. 2016, figure 4e).
-      activated: with `preactivation`, the input has been normalised and rectified: a network's first block.
-      shortcut: see `add_shortcut`.
-      padding: of the 3x3 convolutions.
-      zero_init: begin as the identity: the last normalisation's scale (pre-activation: the last kernel) is 0.
+      strides: stride of the first convolution and of the shortcut.
+      preactivation: apply normalisation and ReLU before each convolution, not after it (He et al. 2016, figure 4e).
+      activated: with `preactivation`, the input is already normalised and rectified, as in a network's first block.
+      shortcut: the `kind` of `add_shortcut`.
+      padding: padding of the 3x3 convolutions.
+      zero_init: begin as the identity: the scale of the last normalisation is 0 (pre-activation: the last kernel).
       conv, norm: constructors, `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`.
     """
     features: int
@@ -66,7 +71,7 @@ class Residual(nn.Module):
     padding: Padding = 1
     zero_init: bool = False
     conv: Constructor = Conv
-    norm: Constructor = EVAL_NORM
+    norm: Constructor = _EVAL_NORM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -77,7 +82,7 @@ class Residual(nn.Module):
         if self.preactivation:
             y = x if self.activated else nn.relu(self.norm(name="norm1")(x))
             if self.strides != 1 or x.shape[-1] != self.features:
-                x = y  # a projection starts from the activated input, and is not normalised
+                x = y  # a projection reads the activated input, and is not normalised
             y = nn.relu(self.norm(name="norm2")(conv1()(y)))
             y = conv2(**({"kernel_init": zeros, "bias_init": zeros} if self.zero_init else {}))(y)
             return add(y, x, kind="conv" if self.shortcut == "projection" else self.shortcut, norm=self.norm)
@@ -89,8 +94,8 @@ class Residual(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut: [N, H, W, C] -> [N, H / strides, W / strides, 4 * features].
 
-    The stride is in the 3x3 convolution, as in torchvision ("v1.5"); `stride_in_1x1` is the paper's (figure 5). The
-    other attributes are those of `Residual`.
+    The 3x3 convolution has the stride, as in torchvision ("v1.5"); with `stride_in_1x1` the first one has it, as in the
+    paper (figure 5). The other attributes are those of `Residual`.
     """
     features: int
     strides: int = 1
@@ -101,7 +106,7 @@ class Bottleneck(nn.Module):
     zero_init: bool = False
     stride_in_1x1: bool = False
     conv: Constructor = Conv
-    norm: Constructor = EVAL_NORM
+    norm: Constructor = _EVAL_NORM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -126,22 +131,22 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages of blocks of which each but the first halves the map, global average pooling, one dense layer.
+    """A stem, stages of blocks, global average pooling and a dense layer. Each stage but the first halves the map.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes].
 
     Attributes:
-      stage_sizes, stage_features: blocks of each stage and their channels, before `width`.
+      stage_sizes, stage_features: number of blocks of each stage, and their channels before `width`.
       block: 'residual' or 'bottleneck'.
       stem: 'imagenet', 7x7 with stride 2 and 3x3 max-pooling with stride 2; 'cifar', 3x3; 'notebook', 3x3 unpadded
         and 2x2 max-pooling with stride 1.
-      preactivation, shortcut, padding, stride_in_1x1: of the blocks.
-      zero_init_residual: every block begins as the identity (Goyal et al. 2017, section 5.1).
-      use_bias: of the convolutions; without normalisation they always have one.
-      width: multiplies the channels.
-      remat: keep only each block's input for the backward pass and compute the rest again.
-      scan: a stage's blocks after its first are one block in a loop, its parameters stacked along a first axis:
-        compiling takes as long as for a network of two blocks a stage.
+      preactivation, shortcut, padding, stride_in_1x1: attributes of the blocks.
+      zero_init_residual: begin with blocks that are the identity (Goyal et al. 2017, section 5.1).
+      use_bias: give the convolutions biases; without normalisation they always have them.
+      width: factor of the channels.
+      remat: store only each block's input for the backward pass, and compute the rest again.
+      scan: run the blocks of a stage after the first as a loop over one block, with parameters stacked along a first
+        axis. Compiling takes as long as for two blocks a stage.
     """
     stage_sizes: Sequence[int]
     num_classes: int = 10
@@ -175,7 +180,7 @@ class ResNet(nn.Module):
         block = self._block(conv, norm)
 
         width = scaled(self.stage_features[0], self.width)
-        stem = lookup(STEMS, self.stem, "stem")
+        stem = lookup(_STEMS, self.stem, "stem")
         x = nn.relu(norm(name="norm1")(conv(width, **stem, name="conv1")(x)))
         if self.stem == "imagenet":
             x = F.max_pool(x, 3, 2, padding=1)
@@ -199,13 +204,13 @@ class ResNet(nn.Module):
         return Dense(self.num_classes, dtype=self.dtype, **initializers(self.initializer, "dense"), name="dense")(x)
 
     def _block(self, conv: Constructor, norm: Constructor) -> Constructor:
-        """(features, strides, ...) -> a block with this network's options."""
+        """Return the constructor of the blocks, with this network's options."""
         if self.zero_init_residual and self.shortcut == "none":
-            raise UserError("zero_init_residual makes every block the identity, but with shortcut='none' it would be 0")
+            raise UserError("zero_init_residual with shortcut='none' makes each block return 0: leave one out")
         if self.zero_init_residual and self.norm == "none" and not self.preactivation:
-            raise UserError("zero_init_residual sets the scale of a block's last normalisation, but norm='none'")
+            raise UserError("zero_init_residual sets the scale of a normalisation, but norm='none': leave one out")
         if self.stride_in_1x1 and self.block != "bottleneck":
-            raise UserError(f"stride_in_1x1 is about bottleneck blocks, and this network's are {self.block!r}")
+            raise UserError(f"stride_in_1x1 needs block='bottleneck', but this network's blocks are {self.block!r}")
         block = lookup({"residual": Residual, "bottleneck": Bottleneck}, self.block, "block")
         extra = {"stride_in_1x1": self.stride_in_1x1} if self.block == "bottleneck" else {}
         return partial(nn.remat(block) if self.remat else block, preactivation=self.preactivation,
@@ -233,10 +238,9 @@ VARIANTS = {
                                  "pre-activation, of He et al. 2016") for name, options in _IMAGENET.items()},
     **{f"plain{depth}": Variant(ResNet, _IMAGENET[f"resnet{depth}"] | {"shortcut": "none"}, (224, 224, 3), 1000,
                                 "the paper's, without shortcuts") for depth in (18, 34)},
-    # 11,178,378 parameters
-    "resnet18_d2l": Variant(ResNet, _IMAGENET["resnet18"] | {"shortcut": "conv", "use_bias": True,
-                                                             "initializer": "xavier_uniform"},
-                            (96, 96, 1), 10, "the textbook's, 7.6"),
+    "resnet18_d2l": Variant(  # 11,178,378 parameters
+        ResNet, _IMAGENET["resnet18"] | {"shortcut": "conv", "use_bias": True, "initializer": "xavier_uniform"},
+        (96, 96, 1), 10, "the textbook's, 7.6"),
     # resnet18_cifar has 11,176,970 parameters
     **{f"resnet{depth}_cifar": Variant(ResNet, _IMAGENET[f"resnet{depth}"] | _NOTEBOOK, (32, 32, 3), 10,
                                        "the TensorFlow text's, 10.14") for depth in (18, 34)},

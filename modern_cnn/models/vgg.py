@@ -1,6 +1,6 @@
 """VGG: blocks of 3x3 convolutions (Simonyan and Zisserman 2014, "Very deep convolutional networks").
 
-Flattening is height, width, channels; PyTorch's is channels first, which permutes the rows of `dense1`'s kernel.
+Maps are flattened in the order height, width, channels. PyTorch puts channels first: `dense1` has its rows permuted.
 """
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,8 +18,8 @@ class VGGBlock(nn.Module):
     """`convolutions` convolutions with ReLU, then 2x2 max-pooling: [N, H, W, C] -> [N, H/2, W/2, features].
 
     Attributes:
-      kernel_size: of the convolutions, odd; they are padded to keep the map's size.
-      skip: add the block's input before the last ReLU; it must have `features` channels.
+      kernel_size: size of the convolutions' windows, odd; padding keeps the map's size.
+      skip: add the block's input before the last ReLU; the input must have `features` channels.
       conv, norm: constructors, `conv(features, kernel_size, padding=..., name=...)` and `norm(name=...)`.
     """
     features: int
@@ -48,13 +48,12 @@ class VGG(nn.Module):
 
     Attributes:
       stage_sizes, stage_features: convolutions of each block and their channels, before `width`.
-      kernel_size: of all convolutions, odd. One of 5x5 sees what two of 3x3 see (the paper's section 2.3).
-      skip: a shortcut over the convolutions of the last block, as the TensorFlow text's section 10.12 adds one to
-        its VGG-13.
-      pooled_size: average the last map to this many pixels, square, so that any image fits; 0 leaves it.
-      hidden: units of the dense layers.
-      width: multiplies the channels of the convolutions.
-      remat: keep only each block's input for the backward pass and compute the rest again.
+      kernel_size: size of all windows, odd. One 5x5 window covers as much as two of 3x3 (the paper's section 2.3).
+      skip: add a shortcut over the convolutions of the last block (the TensorFlow text's section 10.12).
+      pooled_size: average the last map to a square of this size, so that any image fits; 0 leaves the map as it is.
+      hidden: units of the hidden dense layers.
+      width: factor of the convolutions' channels.
+      remat: store only each block's input for the backward pass, and compute the rest again.
     """
     stage_sizes: Sequence[int]
     num_classes: int = 10
@@ -76,8 +75,7 @@ class VGG(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
         dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased,
-                             axis_name=self.axis_name, dtype=self.dtype)
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype)
         block = partial(nn.remat(VGGBlock) if self.remat else VGGBlock, conv=conv, norm=norm)
 
         for i, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):
@@ -93,22 +91,15 @@ class VGG(nn.Module):
         return dense(self.num_classes, name=f"dense{len(self.hidden) + 1}")(x)
 
 
-# Convolutions of each stage: the paper's table 1, configurations A, B, D and E.
+# Configurations of the paper's table 1: the number of convolutions of each stage.
 _STAGES = {"vgg11": ("A", (1, 1, 2, 2, 2)), "vgg13": ("B", (2, 2, 2, 2, 2)),
            "vgg16": ("D", (2, 2, 3, 3, 3)), "vgg19": ("E", (2, 2, 4, 4, 4))}
-
-
-def _torchvision(letter: str, sizes: Sequence[int], norm: str) -> Variant:
-    options = {"stage_sizes": sizes} | ({"norm": norm} if norm else {})
-    origin = "torchvision's" if norm else f"torchvision's, the paper's {letter}"
-    return Variant(VGG, options, (224, 224, 3), 1000, origin, torchvision=True)
-
-
 VARIANTS = {
     # vgg11 has 132,863,336 parameters, vgg19 143,667,240
-    **{name + suffix: _torchvision(letter, sizes, norm) for name, (letter, sizes) in _STAGES.items()
-       for suffix, norm in (("", ""), ("_bn", "batch"))},
-    # the textbook trains it with width=0.25: 43,093,322 parameters
+    **{name + suffix: Variant(VGG, {"stage_sizes": sizes} | norm, (224, 224, 3), 1000, "torchvision's" + (
+        "" if norm else f", the paper's {letter}"), torchvision=True)
+       for name, (letter, sizes) in _STAGES.items() for suffix, norm in (("", {}), ("_bn", {"norm": "batch"}))},
+    # with width=0.25, as the textbook trains it, 43,093,322 parameters
     "vgg11_d2l": Variant(VGG, {"stage_sizes": (1, 1, 2, 2, 2), "pooled_size": 0, "initializer": "xavier_uniform"},
                          (224, 224, 1), 10, "the textbook's, 7.2.2"),
     # 9,570,506 parameters; the text's pooling pads maps of odd size, ours does not

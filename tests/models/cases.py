@@ -1,4 +1,4 @@
-"""Every network small enough to be compared in seconds: narrow, on small images; and a set that is shallow as well."""
+"""All networks, narrow and on small images, so that a comparison takes seconds; and a set that is also shallow."""
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,11 @@ CLASSES = 7
 
 @dataclass(frozen=True)
 class Case:
-    """A network, options that ours and PyTorch's share, and the images it gets: height, width, channels."""
+    """A network, options that ours and PyTorch's share, and the shape of its images: height, width, channels."""
     name: str
     image: tuple[int, int, int]
     options: dict[str, Any] = field(default_factory=dict)
-    flattens: bool = False  # dense layers follow a map whose size is the images'; they are square
+    flattens: bool = False  # the flattened map's size depends on that of the images, which are square
     count: int = 3
 
     def __str__(self):
@@ -35,7 +35,7 @@ class Case:
         return build(self.name, CLASSES, **self.options | options)
 
     def twin(self):
-        """PyTorch's network in float64, and its state: float32 numbers by the golden rule."""
+        """Return PyTorch's network in float64, and its state: float32 numbers by the golden rule."""
         size = {"size": self.image[0]} if self.flattens else {}
         with torch.device("meta"):
             net = torch_net(self.name, CLASSES, self.image[2], **self.options, **size)
@@ -44,14 +44,14 @@ class Case:
         return net.requires_grad_().double(), state
 
     def variables(self, state=None):
-        """Ours, from PyTorch's names; by default those of the twin."""
+        """Return our variables for a PyTorch state, by default the twin's."""
         return to_ours(self.name, self.twin()[1] if state is None else state, **self.options, **self.size)
 
     def torch_names(self, variables):
         return to_torch(self.name, variables, **self.options, **self.size)
 
     def images(self):
-        """float64 NHWC."""
+        """Return images [N, H, W, C] of float64."""
         height, width, channels = self.image
         return golden_images((self.count, channels, height, width)).astype(np.float64).transpose(0, 2, 3, 1)
 
@@ -87,7 +87,7 @@ assert set(DEEP) == set(MODELS)
 
 
 def case(name, **options):
-    """The case of a name with further options."""
+    """Return the case of a name with further options."""
     deep = DEEP[name]
     return Case(name, deep.image, deep.options | options, deep.flattens, deep.count)
 

@@ -1,4 +1,4 @@
-"""Our networks and PyTorch's side by side: variables from one to the other, one training step of each."""
+"""A comparison of our networks with PyTorch's: converted variables, and one training step of each."""
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from modern_cnn import weights
 from tests.functional.oracle import FAST_COMPILE
 from tests.models.torch_nets import torch_net
 
-# The TensorFlow text's chains have no table in `weights`: their n-th convolution in PyTorch's order is conv<n>, ...
+# These chains have no table in `weights`: their n-th convolution in PyTorch's order is conv<n>, and so on.
 CHAINS = ("mlp", "lenet_relu", "lenet_relu_bn")
 LEAVES = {"weight": "kernel", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 AUX_WEIGHT = 0.3  # Szegedy et al. 2014, section 5
@@ -27,21 +27,21 @@ RENAMED = {
 
 
 def published_name(network, key):
-    """A parameter's name in the state dict that the published numbers are of."""
+    """Return a parameter's name in the state dict that the golden arrays belong to."""
     for pattern, name in RENAMED.get(network, {}).items():
         key = re.sub(pattern, name, key)
     return key
 
 
 def close(got, want, tolerance, name=""):
-    """Equal to `tolerance` of the largest number."""
+    """Assert that arrays are equal, to `tolerance` times the largest number."""
     got, want = np.asarray(got), np.asarray(want)
     assert got.shape == want.shape, name
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max(initial=0), err_msg=name)
 
 
 def chain_paths(name):
-    """{PyTorch's name: (our path, channels of the map whose flattening the rows are, or 0)} of a chain."""
+    """Return {PyTorch's name: (our path, channels of the map that the layer flattens, or 0)} of a chain."""
     numbers, paths, channels = {"conv": 0, "dense": 0, "norm": 0}, {}, 0
     for key, tensor in torch_net(name, in_channels=1).state_dict().items():
         leaf = key.rpartition(".")[2]
@@ -60,7 +60,7 @@ def chain_paths(name):
 
 
 def to_ours(name, state, **options):
-    """Our variables from PyTorch's names and layout."""
+    """Return our variables for a PyTorch state dict."""
     if name not in CHAINS:
         return weights.from_torchvision(name, state, **options)
     variables = {}
@@ -74,7 +74,7 @@ def to_ours(name, state, **options):
 
 
 def to_torch(name, variables, **options):
-    """`to_ours` backwards, with the values' own dtype."""
+    """Return the PyTorch state dict for our variables, without a change of dtype."""
     if name not in CHAINS:
         return weights.to_torchvision(name, variables, **options)
     state = {}
@@ -89,7 +89,7 @@ def to_torch(name, variables, **options):
 
 @dataclass
 class Step:
-    """One pass in training mode; `gradients` and `stats` (the running statistics after it) as the maker has them."""
+    """One pass in training mode; `gradients` and `stats` (the new running statistics) have their framework's names."""
     loss: Any
     logits: list[Any]  # the network's, then those of the auxiliary heads
     stats: Any
@@ -97,7 +97,7 @@ class Step:
 
 
 def our_step(module, variables, images, labels):
-    """Mean cross-entropy, the auxiliary heads' added, and its gradients, by JAX."""
+    """Return the mean cross-entropy, with that of the auxiliary heads, and its gradients by JAX."""
     others = {name: value for name, value in variables.items() if name != "params"}
 
     def loss(params):
@@ -113,7 +113,7 @@ def our_step(module, variables, images, labels):
 
 
 def torch_step(net, images, labels):
-    """The same by PyTorch: gradients and running statistics by its names. The network is left in training mode."""
+    """Return the same by PyTorch, with PyTorch's names. The network stays in training mode."""
     net.train().zero_grad()
     outputs = net(images)
     outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]

@@ -22,7 +22,7 @@ KEY = jax.random.key(0)
 
 
 def kept(name, batch, size, **options):
-    """(bytes kept between forward and backward, loss, gradients) of one training step."""
+    """Return (bytes stored between forward and backward, loss, gradients) of one training step."""
     module = build(name, **options)
     images, labels = jax.random.normal(KEY, (batch, size, size, 3)), jnp.arange(batch) % 10
     variables = jax.jit(lambda: module.init(KEY, images[:1], train=False))()
@@ -54,7 +54,7 @@ def test_remat_keeps_fewer_bytes_and_computes_the_same(name, options):
 
 
 def lowered(name, **options):
-    """The program of a training step of two 32x32 images, not compiled yet."""
+    """Return the lowered program of a training step on two 32x32 images."""
     module, optimizer = build(name, **options), optax.sgd(0.1)
     state = jax.eval_shape(lambda: TrainState.create(KEY, module, optimizer, (32, 32, 3)))
     batch = {"image": jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32), "label": jax.ShapeDtypeStruct((2,), jnp.int32)}

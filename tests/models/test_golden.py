@@ -1,4 +1,4 @@
-"""Arrays that PyTorch computed once, with weights that follow from their names, against our networks and the twins."""
+"""Golden arrays, which PyTorch computed with weights that follow from their names, against our networks and twins."""
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @dataclass(frozen=True)
 class Stored:
-    """A file of golden arrays: its network, and PyTorch's names of the layers whose outputs our stages are."""
+    """A file of golden arrays: its network, and for each of our stages PyTorch's layer with the same output."""
     network: str
     stages: dict[str, str]
 
@@ -48,9 +48,9 @@ def test_every_stored_file_is_compared():
 
 @pytest.fixture(scope="module", params=STORED)
 def stored(request):
-    """The golden arrays; the network's twin in PyTorch, ours and its variables; images NCHW and labels.
+    """Return the golden arrays, PyTorch's network, ours and its variables, images NCHW and labels.
 
-    Without dropout, and with PyTorch's unbiased running variance, as the arrays were computed.
+    The networks have no dropout and PyTorch's unbiased running variance, as for the golden arrays.
     """
     golden, entry = dict(np.load(GOLDEN / f"{request.param}.npz")), STORED[request.param]
     shape, seed, classes = tuple(golden["x_shape"]), int(golden["seed"]), golden["eval_logits"].shape[1]
@@ -83,7 +83,7 @@ def test_the_rule_makes_the_stored_images_and_labels(stored):
 
 
 def test_evaluation_gives_the_stored_logits_and_stages(stored):
-    """Of every stage the shape, and mean and deviation of its values."""
+    """Each stage is compared by its shape, and by the mean and deviation of its values."""
     apply = jax.jit(lambda variables, images: stored.module.apply(variables, images, mutable=["intermediates"]))
     logits, sown = apply(stored.variables, ours(stored.images))
     close(logits, stored.golden["eval_logits"], 1e-5)
@@ -112,7 +112,7 @@ def test_training_gives_the_stored_loss_gradients_and_statistics(stored):
     close(logits, golden["train_logits"], 1e-4)
     np.testing.assert_allclose(step.loss, golden["train_loss"], rtol=1e-5)
 
-    # a bias that a batch norm takes out again has a gradient of 0 but for rounding: hence the absolute part
+    # a bias before a batch norm has no effect: its gradient is 0 up to rounding, hence the absolute tolerance
     gradients = to_torch(stored.name, stored.variables | {"params": step.gradients})
     largest = golden["grad_norms"].max()
     for published, norm in zip(golden["grad_names"], golden["grad_norms"], strict=True):
@@ -130,7 +130,7 @@ def test_training_gives_the_stored_loss_gradients_and_statistics(stored):
 
 
 def test_the_torch_twin_gives_the_stored_arrays(stored):
-    """The twins of all networks are built like these: what they compute is what was published."""
+    """All twins are built like these, so they compute the published networks."""
     golden, twin = stored.golden, stored.twin
     images, labels = torch.tensor(stored.images), torch.tensor(stored.labels)
     with torch.no_grad():

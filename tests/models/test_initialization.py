@@ -1,4 +1,4 @@
-"""The first weights are drawn as each network's source draws them."""
+"""Initial weights have the distributions of each network's source."""
 from typing import NamedTuple
 
 import jax
@@ -14,10 +14,10 @@ KEY = jax.random.key(3)
 
 
 class Rule(NamedTuple):
-    """How kernels of convolutions and of dense layers are drawn, and the biases of each.
+    """The distributions of kernels and biases, of convolutions and of dense layers.
 
-    'torch' is U(+-1/sqrt(fan_in)), 'xavier' U(+-sqrt(6/(fan_in + fan_out))), 'he_in' and 'he_out' N(0, 2/fan), and a
-    number the deviation of a normal distribution; a bias that is a number begins as that.
+    'torch' is U(+-1/sqrt(fan_in)), 'xavier' U(+-sqrt(6/(fan_in + fan_out))), 'he_in' and 'he_out' N(0, 2/fan). A
+    number is the deviation of a normal distribution, or the constant value of a bias.
     """
     conv: str | float
     dense: str | float
@@ -58,7 +58,7 @@ def test_every_network_has_a_rule_and_every_rule_is_tested():
 
 
 def fits(values, how, kernel_shape):
-    """(values over their deviation or bound, whether they must be normal): by the rule `how` for such a kernel."""
+    """Return (values divided by the deviation or bound that the rule `how` gives, whether they must be normal)."""
     *window, inside, outside = kernel_shape
     fan_in, fan_out = np.prod(window) * inside, np.prod(window) * outside
     deviation, normal = {"torch": (fan_in ** -0.5, False), "xavier": ((6 / (fan_in + fan_out)) ** 0.5, False),
@@ -75,7 +75,7 @@ def _short_googlenet(monkeypatch):
 
 @pytest.mark.parametrize("case", DRAWN, ids=str)
 def test_the_first_weights_are_drawn_as_in_the_source(case):
-    """Layer by layer where a layer has a thousand weights, and all of a kind together."""
+    """Layers with a thousand weights are tested one by one, and all layers of a kind together."""
     variables = jax.jit(case.ours().init, compiler_options=FAST_COMPILE)(KEY, case.images().astype(np.float32))
     rule, pooled, layers = RULES[case.name], {}, {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables["params"])[0]:

@@ -1,4 +1,4 @@
-"""The small networks of the texts, thoroughly: every layer's size, and every gradient by central differences."""
+"""The small networks of the two texts: the size of each layer, and each gradient by central differences."""
 import functools
 import json
 import math
@@ -39,7 +39,7 @@ def images_for(name, count=3):
 
 @functools.cache
 def trained_like(name):
-    """The network and variables whose biases, scales and running statistics have left their initial 0 and 1."""
+    """Return the network, and variables whose biases, scales and running statistics are not their initial 0 and 1."""
     module = build(name)
     leaves, tree = jax.tree.flatten(module.init(KEY, images_for(name)))
     moved = [leaf + 0.1 * np.abs(normal(*leaf.shape, seed=i)) if leaf.ndim == 1 else leaf
@@ -63,7 +63,7 @@ def test_the_layers_have_the_texts_sizes(name):
 @pytest.mark.parametrize("train", [False, True])
 @every_network
 def test_every_parameter_gets_a_gradient_and_the_right_one(name, train):
-    """In float64: not 0, and along one random direction for each parameter what central differences say."""
+    """In float64 gradients are not 0, and agree with central differences in a random direction for each parameter."""
     module, variables = trained_like(name)
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
@@ -104,7 +104,7 @@ def test_training_normalises_by_the_batch_and_moves_the_statistics(name):
 
 @pytest.mark.parametrize(("name", "decay", "epsilon"), [("lenet_bn", 0.9, 1e-5), ("lenet_relu_bn", 0.99, 1e-3)])
 def test_batch_norms_follow_their_text(name, decay, epsilon):
-    """The textbook's are PyTorch's, the TensorFlow text's Keras's: read off images of nothing but zeros."""
+    """The textbook has PyTorch's, the TensorFlow text has Keras's: images of zeros show them."""
     module = build(name)
     zeros = jnp.zeros((4, 28, 28, 1))
     variables = module.init(KEY, zeros)
@@ -128,7 +128,7 @@ def test_init_is_the_same_in_both_modes_and_for_any_batch(name, options):
 
 
 def test_the_sigmoid_has_the_texts_slopes():
-    """At most a quarter: each of LeNet's four shrinks the gradient, which is what ReLU and batch norm mend."""
+    """A slope is at most 1/4: each of LeNet's four sigmoids shrinks the gradient, unlike ReLU and batch norm."""
     slopes = json.loads((Path(__file__).parents[1] / "golden" / "worked_examples.json").read_text())["notebook"]
     slope = jax.vmap(jax.grad(nn.sigmoid))(jnp.linspace(-2, 2, 101))
     np.testing.assert_allclose(slope.max(), slopes["sigmoid_slope"]["at_0"], rtol=1e-6)

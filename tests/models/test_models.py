@@ -1,4 +1,4 @@
-"""Every network as it was published: counts and shapes, which are traced without computing; and what build refuses."""
+"""All networks as published: counts and shapes, traced without computing; and the errors of `build`."""
 import functools
 import json
 import math
@@ -24,7 +24,7 @@ def size(tree):
 
 
 def initialised(module, shape):
-    """(logits, variables and what is sown) of `init` on images of `shape`, as shapes and dtypes."""
+    """Return (logits, variables and sown arrays) of `init` on images of `shape`, as shapes and dtypes."""
     images = jnp.zeros(shape)
     return jax.eval_shape(lambda: module.init_with_output(KEY, images, mutable=True))
 
@@ -51,10 +51,10 @@ def test_the_golden_counts(name):
     ("googlenet_2014", {"aux_logits": False}, 6_998_552), ("alexnet_2012", {"groups": 1}, 62_378_344),
     ("googlenet", {"aux_logits": False, "kernel_size": 5}, 6_624_904 + 380_928),
     ("resnet50", {"stride_in_1x1": True}, 25_557_032), ("resnet101", {"stride_in_1x1": True}, 44_549_160),
-    # one 5x5 convolution for each of two 3x3: 25 instead of 18 for every square of channels
+    # one 5x5 convolution in place of two of 3x3: 25 weights instead of 18 for each pair of channels
     ("vgg13_cifar", {"stage_sizes": (1,) * 5, "kernel_size": 5}, 165_514 + sum(
         25 * a * b + b for a, b in zip((3, 64, 128, 256, 512), (64, 128, 256, 512, 512), strict=True))),
-    # flattened 8x8x192 into two dense layers, instead of the last block: 3x3, 1x1 and 1x1 convolutions
+    # a flattened map of 8x8x192 and two dense layers in place of the last block's 3x3, 1x1 and 1x1 convolutions
     ("nin_cifar", {"hidden": (512,)}, 966_986 - (9 + 1) * 192 ** 2 - 2 * 192 - 1_930 + 8 * 8 * 192 * 512 + 512 + 5_130),
     ("nin_cifar", {"hidden": ()}, 966_986 - (9 + 1) * 192 ** 2 - 2 * 192 - 1_930 + 8 * 8 * 192 * 10 + 10),
     ("vgg13_cifar", {"hidden": (256, 64)}, 9_404_992 + 148_426), ("vgg13_cifar", {"skip": True}, 9_570_506),
@@ -75,7 +75,7 @@ def test_the_stages_have_the_published_shapes(name):
 
 @every_kind
 def test_init_makes_the_same_variables_in_both_modes(case):
-    """GoogLeNet's auxiliary heads too, which run in training alone; what they sow is no variable."""
+    """GoogLeNet's auxiliary heads are made too, though they run only in training; sown arrays are no variables."""
     evaluating, training = (jax.eval_shape(functools.partial(case.ours().init, train=train), KEY, case.images())
                             for train in (False, True))
     assert evaluating == training
@@ -101,14 +101,14 @@ def test_the_auxiliary_heads_speak_in_training_alone(name):
 
 @every_kind
 def test_channels_and_classes_are_free(case):
-    """Grey images where the network was published for coloured ones, and the reverse."""
+    """The images are grey if the network was published for colour images, and the reverse."""
     logits, _ = initialised(case.ours(), (2, *case.image[:2], 4 - case.image[2]))
     assert logits.shape == (2, CLASSES)
 
 
 @every_kind
 def test_bfloat16_stores_float32(case):
-    """The dtype by its name, as a config has it: of parameters, gradients and statistics."""
+    """The dtype is a name, as in a config. Parameters, gradients and statistics are checked."""
     module, images = case.ours(dtype="bfloat16"), jnp.zeros((2, *case.image))
 
     def step():
@@ -152,7 +152,7 @@ def test_images_as_small_as_pytorchs_are_taken(name, smallest):
 
 @every_network
 def test_the_running_variance_is_as_in_the_original(name):
-    """PyTorch stores the unbiased one, Keras, in the TensorFlow text, the biased one."""
+    """PyTorch stores the unbiased variance; Keras, in the TensorFlow text, stores the biased one."""
     module = build(name)
     biased = {"lenet_relu", "lenet_relu_bn", "vgg13_cifar", "resnet18_cifar", "resnet34_cifar"}
     assert getattr(module, "unbiased", None) is (None if name == "mlp" else name not in biased)
@@ -181,7 +181,7 @@ def test_no_width_leaves_a_layer_without_channels():
     for width in (0, -1.0, float("inf")):
         with pytest.raises(UserError, match=f"width={width} must be above 0 and finite"):
             initialised(build("resnet20", width=width), (1, 8, 8, 3))
-    with pytest.raises(UserError, match="a layer of 0 channels cannot be"):
+    with pytest.raises(UserError, match="a layer cannot have 0 channels"):
         initialised(build("resnet20", stage_features=(0, 8, 8)), (1, 8, 8, 3))
 
 

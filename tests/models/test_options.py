@@ -1,4 +1,4 @@
-"""The options that many networks take: normalisation, dropout, computing type, rematerialisation, loops over blocks."""
+"""Options of many networks: normalisation, dropout, type of the computations, rematerialisation, loops over blocks."""
 import functools
 
 import jax
@@ -26,7 +26,7 @@ NO_DROPOUT = {"dropout_rate": 0.0, "aux_dropout_rate": 0.0}
 
 @pytest.fixture(autouse=True)
 def _short_googlenet(monkeypatch):
-    """GoogLeNet of three Inception blocks instead of nine, and one auxiliary head: it takes longest to compile."""
+    """Give GoogLeNet three Inception blocks instead of nine, and one auxiliary head: it takes longest to compile."""
     few = tuple({label: blocks[label]} for label, blocks in zip(("3a", "4a", "5b"), googlenet.INCEPTIONS, strict=True))
     monkeypatch.setattr(googlenet, "INCEPTIONS", few)
 
@@ -40,7 +40,7 @@ def without_dropout(module):
 
 
 def unlike_initial(module, images):
-    """float64 variables of the module's shapes: uniform noise, around 1 where they are scales and variances."""
+    """Return float64 variables of uniform noise, around 1 for scales and variances."""
     random = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -54,7 +54,7 @@ def unlike_initial(module, images):
 @pytest.mark.parametrize(("case", "norm"), [(each, norm) for each in NORMALISED for norm in NORMS
                                             if norm != each.ours().norm], ids=str)
 def test_any_normalisation_goes_with_any_network(case, norm):
-    """Each parameter changes what comes out in training mode; running statistics belong to batch norm alone."""
+    """Each parameter has an effect in training mode; only batch norm has running statistics."""
     module, images = without_dropout(case.ours(norm=norm)), case.images()[:2 if norm == "batch" else 1]
     with jax.enable_x64(True):
         variables = unlike_initial(module, images)
@@ -76,7 +76,7 @@ def test_any_normalisation_goes_with_any_network(case, norm):
         for i, (path, leaf) in enumerate(paths):
             moved = leaf + 0.1 * np.random.default_rng(i).uniform(size=leaf.shape)
             change = np.abs(outputs(jax.tree.unflatten(tree, [*leaves[:i], moved, *leaves[i + 1:]])) - before).max()
-            # a normalisation takes the bias of the layer before it out again, if it has channels of its own
+            # a normalisation of single channels cancels the bias of the layer before it
             may_be_silent = norm != "none" and path[-1].key == "bias" and "norm" not in path[-2].key
             assert may_be_silent or change > 1e-6, f"{jax.tree_util.keystr(path)} changes nothing"
 
@@ -125,7 +125,7 @@ def test_bfloat16_is_close_to_float32(case):
 
 
 def same(one, other):
-    """Equal steps: loss, logits, gradients and statistics, each to 1e-11 of the largest number of its kind."""
+    """Assert equal loss, logits, gradients and statistics, each to 1e-11 of the largest number of its kind."""
     np.testing.assert_allclose(one.loss, other.loss, rtol=1e-12)
     for a, b in (one.logits, other.logits), (one.gradients, other.gradients), (one.stats, other.stats):
         assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -136,7 +136,7 @@ def same(one, other):
 @pytest.mark.parametrize("case", [case("vgg11_bn", **SHALLOW), case("googlenet_d2l"),
                                   case("densenet121", block_sizes=(2, 2), dropout_rate=0.2)], ids=str)
 def test_rematerialisation_changes_no_number(case):
-    """With dropout: what is computed again in the backward pass must draw the same mask."""
+    """With dropout: the backward pass, which computes again, must draw the same mask."""
     images, labels = case.images(), case.labels()
     with jax.enable_x64(True):
         variables = unlike_initial(case.ours(), images)
@@ -154,7 +154,7 @@ REMAT, SCAN = {"remat": True}, {"scan": True}
     (case("preact_resnet50", stage_sizes=(2, 2), stage_features=(64, 64)), (REMAT | SCAN,)),
     (case("resnet20", stage_sizes=(3, 2), stage_features=(16, 32), norm="group"), (SCAN,))], ids=str)
 def test_loops_over_blocks_and_rematerialisation_change_no_number(case, ways):
-    """The variables of blocks in a loop are those of the single blocks, stacked: the same after a step."""
+    """Blocks in a loop have the variables of the single blocks, stacked, and stay equal in a step."""
     images, labels = case.images(), case.labels()
     with jax.enable_x64(True):
         variables = unlike_initial(case.ours(), images)
@@ -176,7 +176,7 @@ def test_loops_over_blocks_and_rematerialisation_change_no_number(case, ways):
 @pytest.mark.parametrize("preactivation", [False, True])
 @pytest.mark.parametrize(("block", "channels"), [(Residual, 8), (Bottleneck, 32)])
 def test_zero_init_makes_a_block_the_identity(block, channels, preactivation):
-    images = np.random.default_rng(0).random((2, 6, 5, channels), np.float32)  # not below 0, as after a ReLU
+    images = np.random.default_rng(0).random((2, 6, 5, channels), np.float32)  # at least 0, as after a ReLU
     norm = functools.partial(BatchNorm, train=True)
     options = {"features": 8, "preactivation": preactivation, "conv": functools.partial(Conv, use_bias=False),
                "norm": norm}
@@ -204,7 +204,7 @@ def test_zero_init_residual_reaches_every_block(name, layer, zero):
 
 @pytest.mark.parametrize("branches", [(1, 3), (2, 4), (3,)])
 def test_branches_left_out_leave_the_others_as_they_were(branches):
-    """The whole block is compared with PyTorch's in test_twins."""
+    """test_twins compares the whole block with PyTorch's."""
     images = np.random.default_rng(0).random((2, 6, 5, 3), np.float32)
     whole, part = (googlenet.Inception((2, 3, 4, 1, 3, 5), branches=some) for some in (googlenet.BRANCHES, branches))
     outputs, variables = fast(whole.init_with_output)(KEY, images)
@@ -234,7 +234,7 @@ def test_vgg_blocks_of_other_kernels_keep_the_map():
 
 
 def test_identity_layers_make_nested_function_classes():
-    """A deeper plain network with added identities is the shallower one: the same logits from the same other layers."""
+    """A plain network with added identity layers is the shallower network: its logits are equal."""
     few, many = (build("resnet20", stage_sizes=sizes, shortcut="none", norm="none", initializer="identity")
                  for sizes in ((1, 1), (3, 4)))
     few, many = (net.clone(stage_features=(8, 12)) for net in (few, many))
@@ -245,7 +245,7 @@ def test_identity_layers_make_nested_function_classes():
 
 
 def test_the_stride_is_in_the_3x3_convolution_unless_asked():
-    """Both have the same shapes and parameters (resnet50's 4.09 and 3.86 billion multiplications): numbers differ."""
+    """Both have the same shapes and parameters, with 4.09 and 3.86 billion multiplications; their results differ."""
     first, second = (case("resnet50", stride_in_1x1=stride, **SHALLOW) for stride in (False, True))
     variables, images = first.variables(), first.images().astype(np.float32)
     one, other = (fast(net.ours().apply)(variables, images) for net in (first, second))
@@ -258,7 +258,7 @@ def test_a_shortcut_of_zeros_pads_channels_at_the_end():
     variables = unlike_initial(net, images)
     stats = jax.tree.map(np.float32, variables["batch_stats"])
     params = jax.tree.map(np.float32, variables["params"])
-    params["stage2_block1"] = jax.tree.map(np.zeros_like, params["stage2_block1"])  # nothing but the shortcut is left
+    params["stage2_block1"] = jax.tree.map(np.zeros_like, params["stage2_block1"])  # only the shortcut is left
     _, sown = net.apply({"params": params, "batch_stats": stats}, images, mutable=["intermediates"])
     (before,), (after,) = (sown["intermediates"][stage] for stage in ("stage1", "stage2"))
     np.testing.assert_array_equal(after[..., :4], before[:, ::2, ::2])

@@ -1,4 +1,4 @@
-"""The PyTorch networks that ours are compared with are themselves the published ones: names, shapes, counts."""
+"""The PyTorch networks that ours are compared with have the published names, shapes and counts."""
 import json
 import zlib
 from pathlib import Path
@@ -17,14 +17,14 @@ VARIANTS = [("googlenet", {"aux_logits": False}, 6_624_904, [344, 2_008_789_634]
 
 
 def without_memory(name, **options):
-    """The network as published, its parameters without values: shapes are all that is asked for."""
+    """Return the network as published, on the meta device: parameters have shapes but no values."""
     (_, _, channels), classes = INPUTS[name]
     with torch.device("meta"):
         return torch_net(name, classes, channels, **options)
 
 
 def names_and_shapes(name, net):
-    """[number of tensors, CRC-32 of the sorted lines 'tensor's name [shape]'] of a state dict."""
+    """Return [number of tensors, CRC-32 of the sorted lines 'name [shape]'] of a state dict."""
     lines = sorted(f"{published_name(name, key)} {list(value.shape)}" for key, value in net.state_dict().items())
     return [len(lines), zlib.crc32("\n".join(lines).encode())]
 

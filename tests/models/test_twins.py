@@ -1,7 +1,7 @@
-"""Every network equals its twin in PyTorch, in float64: logits in both modes, gradients, running statistics.
+"""Each network equals its twin in PyTorch, in float64: logits in both modes, gradients, running statistics.
 
-The default run takes narrow and shallow ones of every family and every option that changes what is computed; the slow
-test takes all names at their own depth, but for resnet1202.
+The default run takes narrow and shallow networks of each family, and each option that changes results; the slow test
+takes all names except resnet1202 at their own depth.
 """
 from dataclasses import replace
 from functools import partial
@@ -37,7 +37,7 @@ SLOW = [each for name, each in DEEP.items() if each not in QUICK and name != "re
 
 @pytest.fixture
 def certain_dropout(monkeypatch):
-    """Dropout becomes x + rate * x * |x| on both sides: the same every time, yet wrong in another place or rate.
+    """Replace dropout on both sides by x + rate * x * |x|, which is not random but shows a wrong place or rate.
 
     (Rectifying and max-pooling commute with it, as with dropout itself in expectation.)
     """
@@ -46,20 +46,20 @@ def certain_dropout(monkeypatch):
 
 
 def may_be_still(name, names):
-    """Whether a gradient of 0 is right: the bias of a convolution or dense layer, which a batch norm may take out."""
+    """Return whether a gradient may be 0: the bias of a convolution or dense layer, which a batch norm may cancel."""
     layer, _, leaf = name.rpartition(".")
     normalised = any(key.endswith("running_mean") for key in names)
     return leaf == "bias" and f"{layer}.running_mean" not in names and normalised
 
 
 def sees_each_image_alone(evaluate, images):
-    """The same twice, and in another order or company."""
+    """Assert that logits are the same twice, in another order and in another batch."""
     logits = evaluate(images)
     np.testing.assert_array_equal(evaluate(images), logits)
     close(evaluate(images[::-1])[::-1], logits, 1e-12)
     company = evaluate(np.concatenate([images[:1], 1 - images[1:]]))
     close(company[0], logits[0], 1e-12)
-    # above rounding; by how much is the network's affair: a plain one of 34 layers lets almost nothing through
+    # above rounding, by an amount that depends on the network: 34 plain layers let almost nothing through
     assert np.abs(company[1:] - logits[1:]).max() > 1e-9 * np.abs(logits).max()
 
 
@@ -68,7 +68,7 @@ def compare(case):
     images, labels = case.images(), case.labels()
     module = case.ours()
     if hasattr(module, "unbiased"):
-        module = module.clone(unbiased=True)  # PyTorch's; test_models tells which networks do so by themselves
+        module = module.clone(unbiased=True)  # as PyTorch; test_models checks the networks' own choices
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), case.variables(state))
         apply = jax.jit(partial(module.apply, mutable=["aux_logits", "batch_stats"]), compiler_options=FAST_COMPILE)

@@ -1,4 +1,4 @@
-"""Torchvision's networks and their relatives, written again in PyTorch: with torchvision's parameter names, any width.
+"""Torchvision's networks and their relatives, written again in PyTorch with torchvision's names, at any width.
 
 `torch_net` finds them, and the textbook's, by our names. Weights are PyTorch's own: the tests fill in others.
 """
@@ -13,7 +13,7 @@ from tests.models.torch_textbook import wide
 
 
 def chain(**layers):
-    """A Sequential with names."""
+    """Return a Sequential with names."""
     return nn.Sequential(OrderedDict(layers))
 
 
@@ -22,7 +22,7 @@ def norm_after(features, norm):
 
 
 class Classifier(nn.Module):
-    """`features`, `avgpool` and `classifier`, the flattening between them."""
+    """A network of `features`, `avgpool`, flattening and `classifier`."""
 
     def __init__(self, features, avgpool, classifier):
         super().__init__()
@@ -81,7 +81,7 @@ def vgg(num_classes, in_channels, stage_sizes, width=1.0, hidden=(4096, 4096), n
 class NotebookVGG(nn.Module):
     """The TensorFlow text's VGG-13 for 32x32 pixels; with `skip` the input of the last stage is added before its end.
 
-    torchvision's names: the convolutions of VGG-13 are features 0, 2, 5, 7, 10, 12, 15, 17, 20 and 22.
+    The names are torchvision's: the convolutions of VGG-13 are features 0, 2, 5, 7, 10, 12, 15, 17, 20 and 22.
     """
 
     def __init__(self, num_classes, in_channels, width=1.0, skip=False):
@@ -100,7 +100,7 @@ class NotebookVGG(nn.Module):
 
 
 class Unit(nn.Module):
-    """GoogLeNet's convolution: torchvision's with batch norm and no bias, the paper's without and with one."""
+    """GoogLeNet's convolution: torchvision's has batch norm and no bias, the paper's has a bias and no batch norm."""
 
     def __init__(self, inside, outside, kernel_size, batch_norm, **options):
         super().__init__()
@@ -144,9 +144,9 @@ INCEPTIONS = {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64)
 
 
 class GoogLeNet(nn.Module):
-    """torchvision's; `original` is the paper's, for images of `size` pixels a side.
+    """torchvision's GoogLeNet, or the paper's (`original`), for images of `size` pixels a side.
 
-    In training it returns the logits and the two auxiliary ones.
+    In training it returns the logits and those of the two auxiliary heads.
     """
 
     def __init__(self, num_classes, in_channels, width=1.0, original=False, aux_logits=True, size=224):
@@ -205,7 +205,7 @@ class DenseBlock(nn.Module):
 
 def densenet(num_classes, in_channels, block_sizes, width=1.0, growth=32, stem=64, small=False, dropout_rate=0.0,
              compression=0.5):
-    """torchvision's; `small` is the paper's for CIFAR, whose stem is one 3x3 convolution."""
+    """Return torchvision's DenseNet, or the paper's for CIFAR (`small`), whose stem is one 3x3 convolution."""
     growth, inside = wide(growth, width), wide(stem, width)
     if small:
         layers = {"conv0": nn.Conv2d(in_channels, inside, 3, padding=1, bias=False)}
@@ -242,5 +242,5 @@ TORCH_NETS = {
 
 
 def torch_net(name, num_classes=10, in_channels=3, **options):
-    """The network of PyTorch that ours of this name must equal; options are its function's."""
+    """Return the PyTorch network that ours of this name must equal; options are its function's."""
     return TORCH_NETS[name](num_classes, in_channels, **options)

@@ -10,7 +10,7 @@ from tests.models.torch_textbook import wide
 
 
 class SameConv2d(nn.Conv2d):
-    """With TensorFlow's SAME padding: a pixel that is left over goes to the bottom and the right."""
+    """A layer with TensorFlow's SAME padding: an odd pixel of padding is at the bottom and the right."""
 
     def forward(self, x):
         pads = []
@@ -21,7 +21,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class PadShortcut(nn.Module):
-    """The paper's option A: every other pixel, and channels of zeros after the others."""
+    """The paper's option A: each second pixel, and channels of zeros at the end."""
 
     def __init__(self, stride, missing):
         super().__init__()
@@ -41,7 +41,7 @@ NORMS = {"batch": nn.BatchNorm2d, "layer": partial(nn.GroupNorm, 1), "instance":
 
 
 class Design:
-    """What the blocks of one network share: how to make a convolution, a normalisation and a shortcut."""
+    """The constructors that the blocks of one network share: convolution, normalisation, shortcut."""
 
     def __init__(self, bias, norm, shortcut, stride_in_1x1, same, preactivation):
         self.bias, self.norm, self.kind, self.same = bias, norm, shortcut, same
@@ -53,7 +53,7 @@ class Design:
         return nn.Conv2d(inside, outside, kernel_size, stride, kernel_size // 2, bias=self.bias)
 
     def shortcut(self, inside, outside, stride):
-        """None where the block's input is added as it is."""
+        """Return the shortcut's layers; None if the input is added as it is."""
         if self.kind == "none":
             return Zero()
         if stride == 1 and inside == outside:
@@ -100,7 +100,7 @@ class Bottleneck(nn.Module):
 
 
 class PreactBlock(nn.Module):
-    """Normalise, rectify, convolve; two 3x3 convolutions, or the bottleneck's three."""
+    """A block of normalisation, ReLU and convolution: two of 3x3, or the bottleneck's three."""
 
     def __init__(self, inside, features, stride, design, first, expansion):
         super().__init__()
@@ -118,7 +118,7 @@ class PreactBlock(nn.Module):
     def forward(self, x):
         y = x
         for i in range(1, self.depth + 1):
-            if not (self.first and i == 1):  # the stem has normalised and rectified what the first block gets
+            if not (self.first and i == 1):  # the first block's input is normalised and rectified by the stem
                 y = torch.relu(getattr(self, f"bn{i}")(y))
             if i == 1:
                 shortcut = self.downsample(y) if self.downsample else x
@@ -127,7 +127,7 @@ class PreactBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem 'imagenet' is torchvision's, 'cifar' the paper's for 32x32 pixels, 'notebook' the TensorFlow text's."""
+    """A ResNet. Stem 'imagenet' is torchvision's, 'cifar' the paper's for 32x32 pixels, 'notebook' the other text's."""
 
     def __init__(self, num_classes, in_channels, stage_sizes, stage_features=(64, 128, 256, 512), width=1.0,
                  block=Basic, stem="imagenet", shortcut="projection", bias=False, norm="batch", stride_in_1x1=False,

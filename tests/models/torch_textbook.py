@@ -1,4 +1,4 @@
-"""The networks of the two texts, and NiN, as the textbook's PyTorch code nests them: numbers for names.
+"""The networks of the two texts, and NiN, nested as in the textbook's PyTorch code, with numbers as names.
 
 Dive into Deep Learning, chapters 6 and 7; the perceptron and the LeNets with ReLU are the TensorFlow text's.
 """
@@ -9,12 +9,12 @@ from torch import nn
 
 
 def wide(channels, width):
-    """Channels of a network `width` times as wide."""
+    """Return the channels of a network `width` times as wide."""
     return max(1, round(channels * width))
 
 
 def dropped(activation, rate):
-    """An activation with dropout after it, in one place of a Sequential: the text has none there, and its numbers."""
+    """Return an activation with dropout in one place of a Sequential, so that the text's numbers of the layers stay."""
     return nn.Sequential(activation, nn.Dropout(rate))
 
 
@@ -26,7 +26,7 @@ def perceptron(num_classes, in_channels, dropout_rate=0.0):
 
 
 def lenet(num_classes, in_channels, padding=2, features=400, norm=False, dropout_rate=0.0, activation="sigmoid"):
-    """5x5 convolutions, sigmoid, average pooling."""
+    """Return the textbook's LeNet: 5x5 convolutions, sigmoid, average pooling."""
     function = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}[activation]
 
     def block(layer, size, normalise, *after):
@@ -41,7 +41,7 @@ def lenet(num_classes, in_channels, padding=2, features=400, norm=False, dropout
 
 
 def lenet_relu(num_classes, in_channels, norm=False, dropout_rate=0.0):
-    """The TensorFlow text's: 3x3 convolutions, max-pooling, ReLU; Keras's epsilon and decay."""
+    """Return the TensorFlow text's LeNet: 3x3 convolutions, max-pooling, ReLU; Keras's epsilon and decay."""
     def normalise(size):
         return [nn.BatchNorm2d(size, eps=1e-3, momentum=0.01)] if norm else []
 
@@ -53,7 +53,7 @@ def lenet_relu(num_classes, in_channels, norm=False, dropout_rate=0.0):
 
 
 def dense_layers(features, in_channels, size, hidden, num_classes):
-    """Flattening and three dense layers, after `features` of images of `size` pixels a side."""
+    """Return flattening and three dense layers, after `features` of images of `size` pixels a side."""
     flat = nn.Sequential(*features)(torch.zeros(1, in_channels, size, size)).numel()
     return [nn.Flatten(), nn.Linear(flat, hidden[0]), nn.ReLU(), nn.Dropout(0.5), nn.Linear(*hidden), nn.ReLU(),
             nn.Dropout(0.5), nn.Linear(hidden[1], num_classes)]
@@ -89,9 +89,9 @@ def nin_block(inside, features, norm="none", **first):
 
 
 def nin(num_classes, in_channels, width=1.0, last=(None, None, None), norm="none", hidden=None, size=99):
-    """The textbook's; with `last`, channels of the last block before the classes', the authors' for ImageNet.
+    """Return the textbook's NiN, or with `last`, channels of the last block, the authors' for ImageNet.
 
-    With `hidden`, dense layers instead of the last block, for images of `size` pixels a side.
+    With `hidden`, dense layers replace the last block, for images of `size` pixels a side.
     """
     a, b, c = (wide(n, width) for n in (96, 256, 384))
     last = [wide(n, width) if n else num_classes for n in last]
@@ -104,7 +104,7 @@ def nin(num_classes, in_channels, width=1.0, last=(None, None, None), norm="none
 
 
 def nin_cifar(num_classes, in_channels, width=1.0):
-    """The authors' for CIFAR-10; Caffe's pooling lets the last window hang over the edge."""
+    """Return the authors' NiN for CIFAR-10; in Caffe's pooling the last window may reach beyond the edge."""
     a, b, c = (wide(n, width) for n in (192, 160, 96))
     return nn.Sequential(
         nin_block(in_channels, (a, b, c), kernel_size=5, padding=2), nn.MaxPool2d(3, 2, ceil_mode=True),
