@@ -1,4 +1,4 @@
-"""Arrays as PNG files that a person can read. Every function writes one file and returns its path."""
+"""Pictures of arrays: each function writes one PNG file and returns its path."""
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ GAP = 1.0  # white, between tiles
 HEAT = "inferno"
 
 
-def _figure(width: float, height: float):
-    """A matplotlib figure of so many inches; without pyplot, which would look for a screen."""
+def _figure(width: float, height: float) -> Any:
+    """Return a matplotlib figure, its size in inches; made without pyplot, which would look for a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -21,7 +21,8 @@ def _figure(width: float, height: float):
     return figure
 
 
-def _save(figure, title: str, path: Path) -> Path:
+def _save(figure: Any, title: str, path: Path) -> Path:
+    """Write a figure with its title as a PNG file and return the path."""
     figure.suptitle(title, fontsize=11)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,8 +30,8 @@ def _save(figure, title: str, path: Path) -> Path:
     return path
 
 
-def _show(axis, picture: np.ndarray, title: str = "", **options) -> None:
-    """One image [H, W], [H, W, 1] or [H, W, 3] in [0, 1], no ticks; pixels stay squares unless `options` say else."""
+def _show(axis: Any, picture: np.ndarray, title: str = "", **options: Any) -> None:
+    """Draw an image [H, W], [H, W, 1] or [H, W, 3] in [0, 1] without ticks; `options` are those of imshow."""
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[:, :, 0]
     axis.imshow(picture, **{"cmap": "gray", "interpolation": "nearest"}
@@ -40,21 +41,21 @@ def _show(axis, picture: np.ndarray, title: str = "", **options) -> None:
 
 
 def around_grey(values: np.ndarray, share: float = 1.0) -> np.ndarray:
-    """Signed values [..., H, W, C] as pixels: 0 is grey, and what reaches a share of each image's largest is full."""
+    """Return signed values [..., H, W, C] as pixels: 0 is grey; black and white from `share` of the largest size on."""
     largest = share * np.abs(values).max((-3, -2, -1), keepdims=True)
     return 0.5 + 0.5 * np.clip(values / np.where(largest == 0, 1, largest), -1, 1)
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
-    """Values [..., H, W] as pixels: the smallest of each image black, the largest white; black where all are equal."""
+    """Return values [..., H, W] as pixels: in each image the smallest is black, the largest white; all equal: black."""
     low, high = (f(values, (-2, -1), keepdims=True) for f in (np.min, np.max))
     return (values - low) / np.where(high > low, high - low, 1)
 
 
 def tiles(images: np.ndarray, columns: int, pixels: int = 1) -> np.ndarray:
-    """Images [N, H, W(, C)] beside and below each other in one array, enlarged so that each is `pixels` wide or more.
+    """Return images [N, H, W(, C)] in rows in one array, each enlarged to a width of `pixels` or more.
 
-    Between them, and where the last row ends early, it is white.
+    The space between them and after the last one is white.
     """
     zoom = max(1, -(-pixels // images.shape[2]))
     images = images.repeat(zoom, 1).repeat(zoom, 2)
@@ -69,7 +70,7 @@ def tiles(images: np.ndarray, columns: int, pixels: int = 1) -> np.ndarray:
 
 
 def filters(kernel: np.ndarray, title: str, path: Path) -> Path:
-    """Filters [kh, kw, C, O]: in colour where they see colours, else each of the first three channels by itself."""
+    """Draw filters [kh, kw, C, O]: in colour if C is 3, else each of the first three channels separately."""
     each = np.moveaxis(np.asarray(kernel, np.float32), -1, 0)
     if each.shape[3] != 3:
         each = np.moveaxis(each[..., :3], 3, 1).reshape(-1, *each.shape[1:3], 1)
@@ -81,9 +82,11 @@ def filters(kernel: np.ndarray, title: str, path: Path) -> Path:
 
 
 def feature_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str, path: Path, most: int = 24) -> Path:
-    """One image and what stages make of it: name -> [H, W, C], of which the `most` channels that vary most are shown.
+    """Draw an image and its feature maps, each from black to white on its own scale.
 
-    Each map has its own scale, from black to white.
+    Args:
+      maps: name of a layer -> [H, W, C].
+      most: channels that are shown of each layer: those that vary most.
     """
     figure = _figure(9, 0.6 + 1.55 * len(maps))
     axes = figure.subplots(len(maps), 2, squeeze=False, width_ratios=(1, 8))
@@ -97,10 +100,10 @@ def feature_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str, 
 
 
 def projections(units: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
-    """The strongest activations of units sent back to the pixels, beside the parts of the images that they saw.
+    """Draw activations of units sent back to the pixels, beside the parts of the images that the units saw.
 
     Args:
-      units: 'title', 'projections' [n, h, w, C] (signed) and 'patches' [n, h, w, C] in [0, 1] of each.
+      units: for each, 'title', 'projections' [n, h, w, C] (signed) and 'patches' [n, h, w, C] in [0, 1].
     """
     columns = min(3, len(units))
     rows = -(-len(units) // columns)
@@ -119,17 +122,18 @@ def projections(units: Sequence[Mapping[str, Any]], title: str, path: Path) -> P
 
 def beside(images: np.ndarray, names: Sequence[str], maps: np.ndarray, labels: Sequence[str], title: str, path: Path, *,
            over: float = 0.0, bar: str = "", smooth: bool = False) -> Path:
-    """Images [N, H, W, C] in [0, 1] above their maps [N, h, w], which have names too.
+    """Draw images [N, H, W, C] in [0, 1] with `names` above their maps [N, h, w] with `labels`.
 
     Args:
-      over: above 0, the map lies over the image, so opaque.
-      bar: what the colours mean; then all maps share one scale, 0 to 1, with a bar. Else each has its own.
-      smooth: interpolate the map between its values.
+      over: above 0, the map is drawn over the image with this opacity.
+      bar: meaning of the colours; all maps then share one scale, 0 to 1, with a bar. Without it each has its own.
+      smooth: interpolate between the values of a map.
     """
     count = len(images)
     figure = _figure(1.5 * count + (0.8 if bar else 0), 3.4 + 0.25 * any(labels))
     axes = figure.subplots(2, count, squeeze=False)
     height, width = images.shape[1:3]
+    drawn = None
     for column, (image, name, values, label) in enumerate(zip(images, names, maps, labels, strict=True)):
         _show(axes[0, column], image, name)
         if over:
@@ -146,11 +150,11 @@ def beside(images: np.ndarray, names: Sequence[str], maps: np.ndarray, labels: S
 
 def norms(records: Sequence[Mapping[str, Any]], percentiles: Sequence[int], title: str, path: Path,
           most: int = 12) -> Path:
-    """How the running mean and deviation of batch normalisation moved, a panel for each layer.
+    """Draw how the running mean and deviation of batch normalisation moved, in a panel for each layer.
 
     Args:
-      records: 'epoch', 'mean' and 'deviation' (layer -> three percentiles over its channels) of each.
-      most: of more layers so many are shown, evenly spaced.
+      records: for each, 'epoch', 'mean' and 'deviation' (layer -> three percentiles over its channels).
+      most: panels that are drawn at most, of layers that are evenly spaced.
     """
     names = sorted(records[0]["mean"], key=_by_number)
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
@@ -178,15 +182,16 @@ def norms(records: Sequence[Mapping[str, Any]], percentiles: Sequence[int], titl
 
 
 def _by_number(name: str) -> list[str | int]:
-    """For sorting: 'block10/norm2' after 'block9/norm1'."""
+    """Return a key that sorts 'block10/norm2' after 'block9/norm1'."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def surface(panels: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
-    """Loss and accuracy along lines through parameter space.
+    """Draw loss and accuracy along lines through parameter space.
 
     Args:
-      panels: 'title', 'xlabel', 'steps' [n] and 'lines', of (label, loss [n], accuracy [n]), of each.
+      panels: for each, 'title', 'xlabel', 'steps' [n], 'result' (a step, marked) and 'lines', a list of
+        (label, loss [n], accuracy [n]).
     """
     from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
@@ -213,7 +218,7 @@ def surface(panels: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path
 
 
 def augmented(images: np.ndarray, names: Sequence[str], draws: np.ndarray, title: str, path: Path) -> Path:
-    """Images [N, H, W, C] in [0, 1], each at the left of a row of its augmented draws [K, N, H, W, C]."""
+    """Draw images [N, H, W, C] in [0, 1], each at the left of a row of its augmented versions [K, N, H, W, C]."""
     figure = _figure(1.05 * (len(draws) + 1), 1.12 * len(images) + 0.6)
     axes = figure.subplots(len(images), len(draws) + 1, squeeze=False)
     for row, (image, name) in enumerate(zip(images, names, strict=True)):

@@ -1,4 +1,4 @@
-"""The arrays that become pixels, by hand; and that every picture is written and can be read."""
+"""Arrays of pixels against values by hand; every picture is written and can be read."""
 import numpy as np
 import pytest
 from PIL import Image

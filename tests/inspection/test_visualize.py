@@ -1,16 +1,16 @@
-"""scripts/visualize.py on a small run: every picture, and what it refuses."""
+"""scripts/visualize.py on a small run: every picture, and the inputs that it refuses."""
 import pytest
 from PIL import Image
 
 from modern_cnn.data import augment, sources
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load as evaluation
+from modern_cnn.runs.load import examples, load_data
 from tests.test_cli import ROOT, refused
 
 
 @pytest.fixture(scope="module")
 def run(server, tmp_path_factory):
-    """A workdir of two steps of the ReLU LeNet with batch normalisation."""
+    """Return a workdir of two steps of the ReLU LeNet with batch normalisation."""
     from configs import base
     from modern_cnn.runs import loop
 
@@ -56,9 +56,10 @@ def test_refusals(script, run, tmp_path):
     refused(script("visualize.py", "--what=filters", "--workdir=nowhere"), 1, "nowhere is not a run's workdir")
     refused(script("visualize.py", "--what=deconv", f"--workdir={run}", "--layer=stage9"), 1, "no layer 'stage9'",
             "did you mean 'stage")
-    refused(script("visualize.py", "--what=deconv", f"--workdir={run}", "--units=999"), 1, "--units=999", "units 0 to")
+    refused(script("visualize.py", "--what=deconv", f"--workdir={run}", "--units=999"), 1, "no unit 999", "units 0 to")
     refused(script("visualize.py", "--what=saliency", f"--workdir={run}", "--images=5,x"), 1, "--images=5,x")
-    refused(script("visualize.py", "--what=saliency", f"--workdir={run}", "--images=400"), 1, "no image 400", "360")
+    refused(script("visualize.py", "--what=saliency", f"--workdir={run}", "--images=400"), 1, "no image 400",
+            "0 to 359")
     refused(script("visualize.py", "--what=augment", f"--config={ROOT}/configs/lenet.py", f"--workdir={run}"), 1,
             "either --config or --workdir")
     assert not any(tmp_path.iterdir())
@@ -67,11 +68,11 @@ def test_refusals(script, run, tmp_path):
 def test_examples_are_the_splits_own_images(run):
     import numpy as np
 
-    data = evaluation.load_data(run, "test")
-    images, labels = evaluation.examples(data, "test", np.array([7, 0, 359]))
+    data = load_data(run, "test")
+    images, labels = examples(data, "test", np.array([7, 0, 359]))
     own = data.splits["test"]
     np.testing.assert_array_equal(labels, own[1][[7, 0, 359]])
     np.testing.assert_array_equal(images, augment.enlarge(own[0][[7, 0, 359]], 20))
     assert data.spec.mean == sources.normalization("unit", own[0])[0]
-    with pytest.raises(UserError, match="no image 360: its test split has 360"):
-        evaluation.examples(data, "test", np.array([360]))
+    with pytest.raises(UserError, match=r"no image 360: .* test split have the numbers 0 to 359"):
+        examples(data, "test", np.array([360]))
