@@ -1,4 +1,4 @@
-"""What a network is made of, without weights or data: a table of its layers, and what they add up to.
+"""Print the layers of a network and their totals, without weights or data.
 
     python scripts/summarize.py --model=resnet50
     python scripts/summarize.py --model=vgg11_d2l --option=width=0.25 --image_size=96 --json
@@ -19,22 +19,25 @@ from modern_cnn.errors import UserError, lookup
 
 MODEL = flags.DEFINE_string("model", None, "A network; --list prints their names.")
 IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Height and width of the images, in pixels. The default, as of the next two flags, is what the "
-    "network was published for.", lower_bound=1)
+    "image_size", None, "Height and width of the images, in pixels. Like --channels and --num_classes, by default what "
+    "the network was published for.", lower_bound=1)
 CHANNELS = flags.DEFINE_integer("channels", None, "Channels of the images.", lower_bound=1)
-NUM_CLASSES = flags.DEFINE_integer("num_classes", 0, "Classes; 0 is the default.", lower_bound=0)
+NUM_CLASSES = flags.DEFINE_integer("num_classes", 0, "Number of classes; 0: the default.", lower_bound=0)
 OPTION = flags.DEFINE_multi_string("option", [], "An option of the network: --option=width=0.25. May be repeated.")
-JSON = flags.DEFINE_bool("json", False, "Print one JSON object (with --list one list of them) instead of a table.")
+JSON = flags.DEFINE_bool("json", False, "Print a JSON object instead of a table; with --list, a list of objects.")
 LIST = flags.DEFINE_bool("list", False, "Print every network, with its totals at the input it was published for.")
 
 
-def overview():
+def overview() -> None:
+    """Print the totals of every network, each as soon as it is summarised."""
     from modern_cnn import models
     from modern_cnn.inspection import summary, table
 
-    line, found = "{:18}  {:>11}  {:>7}  {:>11}  {:>9}  {:>14}  {:>5}", []
+    # The header's cells are as wide as the columns, so that the table can be printed line by line.
+    head, found = [f"{'network':18}", f"{'images':>11}", "classes", f"{'parameters':>11}", f"{'running':>9}",
+                   f"{'MACs':>14}", "field"], []
     if not JSON.value:
-        print(line.format("network", "images", "classes", "parameters", "running", "MACs", "field"))
+        print(*cli.text_table([head]))
     for name, (image_shape, num_classes) in models.INPUTS.items():
         # With `scan` the totals are the same, and 1202 layers are traced as fast as 20.
         scan = {"scan": True} if "scan" in inspect.signature(models.MODELS[name]).parameters else {}
@@ -42,14 +45,15 @@ def overview():
         del totals["layers"]
         found.append({"model": name, "num_classes": num_classes, **totals})
         if not JSON.value:
-            field = table.extent(totals["receptive_field"] or ("all", "all"))
-            print(line.format(name, "x".join(map(str, image_shape)), num_classes, f"{totals['params']:,}",
-                              f"{totals['bn_running_scalars']:,}", f"{totals['macs']:,}", field), flush=True)
+            cells = [name, "x".join(map(str, image_shape)), str(num_classes), f"{totals['params']:,}",
+                     f"{totals['bn_running_scalars']:,}", f"{totals['macs']:,}",
+                     table.extent(totals["receptive_field"] or ("all", "all"))]
+            print(cli.text_table([head, cells], "lrrrrrr")[1], flush=True)
     if JSON.value:
         print(json.dumps(found))
 
 
-def main():
+def main() -> None:
     runtime.configure()
     from modern_cnn import models
     from modern_cnn.inspection import summary, table
