@@ -1,68 +1,125 @@
-"""How much of the image a value sees, followed through a jaxpr one equation at a time.
+"""Receptive fields, followed through a traced program one equation at a time.
 
-Along each image axis (height, width) an array is described by a `View`. Convolution, pooling, padding, slicing and
-reshaping each change it in a known way, so the extents are exact however a layer is written. Windows that hang over the
-border count in full, as is usual (Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural
-Networks"), so a receptive field can be larger than the image. What averages over the image sees all of it: group,
-layer and instance normalisation do.
+Along each image axis (height, width) a `View` says what an array sees of the image. Convolution, pooling, padding,
+slicing and reshaping each change it in a known way, so the extents are exact however a layer is written. Windows that
+hang over the border count in full, as is usual (Araujo, Norris and Sim 2019, "Computing Receptive Fields of
+Convolutional Neural Networks"), so a receptive field can be larger than the image. A layer that averages over the image
+sees all of it: group, layer and instance normalisation do.
 """
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, JaxprEqn
+
+from modern_cnn.errors import UserError
+from modern_cnn.inspection.traced import Array, Interpreter, Place, inner, trace
 
 
 @dataclass(frozen=True)
 class View:
-    """The element at indices i sees the `size` pixels that begin at start + sum(jumps[a] * i[a] for every axis a).
+    """The pixels that the elements of an array see along one image axis.
 
-    `jumps` has an entry for each axis of the array, 0 where moving along it does not move over the image.
-    `size` is infinite where the element sees the whole image: where no axis moves over the image any more.
+    The element at indices i sees `size` pixels from start + sum(jumps[a] * i[a] for every axis a) on.
+
+    Attributes:
+      start: the first pixel that element 0 sees; negative where that is padding.
+      size: infinite where each element sees the whole image, because no axis moves over the image any more.
+      jumps: pixels from one element to the next for each axis of the array; 0: that axis does not move over the image.
     """
     start: int
     size: float
     jumps: tuple[int, ...]
 
     def become(self, start: int, size: float, jumps: Iterable[int]) -> "View":
+        """Return a view with these values, of the whole image where no axis moves over the image any more."""
         jumps = tuple(jumps)
         return View(start, math.inf if any(self.jumps) and not any(jumps) else size, jumps)
 
     def window(self, axis: int, extent: int, stride: int = 1, low: int = 0) -> "View":
-        """After a window of `extent` elements slid along `axis` in steps of `stride`, with `low` padded in front."""
+        """Return the view of a window of `extent` elements that slides along `axis`, `low` elements padded in front."""
         jump = self.jumps[axis]
         jumps = (*self.jumps[:axis], jump * stride, *self.jumps[axis + 1:])
         return self.become(self.start - low * jump, self.size + (extent - 1) * jump, jumps)
 
     def fold(self, axes: Sequence[int], shape: Sequence[int]) -> "View":
-        """After all elements along `axes` came together; the axes stay, and do not move over the image any more."""
+        """Return the view of all elements along `axes` together; the axes stay and do not move over the image."""
         view = self
         for axis in axes:
             view = view.window(axis, shape[axis], stride=0)
         return view
 
     def move(self, axes: Iterable[int | None]) -> "View":
-        """With the axes in another order: axis a of the result was axes[a] before, or is new where that is None."""
+        """Return the view with its axes reordered: axis a of the result was axes[a], or is new where that is None."""
         return self.become(self.start, self.size, (0 if a is None else self.jumps[a] for a in axes))
 
 
 def join(views: Sequence[View]) -> View:
-    """What several arrays of one shape see together. Windows that move differently are taken to see everything."""
+    """Return what arrays of one shape see together: the whole image where their windows move differently."""
     start, end = min(view.start for view in views), max(view.start + view.size for view in views)
     jumps = tuple(map(max, zip(*(view.jumps for view in views), strict=True)))
     return View(start, end - start if all(view.jumps == jumps for view in views) else math.inf, jumps)
 
 
-def after(eqn, views: Sequence[View | None]) -> list[View]:
-    """The views of an equation's outputs, from those of its inputs (None: a weight or a constant; not all are)."""
+# What a value of the program sees, by height and width; of a weight, its number of axes; None: of a constant.
+Value = tuple[View, View] | int | None
+_IMAGES = (View(0, 1, (0, 1, 0, 0)), View(0, 1, (0, 0, 1, 0)))  # each pixel sees itself
+
+
+class FieldInterpreter(Interpreter[Value]):
+    """The receptive field of every value of a traced function of (variables, images)."""
+
+    def read(self, program: ClosedJaxpr) -> list[Value]:
+        """Return what the outputs see. The last input are the images [N, H, W, C], the others are variables."""
+        return self.run(program, [*(var.aval.ndim for var in program.jaxpr.invars[:-1]), _IMAGES])
+
+    def visit(self, eqn: JaxprEqn, inputs: list[Value], place: Place) -> Sequence[Value]:
+        if eqn.primitive.name in ("cond", "while"):
+            raise UserError(f"{'/'.join(place.names) or 'the network'} has a {eqn.primitive.name}: what it computes "
+                            "depends on the image, so its layers cannot be counted")
+        if inner(eqn):
+            return self.enter(eqn, inputs, place)
+        if any(isinstance(value, tuple) for value in inputs):
+            axes = [_views(eqn, [v[axis] if isinstance(v, tuple) else None for v in inputs]) for axis in (0, 1)]
+            return list(zip(*axes, strict=True))
+        return [max((axes for axes in inputs if isinstance(axes, int)), default=None)] * len(eqn.outvars)
+
+    def constant(self, value: Any) -> Value:
+        return None
+
+    def slice(self, value: Value, place: Place) -> Value:
+        if isinstance(value, tuple):
+            raise UserError(f"{'/'.join(place.names) or 'the network'} scans over the image: only the layers of a scan "
+                            "over layers can be counted")
+        return value and value - 1
+
+
+def views(function: Callable[[Any, Array], Any], variables: Any, images: Array) -> tuple[View, View]:
+    """Return what the first output of `function(variables, images)` sees along the image's height and its width.
+
+    Args:
+      images: [N, H, W, C].
+    """
+    found = FieldInterpreter().read(trace(function, variables, images))[0]
+    if not isinstance(found, tuple):
+        raise ValueError("the first output of this function does not depend on the images")
+    return found
+
+
+def _views(eqn: JaxprEqn, views: Sequence[View | None]) -> list[View]:
+    """Return the views of an equation's outputs from those of its inputs (None: a weight or a constant; not all)."""
+    rule: Callable[..., View]
     name = eqn.primitive.name
     if name.startswith("reduce_window"):
         rule = _reduce_window
     else:
-        rule = RULES.get(name, _reduce if name.startswith("reduce_") and "axes" in eqn.params else _pointwise)
+        rule = _RULES.get(name, _reduce if name.startswith("reduce_") and "axes" in eqn.params else _pointwise)
     return [rule(eqn, views, out) for out in range(len(eqn.outvars))]
 
 
 def _pointwise(eqn, views, out):
-    """Also for operations that have no rule: where the axes over the image keep their lengths."""
+    """Return the views of an operation on elements, or of one without a rule: the whole image if axes change."""
     shape = eqn.outvars[out].aval.shape
     seen = [(var.aval.shape, view) for var, view in zip(eqn.invars, views, strict=True) if view]
     if all(len(old) == len(shape) and all(n == m or not jump for n, m, jump in zip(old, shape, view.jumps, strict=True))
@@ -111,7 +168,7 @@ def _reduce(eqn, views, out):
 
 
 def _reshape(eqn, views, out):
-    """An axis that is split keeps its place in the image; axes that are merged into one lose theirs."""
+    """Return the view of a reshape: an axis that is split keeps its place in the image, merged axes lose theirs."""
     view, old, new = views[0], eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     jumps = [0] * len(new)
     sources, targets = ([a for a, n in enumerate(shape) if n > 1] for shape in (old, new))
@@ -170,7 +227,7 @@ def _split(eqn, views, out):
     return views[0].window(eqn.params["axis"], 1, low=-sum(eqn.params["sizes"][:out]))
 
 
-RULES = {
+_RULES = {
     "conv_general_dilated": _convolution,
     "dot_general": _dot_general,
     "reshape": _reshape,

@@ -1,5 +1,5 @@
 """The loss around a trained network, along lines through the space of its parameters."""
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -7,13 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from modern_cnn.inspection.features import class_logits
+from modern_cnn.inspection.traced import Array
+
 
 def filter_normalized(key: jax.Array, params: Any) -> Any:
-    """A random direction like `params`, each filter of it as long as the network's own.
+    """Return a random direction shaped like `params`, each of its filters as long as the network's own.
 
-    Li et al. 2018, "Visualizing the loss landscape of neural nets", section 4: without it, weights that batch
-    normalisation rescales freely would make sharp and flat look alike. A filter is what makes one output:
-    kernel[..., o]. Biases and the scales of normalisation stay where they are, as in the paper's own code.
+    Li et al. 2018, "Visualizing the loss landscape of neural nets", section 4. Batch normalisation makes the scale of
+    the weights before it arbitrary, so directions of another length would make sharp and flat look alike. A filter is
+    the kernel of one output: kernel[..., o]. The direction is 0 for biases and the scales of normalisation, as in the
+    paper's code.
     """
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
@@ -29,24 +33,24 @@ def filter_normalized(key: jax.Array, params: Any) -> Any:
 
 
 def difference(end: Any, start: Any) -> Any:
-    """The direction that leads from one network's variables to another's."""
+    """Return the direction from one network's variables to another's."""
     return jax.tree.map(jnp.subtract, end, start)
 
 
-def along(module: nn.Module, variables: Any, direction: Any, steps: Sequence[float], images: jax.Array,
-          labels: jax.Array, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """(loss, accuracy), each [len(steps)], of `variables + step * direction` in evaluation mode.
+def along(module: nn.Module, variables: Any, direction: Any, steps: Iterable[float], images: Array,
+          labels: Array, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """Return (loss, accuracy), each [number of steps], of `variables + step * direction` in evaluation mode.
 
     Args:
       variables: as `module.apply` takes them.
-      direction: of the same shape, or of some of its collections: {'params': filter_normalized(key, params)}.
+      direction: like `variables`, or some of its collections: {'params': filter_normalized(key, params)}.
       images, labels: float [N, H, W, C] and int [N]; the loss is the mean cross-entropy over all of them, in nats.
     """
     @jax.jit
     def sums(step, images, labels):
         moved = {name: jax.tree.map(lambda value, change: value + step * change, value, direction[name])
                  if name in direction else value for name, value in variables.items()}
-        logits = module.apply(moved, images, train=False)
+        logits = class_logits(module, moved, images)
         chosen = jnp.take_along_axis(nn.log_softmax(logits), labels[:, None], axis=1)
         return -chosen.sum(), (logits.argmax(-1) == labels).sum()
 

@@ -1,22 +1,21 @@
-"""A summary as lines of text, for a terminal of 120 columns."""
+"""A summary as lines of text for a terminal of 120 columns."""
 from collections.abc import Sequence
 
+from modern_cnn.cli import text_table
 from modern_cnn.inspection.summary import Row, Summary
 
-# name of a column, and whether it is flush right
-COLUMNS = {"layer": False, "kind": False, "output": True, "parameters": True, "running": True, "MACs": True,
-           "output KiB": True, "field": True, "stride": True}
+_COLUMNS = ["layer", "kind", "output", "parameters", "running", "MACs", "output KiB", "field", "stride"]
 
 
 def lines(summary: Summary) -> list[str]:
-    """A line for each layer and one for the totals, and below what these come to in larger units.
+    """Return a line for each layer and one for the totals, then the totals in larger units.
 
-    `running` are the running means and variances of batch normalisation, `field` is the receptive field: what these
-    and the other columns count is said at `summary.Row`.
+    The columns are fields of `summary.Row`: `running` are the running means and variances of batch normalisation,
+    `field` is the receptive field.
     """
     total = ["total", "", "", f"{summary.params:,}", f"{summary.bn_running_scalars:,}", f"{summary.macs:,}",
              f"{summary.activation_bytes / 1024:,.1f}", "", ""]
-    head, *body, foot = align([list(COLUMNS), *map(_cells, summary.layers), total], list(COLUMNS.values()))
+    head, *body, foot = text_table([_COLUMNS, *map(_cells, summary.layers), total], "ll" + "r" * 7)
     rule = "-" * max(map(len, [head, *body, foot]))
     notes = [["parameters", f"{scaled(summary.params)}, {scaled(summary.param_bytes, 'B', 1024)}"],
              ["computation", f"{scaled(summary.macs, 'MAC')} an image"],
@@ -26,18 +25,15 @@ def lines(summary: Summary) -> list[str]:
                                           f"{summary.bn_running_scalars:,} running means and variances"])
     if summary.receptive_field:
         notes.append(["receptive field", f"{extent(summary.receptive_field)} pixels, before layers that see all"])
-    return [head, rule, *body, rule, foot, "", *align(notes, [False, False])]
-
-
-def align(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """Rows of equally many cells as lines, each column as wide as its widest cell; `right`: which are flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(width) if flush else cell.ljust(width)
-                      for cell, width, flush in zip(row, widths, right, strict=True)).rstrip() for row in rows]
+    return [head, rule, *body, rule, foot, "", *text_table(notes)]
 
 
 def scaled(number: float, unit: str = "", base: int = 1000) -> str:
-    """Four digits and a prefix: 4089184256, 'MAC' -> '4.089 GMAC'; 102228128, 'B', 1024 -> '97.49 MiB'."""
+    """Return a number with four digits and a prefix: 4089184256, 'MAC' -> '4.089 GMAC'; 999 -> '999'.
+
+    Args:
+      base: 1000, or 1024 for binary prefixes: 102228128, 'B', 1024 -> '97.49 MiB'.
+    """
     prefixes = ("", "k", "M", "G") if base == 1000 else ("", "Ki", "Mi", "Gi")
     power = 0
     while number >= base and power < 3:
@@ -47,14 +43,14 @@ def scaled(number: float, unit: str = "", base: int = 1000) -> str:
 
 
 def extent(pair: Sequence[int | str]) -> str:
-    """(height, width) in pixels: 43 for a square, else 43x21."""
+    """Return (height, width) in pixels as text: '43' for a square, else '43x21'."""
     return str(pair[0]) if pair[0] == pair[1] else "x".join(map(str, pair))
 
 
 def _cells(row: Row) -> list[str]:
     name = row.name if row.calls < 2 else f"{row.name} x{row.calls}"
     numbers = [f"{n:,}" if n else "" for n in (row.params, row.bn_running_scalars, row.macs)]
-    if row.output_shape is None:
+    if row.output_shape is None or row.receptive_field is None or row.stride is None:  # parameters of no layer
         return [name, row.kind, "", *numbers, "", "", ""]
     stride = extent(row.stride) if any(row.stride) else ""
     return [name, row.kind, "x".join(map(str, row.output_shape)), *numbers, f"{row.activation_bytes / 1024:,.1f}",

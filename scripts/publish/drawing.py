@@ -1,7 +1,7 @@
-"""Boxes and arrows as an SVG picture: what `blocks.trace` finds, from top to bottom, panels side by side.
+"""SVG pictures of the nodes that `blocks.trace` finds: boxes and arrows from top to bottom, panels side by side.
 
-Layers that follow one another share a lane. Normalisation and activation touch the layer before them; in a block that
-begins with its normalisation, the one after. Text stays text, and the same nodes always give the same file.
+Layers that follow one another share a lane. Normalisation and activation touch the layer before them, or the layer
+after them in a block that begins with normalisation. Text stays text, and the same nodes always give the same file.
 """
 from collections.abc import Sequence
 from html import escape
@@ -11,10 +11,10 @@ from scripts.publish.blocks import Node
 
 COLORS = {"conv": "#cfe2f7", "dense": "#e2d5f0", "pool": "#cfeccf", "norm": "#fdecb3", "activation": "#fbd5c1",
           "concat": "#e6e6e6", "pad": "#e6e6e6", "module": "#d9e7ee"}
-AFTER = {"norm": ("conv", "dense", "norm", "activation"),  # what each of these touches when it follows it
+AFTER = {"norm": ("conv", "dense", "norm", "activation"),  # the kinds that each of these touches if it follows them
          "activation": ("conv", "dense", "pool", "norm", "activation")}
-TRACKS = ("#444", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b")  # of lines that go round boxes
-# Pixels: a line of text and what is around it; between boxes, lanes, panels, and lines beside each other; a letter.
+TRACKS = ("#444", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b")  # colours of lines that go round boxes
+# Pixels: a line of text, its padding; between boxes, lanes, panels, and parallel lines; the width of a letter.
 LINE, PAD, GAP, LANE, MARGIN, TRACK, LETTER = 17, 5, 26, 30, 26, 14, 6.9
 
 
@@ -25,7 +25,7 @@ class Panel(NamedTuple):
 
 
 class _Box(NamedTuple):
-    """Nodes that touch, by number; where they are, a row between two others where there is room for both."""
+    """Nodes that touch, by number, and their place; the row is a half where two rows have room for them."""
     nodes: list[int]
     lane: int
     row: float
@@ -44,7 +44,7 @@ class _Place(NamedTuple):
 
 
 def draw(panels: Sequence[Panel]) -> str:
-    """The picture as text of an .svg file, on white."""
+    """Return the picture as the text of an .svg file with a white background."""
     parts, x, height = [], MARGIN, 0
     for panel in panels:
         body, width, bottom = _panel(panel, x)
@@ -62,17 +62,17 @@ def draw(panels: Sequence[Panel]) -> str:
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """(28, 28, 6) -> '28x28x6'."""
+    """Return a shape as text: (28, 28, 6) -> '28x28x6'."""
     return "x".join(map(str, shape))
 
 
 def _panel(panel: Panel, left: float) -> tuple[list[str], float, float]:
-    """Its SVG elements, its width, and where it ends below."""
+    """Return a panel's SVG elements, its width, and its lower end."""
     nodes = [*panel.nodes, Node("output", "", panel.nodes[-1].shape, [len(panel.nodes) - 1])]
     texts = [shape_text(node.shape) if node.kind in ("input", "output") else node.label for node in nodes]
     boxes = _arrange(nodes)
     lanes = max(box.lane for box in boxes) + 1
-    # Of many branches, where they begin and where they end reaches over all of them.
+    # The common input and the common end of many branches are as wide as all of them.
     wide = {n for n, box in enumerate(boxes) if lanes > 2 and nodes[box.nodes[0]].kind in ("input", "output", "concat")}
     widths = [max([60.0] + [LETTER * len(line) + 16 for n, box in enumerate(boxes) if box.lane == lane and n not in wide
                             for i in box.nodes for line in texts[i].split("\n")]) for lane in range(lanes)]
@@ -99,7 +99,7 @@ def _panel(panel: Panel, left: float) -> tuple[list[str], float, float]:
 
 
 def _arrange(nodes: Sequence[Node]) -> list[_Box]:
-    """Nodes that touch as boxes, each with its lane and row."""
+    """Return the boxes of nodes that touch, each with its lane and row."""
     users = [[j for j, other in enumerate(nodes) if i in other.inputs] for i in range(len(nodes))]
     before = len(nodes) > 1 and nodes[1].kind == "norm"  # pre-activation
     groups: list[list[int]] = []
@@ -140,7 +140,7 @@ def _arrange(nodes: Sequence[Node]) -> list[_Box]:
 
 
 def _vertical(boxes: Sequence[_Box], heights: Sequence[float]) -> list[float]:
-    """The top of each box: rows below one another, as high as their highest box."""
+    """Return the top of each box: rows below one another, as high as their highest box."""
     rows = sorted({int(box.row) for box in boxes} | {int(box.row + 0.5) for box in boxes})
     high = {row: max([h for box, h in zip(boxes, heights, strict=True) if box.row == row], default=0) for row in rows}
     middle, y = {}, MARGIN + 10.0
@@ -152,6 +152,7 @@ def _vertical(boxes: Sequence[_Box], heights: Sequence[float]) -> list[float]:
 
 
 def _height(node: Node, text: str, wide: bool) -> float:
+    """Return the height of a node."""
     if node.kind == "add":
         return 22
     height = LINE * (text.count("\n") + 1) + (0 if node.kind in ("input", "output") else PAD)
@@ -161,6 +162,7 @@ def _height(node: Node, text: str, wide: bool) -> float:
 
 
 def _shape(kind: str, text: str, place: _Place, wide: bool) -> list[str]:
+    """Return the SVG elements of a node."""
     (x, y), (left, right, top, bottom), out = place.middle, place, []
     if kind == "add":
         return [f'<circle cx="{x:.0f}" cy="{y:.0f}" r="11" fill="#fff" stroke="#444"/>',
@@ -178,7 +180,12 @@ def _shape(kind: str, text: str, place: _Place, wide: bool) -> list[str]:
 
 def _arrows(nodes: Sequence[Node], boxes: Sequence[_Box], places: Sequence[_Place], wide: set[int],
             shapes: bool) -> tuple[list[str], float]:
-    """From every node to those that use it, with the shapes of what goes there; and how far right they reach."""
+    """Return the arrows from every node to those that use it, and how far right they reach.
+
+    Args:
+      wide: numbers of the boxes that reach over all lanes.
+      shapes: write the shapes of the arrays beside the arrows.
+    """
     home = {i: n for n, box in enumerate(boxes) for i in box.nodes}
     links = [(i, j, home[i], home[j]) for j, node in enumerate(nodes) for i in node.inputs if home[i] != home[j]]
     round_about = [link for link in links if _blocked(boxes, *link[2:]) and not {*link[2:]} & wide]
@@ -213,13 +220,13 @@ def _arrows(nodes: Sequence[Node], boxes: Sequence[_Box], places: Sequence[_Plac
 
 
 def _blocked(boxes: Sequence[_Box], source: int, target: int) -> bool:
-    """Whether another box lies on the straight way down from one box to another in its lane."""
+    """Return whether another box lies on the straight way down from one box to another in its lane."""
     a, b = boxes[source], boxes[target]
     return a.lane == b.lane and any(box.lane == a.lane and a.row < box.row < b.row for box in boxes)
 
 
 def _edge(node: Node, place: _Place) -> float:
-    """Where a line meets the right side of what is drawn."""
+    """Return where a line meets the right side of a node."""
     x = place.middle[0]
     if node.kind == "add":
         return x + 11
@@ -227,5 +234,6 @@ def _edge(node: Node, place: _Place) -> float:
 
 
 def _line(points: Sequence[tuple[float, float]], color: str = TRACKS[0]) -> str:
+    """Return an arrow through some points."""
     path = "L".join(f"{x:.0f} {y:.0f}" for x, y in points)
     return f'<path d="M{path}" fill="none" stroke="{color}" stroke-width="1.3" marker-end="url(#arrow)"/>'

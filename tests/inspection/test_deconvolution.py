@@ -1,4 +1,4 @@
-"""The way back to the pixels, against closed forms, numpy, and a deconvolutional network in PyTorch, layer by layer."""
+"""The way back to the pixels, against closed forms, NumPy, and a deconvolutional network in PyTorch."""
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ from modern_cnn import functional as F
 from modern_cnn import models, weights
 from modern_cnn.errors import UserError
 from modern_cnn.inspection import deconvolution as deconv
-from modern_cnn.inspection import replay
+from modern_cnn.inspection import features
 from modern_cnn.layers import Conv
 from tests.functional.oracle import FAST_COMPILE, close, nhwc, normal
 from tests.models.torch_nets import torch_net
 
 
 class Net(nn.Module):
-    """One sown function of the images, and something like logits."""
+    """A network of one sown function of the images, which are flattened as logits."""
     body: object
 
     @nn.compact
@@ -41,7 +41,7 @@ def send_back(body, images, signal):
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1), (3, 2)])
 def test_one_convolution_is_sent_back_by_its_transpose(stride, padding):
-    """The closed form: the value times its unit's filter, where the filter looked; biases have no part in it."""
+    """Closed form: the value times its unit's filter, where the filter was applied; biases have no part in it."""
     images, place, unit, value = normal(1, 11, 9, 3), (2, 1), 4, 1.7
     signal = np.zeros((1, (8 + 2 * padding) // stride + 1, (6 + 2 * padding) // stride + 1, 5))
     signal[0, *place, unit] = value
@@ -78,15 +78,15 @@ def test_unpooling_returns_each_value_to_its_switch(window, stride):
 
 @pytest.mark.parametrize("function", [nn.relu, nn.sigmoid])
 def test_what_rectifies_the_maps_rectifies_the_way_back_and_does_nothing_else(function):
-    """Whatever sign the forward values had; a gradient would stop or shrink where they were small."""
+    """The signs of the forward values do not matter; a gradient would stop or shrink where they were small."""
     images, signal = normal(1, 4, 4, 2), normal(1, 4, 4, 2, seed=1)
     close(send_back(function, images, signal)[1], np.maximum(signal, 0))
 
 
 def torch_way_back(net, images, unit, stage):
-    """A deconvolutional network: (the strongest activation of a unit in a stage, all else zero; its way back).
+    """Return (the strongest activation of a unit in a stage, with zeros around it; the same sent back to the pixels).
 
-    Stages are counted in poolings.
+    Stages end with a pooling.
     """
     x, stack, poolings = torch.tensor(images.transpose(0, 3, 1, 2)), [], 0
     for layer in net.features:
@@ -154,7 +154,7 @@ def test_trained_networks_send_back_as_the_same_layers_in_pytorch_do(name, optio
 def test_rematerialised_networks_are_plain_ones_and_loops_are_refused():
     images = normal(1, 32, 32, 3).astype(np.float32)
     net = models.build("vgg11", width=0.05, hidden=(4,), remat=True)
-    assert replay.plain(net) == net.clone(remat=False)
+    assert features.plain(net) == net.clone(remat=False)
     variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape),
                              jax.eval_shape(lambda: net.init(jax.random.key(0), images)))
     assert jax.eval_shape(lambda: deconv.project(net, variables, images, "stage2", jnp.ones((1, 8, 8, 6)))
@@ -169,7 +169,7 @@ def test_rematerialised_networks_are_plain_ones_and_loops_are_refused():
 
 
 def test_the_receptive_field_holds_all_that_the_value_depends_on():
-    """Of AlexNet's first layer and pooling: 19 pixels, in steps of 8, the first of them two beyond the border."""
+    """AlexNet's first layer and pooling see 19 pixels, in steps of 8; the first begin two pixels outside the image."""
     net = Net(lambda x: F.avg_pool(Conv(2, 11, strides=4, padding=2, name="conv")(x), 3, 2))
     images = normal(1, 99, 99, 1)
     with jax.enable_x64(True):

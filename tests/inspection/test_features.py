@@ -1,4 +1,4 @@
-"""Saliency, Grad-CAM, occlusion, feature maps and the loss along lines: against PyTorch's autograd, and plain loops."""
+"""Saliency, Grad-CAM, occlusion, feature maps and the loss along lines, against PyTorch's autograd and plain loops."""
 import flax.linen as nn
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import torch
 
 from modern_cnn import models, weights
 from modern_cnn.errors import UserError
-from modern_cnn.inspection import features, replay, surface
+from modern_cnn.inspection import features, surface
 from modern_cnn.layers import BatchNorm, Dense
 from tests.functional.oracle import FAST_COMPILE, close, nchw, nhwc, normal
 from tests.models.torch_nets import torch_net
@@ -18,7 +18,7 @@ LABELS = np.array([3, 0])
 
 @pytest.fixture(scope="module")
 def both():
-    """(PyTorch's VGG-11, ours, its variables, images), with weights and statistics that matter, in float64."""
+    """Return (PyTorch's VGG-11, ours, its variables, images) in float64, with random biases and statistics."""
     torch.manual_seed(0)
     twin = torch_net("vgg11_bn", **OPTIONS).eval()
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_feature_maps_are_those_of_the_layers(both):
         name, kernel = features.first_filters(net, variables, images)
     assert name == "block1/conv1"
     close(kernel, twin.features[0].weight.detach().permute(2, 3, 1, 0))
-    known = replay.layers(net, variables, images)
+    known = features.layers(net, variables, images)
     assert list(known)[:6] == ["stage1", "stage2", "stage3", "stage4", "stage5", "Dropout_0"]
     assert known["stage2"] == (2, 12, 10, 8)
     assert features.stages(net, variables, images) == ["stage1", "stage2", "stage3"]  # then 3x2 and 1x1
@@ -124,7 +124,7 @@ class Small(nn.Module):
 
 
 def test_the_loss_along_a_line_is_numpys():
-    """Also with statistics that move, and images that do not fill the last batch."""
+    """The statistics move too, and the images do not fill the last batch."""
     images, labels = normal(5, 2, 2, 1), np.array([3, 0, 1, 1, 2])
     start = {"params": {"dense": {"kernel": normal(4, 4), "bias": normal(4)},
                         "norm": {"scale": normal(4, seed=1), "bias": normal(4, seed=2)}},

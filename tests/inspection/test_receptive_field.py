@@ -1,4 +1,4 @@
-"""Receptive fields against light: which pixels, when switched on, switch an output on?"""
+"""Receptive fields against a search: which pixels, when switched on, switch an output on?"""
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ SIZE = 60
 
 
 class Net(nn.Module):
-    """`body` of the images, then a pooling so that what it made is the input of a layer."""
+    """A function of the images, then a pooling, so that the function's result is the input of a layer."""
     body: Callable[[jax.Array], jax.Array]
 
     @nn.compact
@@ -25,7 +25,7 @@ class Net(nn.Module):
 
 
 def matrix_convolution(x):
-    """3x3 with padding 1 as patches times a matrix."""
+    """Return a 3x3 convolution with padding 1, computed as patches times a matrix."""
     patches = lax.conv_general_dilated_patches(x, (3, 3), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return nn.Dense(4, use_bias=False, name="dense")(patches)
 
@@ -41,14 +41,14 @@ def inception(x):
 
 
 def residual(x):
-    """Half the pixels, twice the channels; the shortcut is the paper's option A."""
+    """Return a residual block with half the pixels and twice the channels; its shortcut is the paper's option A."""
     y = Conv(4, 3, strides=2, padding=1, name="conv1")(x)
     y = BatchNorm(train=False, name="norm")(Conv(4, 3, padding=1, name="conv2")(y))
     return y + jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
 
 
 def towers(x):
-    """Two halves of the channels, convolved differently."""
+    """Return two halves of the channels, convolved differently."""
     left, right = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([Conv(2, 3, padding=1, name="left")(left), Conv(2, 7, padding=3, name="right")(right)], -1)
 
@@ -91,7 +91,7 @@ STACKS = {
 
 
 def seen(module, channels):
-    """(extents, strides): pixels that light up the output in the middle, and how far its neighbour's are from them."""
+    """Return (extents, strides) of the pixels that switch the middle output on, and the distance to its neighbour's."""
     def bright(path, leaf):
         return jnp.full(leaf.shape, 0.0 if path[-1].key in ("bias", "mean") else 1.0)
 

@@ -1,4 +1,4 @@
-"""The table of a network against counts by hand, PyTorch's and published ones."""
+"""The summary of a network against counts by hand, PyTorch's and published ones."""
 import json
 import math
 import subprocess
@@ -78,7 +78,7 @@ def of(name, **options):
 
 
 class Net(nn.Module):
-    """`body` of the images."""
+    """A function of the images."""
     body: Callable[[jax.Array], jax.Array]
 
     @nn.compact
@@ -176,13 +176,13 @@ def test_a_function_in_a_scan_has_one_row():
 
 @pytest.mark.parametrize("name", ["lenet_bn", "alexnet_2012", "resnet20"])
 def test_half_the_bytes_an_activation(name):
-    """The normalisations and the averages that compute in float32 give bfloat16 too."""
+    """Normalisations and averages compute in float32 and return bfloat16 too."""
     for half, full in zip(of(name, dtype="bfloat16").layers, of(name).layers, strict=True):
         assert half == replace(full, activation_bytes=full.activation_bytes // 2)
 
 
 class MatrixConv(nn.Module):
-    """Patches times a matrix; a convolution with an identity cuts them out, and multiplies nothing that counts."""
+    """Patches times a matrix. A convolution with an identity cuts the patches out; its products do not count."""
 
     @nn.compact
     def __call__(self, x):
@@ -296,7 +296,7 @@ def test_the_script_prints_json(script):
 
 @pytest.mark.parametrize("flag", ["--list", "--json"])
 def test_the_script_lists_the_networks(flag):
-    """Only some of them, to save time."""
+    """Three networks stand for all, to save time."""
     code = ("import runpy, sys; from modern_cnn import models\n"
             "models.INPUTS = {name: models.INPUTS[name] for name in ('mlp', 'lenet_bn', 'resnet20')}\n"
             "runpy.run_path(sys.argv[0], run_name='__main__')")

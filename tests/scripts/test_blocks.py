@@ -1,4 +1,4 @@
-"""Pictures of blocks: what is found in a traced program, and that it is drawn without overlaps."""
+"""Pictures of blocks: the nodes that are found in a traced program, and that they are drawn without overlaps."""
 import xml.etree.ElementTree as ET
 from functools import partial
 from itertools import combinations, pairwise
@@ -18,7 +18,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def found(*args):
-    """[(label, where its inputs come from)] after the input."""
+    """Return [(label, numbers of the nodes before it)], without the input."""
     return [(node.label, node.inputs) for node in trace(*args)[1:]]
 
 
@@ -70,7 +70,7 @@ def test_whole_networks():
 
 
 class Twice(nn.Module):
-    """The same pooling twice in a row."""
+    """A network with the same pooling twice in a row."""
 
     @nn.compact
     def __call__(self, x):
@@ -83,7 +83,7 @@ def test_two_poolings_in_a_row_are_two():
 
 @pytest.mark.parametrize("name", ["lenet_relu_bn", "nin_cifar", "resnet18_cifar", "densenet_d2l"])
 def test_no_layer_is_lost(name):
-    """Against the summary, which reads the program in its own way."""
+    """The summary finds the same layers in its own way."""
     shape = pages.models.INPUTS[name][0]
     kinds = [row.kind for row in summary.summarize(build(name), shape).layers]
     nodes = [node.kind for node in trace(build(name), shape)]
@@ -92,7 +92,7 @@ def test_no_layer_is_lost(name):
 
 
 def boxes(root):
-    """(left, top, right, bottom) of every rectangle but the background."""
+    """Return (left, top, right, bottom) of every rectangle but the background."""
     found = [[float(rect.get(key)) for key in ("x", "y", "width", "height")] for rect in root.iter(f"{SVG}rect")
              if rect.get("x")]
     return [(x, y, x + width, y + height) for x, y, width, height in found]
