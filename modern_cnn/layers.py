@@ -14,7 +14,7 @@ from flax.linen.dtypes import promote_dtype
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.functional.conv import Padding, Pair, explicit_padding, output_size, pair
-from modern_cnn.settings import is_zero
+from modern_cnn.functional.regularize import is_zero
 
 Initializer = Callable[..., jax.Array]
 

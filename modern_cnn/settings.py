@@ -5,7 +5,6 @@ returns it as frozen `Settings`; no other module knows the ConfigDict. The value
 """
 import dataclasses
 import json
-import numbers
 from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any, NamedTuple
@@ -231,15 +230,6 @@ def default_config() -> ml_collections.ConfigDict:
     options: Any = config.model
     options.unlock()
     return config
-
-
-def is_zero(value: Any) -> bool:
-    """Return whether a setting is a plain 0 or False, which switches a part of the program off.
-
-    A traced number is not zero: its value is unknown while the program is traced. Where 0 is not the weakest value
-    (`clip_norm`, `resized_crop`, `mixup`, `cutmix`), trials with and without the part are two programs.
-    """
-    return isinstance(value, numbers.Real) and value == 0
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -101,12 +101,3 @@ def test_locate():
                         ("optimizer", "config.optimizer is a section")):
         with pytest.raises(UserError, match=words):
             settings.locate(config, name)
-
-
-def test_a_traced_number_is_not_zero():
-    import jax
-
-    assert [settings.is_zero(value) for value in (0, 0.0, False, 1, True, 0.1)] == [True, True, True, False, False, False]
-    seen = []
-    jax.jit(lambda x: seen.append(settings.is_zero(x)) or x)(0.0)
-    assert seen == [False]

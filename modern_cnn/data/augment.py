@@ -1,6 +1,6 @@
 """From uint8 pixels to what a network sees, inside the compiled step.
 
-Amounts may be traced numbers (see `settings.is_zero`), except `crop` and `flip`.
+Amounts may be traced numbers (see `functional.regularize.is_zero`), except `crop` and `flip`.
 """
 import math
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from jax import lax
 
 from modern_cnn.data import color
 from modern_cnn.data.decoding import resized_side
-from modern_cnn.settings import Augment, is_zero
+from modern_cnn.functional.regularize import is_zero
+from modern_cnn.settings import Augment
 
 PILLOW_BITS = 22  # after the binary point, in the weights of Pillow's fixed-point arithmetic
 # Random resized crops, by torchvision's rule.

@@ -1,6 +1,18 @@
 """Regularisation as pure functions: the caller passes the random key."""
+from numbers import Real
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+
+def is_zero(value: Any) -> bool:
+    """Return whether a number is a plain 0 or False, which switches a part of a program off.
+
+    A traced number is not zero: its value is unknown while the program is traced. Where 0 is not the weakest value
+    (`clip_norm`, `resized_crop`, `mixup`, `cutmix`), trials with and without the part are two programs.
+    """
+    return isinstance(value, Real) and value == 0
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float | jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ import optax
 from flax import struct
 from jax import lax
 
-from modern_cnn.settings import is_zero
+from modern_cnn.functional.regularize import is_zero
 
 TOP5_ABOVE = 10  # top-5 accuracy is measured for more classes than this
 

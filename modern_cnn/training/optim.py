@@ -6,7 +6,8 @@ import jax
 import optax
 
 from modern_cnn.errors import UserError, did_you_mean
-from modern_cnn.settings import FIELDS, Optimizer, Schedule, is_zero
+from modern_cnn.functional.regularize import is_zero
+from modern_cnn.settings import FIELDS, Optimizer, Schedule
 
 SCHEDULES = FIELDS["schedule.name"].choices
 OPTIMIZERS = FIELDS["optimizer.name"].choices

@@ -17,7 +17,8 @@ from modern_cnn.data import augment, formats
 from modern_cnn.data.sources import Dataset
 from modern_cnn.data.spec import Feed, Spec
 from modern_cnn.errors import UserError
-from modern_cnn.settings import Settings, is_zero
+from modern_cnn.functional.regularize import is_zero
+from modern_cnn.settings import Settings
 from modern_cnn.training import finetune, optim, steps
 from modern_cnn.training.devices import Devices
 from modern_cnn.training.metrics import Metrics

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modern_cnn import functional as F
+from modern_cnn.functional.regularize import is_zero
 from tests.functional.oracle import close, normal
 
 KEY = jax.random.key(0)
@@ -74,3 +75,10 @@ def test_the_dtype_comes_back(dtype):
 def test_a_rate_that_is_no_probability_is_refused(rate):
     with pytest.raises(ValueError, match=f"probability between 0 and 1, not {rate}"):
         F.dropout(KEY, jnp.ones(3), rate)
+
+
+def test_a_traced_number_is_not_zero():
+    assert [is_zero(value) for value in (0, 0.0, False, np.float32(0), 1, True, 0.1)] == [True] * 4 + [False] * 3
+    seen = []
+    jax.jit(lambda x: seen.append(is_zero(x)) or x)(0.0)
+    assert seen == [False]
