@@ -136,3 +136,22 @@ def test_readme_names_files_that_exist():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r"--config=(configs/\w+\.py)", text):
         assert (ROOT / target).exists(), target
+
+
+def public(path):
+    """The functions and methods of a module that others may call."""
+    for node in tree_of(path).body:
+        for each in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(each, ast.FunctionDef) and not each.name.startswith("_"):
+                yield each
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_functions_are_annotated_and_say_what_comes_back(path):
+    for function in public(path):
+        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        assert [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")] == [], function.name
+        assert function.returns is not None, function.name
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and (text := ast.get_docstring(node)):
+            assert not re.match(r"[(\[{]|(Of|As|What|That)\b", text), (node.name, text)

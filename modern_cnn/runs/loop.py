@@ -41,14 +41,14 @@ class Trained(NamedTuple):
 
 
 class Due(NamedTuple):
-    """What is due after a step."""
+    """The actions that are due after a step."""
     log: bool
     evaluate: bool
     save: bool
 
 
 def due(settings: Settings, plan: Plan, step: int) -> Due:
-    """Return what is due after a step: at the end of the run all of it, else as the settings say."""
+    """Return the actions that are due after a step: at the end of the run all, else as the settings say."""
     epoch, position = divmod(step, plan.steps_per_epoch)
     last = step == plan.total_steps
     left = min(plan.steps_per_epoch - position, plan.total_steps - step)  # in this epoch

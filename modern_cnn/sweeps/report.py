@@ -54,7 +54,7 @@ def colors(count: int) -> list:
     return [matplotlib.colormaps["viridis"](i / (count - 1) * 0.95) for i in range(count)]
 
 
-def draw_curves(axes, groups: Sequence[SeedGroup], split: str, score: str) -> None:
+def draw_curves(axes: Any, groups: Sequence[SeedGroup], split: str, score: str) -> None:
     """Draw one panel: for each group its mean curve, in a band of one standard deviation to either side."""
     from matplotlib.ticker import LogLocator, NullFormatter
 

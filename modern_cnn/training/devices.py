@@ -74,7 +74,7 @@ class Devices:
             self.divided, x, (batch_size, *x.shape[1:])), tree)
 
     def shard_batch(self, tree: Any) -> Any:
-        """Inside a compiled function, divide the first axis of arrays among the devices that share a batch."""
+        """Divide the first axis of arrays among the devices of a batch; for use inside a compiled function."""
         return tree if self._whole_batches else jax.lax.with_sharding_constraint(tree, self.divided)
 
     def jit_replicated(self, function: Callable) -> Callable:

@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a run is made of; `settings` of stacked trials hold traced numbers."""
+    """The parts of a run; the `settings` of stacked trials hold traced numbers."""
     settings: Settings
     plan: Plan
     module: nn.Module

@@ -51,7 +51,7 @@ def _point(group: SeedGroup, score: str) -> tuple[float, float] | None:
     return (fmean(values), deviation(values) or 0.0) if values else None
 
 
-def draw_against(axes, groups: Sequence[SeedGroup], field: str, score: str) -> None:
+def draw_against(axes: Any, groups: Sequence[SeedGroup], field: str, score: str) -> None:
     """Draw a score over the numbers of `field`, a line for each combination of the other fields."""
     others = {other: name for other, name in varying(groups).items() if other != field}
     lines: dict[str, list] = {_label(group, others): [] for group in groups}
