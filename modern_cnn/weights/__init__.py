@@ -1,13 +1,13 @@
-"""Convert weights from PyTorch and back: torchvision's state dicts and the textbook's, bit for bit."""
+"""Conversion of weights from PyTorch and back, bit for bit: torchvision's state dicts and the textbook's."""
 from modern_cnn.weights.convert import (
     TORCHVISION,
+    expected_normalize,
     from_torchvision,
-    network_of,
-    normalize_of,
+    matching_network,
     stack_blocks,
     to_torchvision,
     unstack_blocks,
 )
 
-__all__ = ["TORCHVISION", "from_torchvision", "network_of", "normalize_of", "stack_blocks", "to_torchvision",
-           "unstack_blocks"]
+__all__ = ["TORCHVISION", "expected_normalize", "from_torchvision", "matching_network", "stack_blocks",
+           "to_torchvision", "unstack_blocks"]

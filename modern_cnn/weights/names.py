@@ -1,7 +1,8 @@
-"""PyTorch's name of every layer, family by family: pairs (their prefix, our path).
+"""PyTorch's names of all layers, family by family.
 
-Torchvision's names wherever a network has the shape of one of torchvision's; the textbook's (Dive into Deep Learning,
-PyTorch code, chapters 6 and 7) for its own networks, which are nested `Sequential`s and so have numbers for names.
+The names are torchvision's, except for the textbook's networks (Dive into Deep Learning, PyTorch code, chapters 6 and
+7), which are nested `Sequential`s: numbers are their names. A pair may have no layer in a given network, for example a
+normalisation with norm='none'.
 """
 from collections.abc import Iterator
 
@@ -13,10 +14,10 @@ from modern_cnn.models.nin import NiN
 from modern_cnn.models.resnet import ResNet
 from modern_cnn.models.vgg import VGG
 
-Pairs = Iterator[tuple[str, tuple[str, ...]]]
+_Pairs = Iterator[tuple[str, tuple[str, ...]]]
 
 
-def alexnet(net: AlexNet, textbook: bool) -> Pairs:
+def _alexnet(net: AlexNet, textbook: bool) -> _Pairs:
     step = 0 if net.norm == "none" else 1  # a normalisation after every convolution
     features, classifier = ("", (14, 17, 20)) if textbook else ("features.", (1, 4, 6))
     convolutions = (0, 3 + step, 6 + 2 * step, 8 + 3 * step, 10 + 4 * step)
@@ -27,7 +28,7 @@ def alexnet(net: AlexNet, textbook: bool) -> Pairs:
         yield f"{index + 5 * step}" if textbook else f"classifier.{index}", (f"dense{i}",)
 
 
-def vgg(net: VGG, textbook: bool) -> Pairs:
+def _vgg(net: VGG, textbook: bool) -> _Pairs:
     step, index = (2 if net.norm == "none" else 3), 0  # convolution, perhaps normalisation, ReLU
     for stage, size in enumerate(net.stage_sizes, start=1):
         for i in range(1, size + 1):
@@ -40,7 +41,7 @@ def vgg(net: VGG, textbook: bool) -> Pairs:
         yield f"{len(net.stage_sizes) + 1 + 3 * i}" if textbook else f"classifier.{3 * i}", (f"dense{i + 1}",)
 
 
-def nin(net: NiN, textbook: bool) -> Pairs:
+def _nin(net: NiN, textbook: bool) -> _Pairs:
     index = 0
     for block, stage in enumerate(net.stages if net.hidden is None else net.stages[:-1], start=1):
         step = 2 if net.norm == "none" or block == len(net.stages) else 3
@@ -52,7 +53,7 @@ def nin(net: NiN, textbook: bool) -> Pairs:
         yield f"{index + 1 + 3 * i}", (f"dense{i + 1}",)
 
 
-def googlenet(net: GoogLeNet, textbook: bool) -> Pairs:
+def _googlenet(net: GoogLeNet, textbook: bool) -> _Pairs:
     if textbook:
         yield from (("0.0", ("conv1", "conv")), ("1.0", ("conv2", "conv")), ("1.2", ("conv3", "conv")))
         names = {"branch1": "b1_1", "branch2_reduce": "b2_1", "branch2": "b2_2", "branch3_reduce": "b3_1",
@@ -77,7 +78,7 @@ def googlenet(net: GoogLeNet, textbook: bool) -> Pairs:
     yield "fc", ("dense",)
 
 
-def resnet(net: ResNet, textbook: bool) -> Pairs:
+def _resnet(net: ResNet, textbook: bool) -> _Pairs:
     yield from (("0.0", ("conv1",)), ("0.1", ("norm1",))) if textbook else (("conv1", ("conv1",)), ("bn1", ("norm1",)))
     shortcut = ("conv3", None) if textbook else ("downsample.0", "downsample.1")
     for stage, size in enumerate(net.stage_sizes, start=1):
@@ -88,11 +89,11 @@ def resnet(net: ResNet, textbook: bool) -> Pairs:
                 yield f"{theirs}.bn{j}", (ours, f"norm{j}")
             yield f"{theirs}.{shortcut[0]}", (ours, "shortcut_conv")
             yield f"{theirs}.{shortcut[1]}", (ours, "shortcut_norm")
-    yield "bn2", ("norm2",)  # only with pre-activation, which torchvision has not
+    yield "bn2", ("norm2",)  # only with pre-activation, which torchvision does not have
     yield f"{len(net.stage_sizes) + 1}.2" if textbook else "fc", ("dense",)
 
 
-def densenet(net: DenseNet, textbook: bool) -> Pairs:
+def _densenet(net: DenseNet, textbook: bool) -> _Pairs:
     if textbook:
         yield from (("0.0", ("conv1",)), ("0.1", ("norm1",)))
         for block, size in enumerate(net.block_sizes, start=1):
@@ -115,7 +116,7 @@ def densenet(net: DenseNet, textbook: bool) -> Pairs:
     yield "classifier", ("dense",)
 
 
-def lenet(net: LeNet, textbook: bool) -> Pairs:
+def _lenet(net: LeNet, textbook: bool) -> _Pairs:
     numbers = (0, 3, 7, 9, 11) if net.norm == "none" else (0, 4, 9, 12, 15)
     for number, layer in zip(numbers, ("conv1", "conv2", "dense1", "dense2", "dense3"), strict=True):
         yield f"{number}", (layer,)
@@ -123,4 +124,6 @@ def lenet(net: LeNet, textbook: bool) -> Pairs:
         yield f"{number}", (f"norm{i}",)
 
 
-TABLES = {AlexNet: alexnet, VGG: vgg, NiN: nin, GoogLeNet: googlenet, ResNet: resnet, DenseNet: densenet, LeNet: lenet}
+# class -> (network, whether the names are the textbook's) -> pairs (PyTorch's prefix, our path)
+TABLES = {AlexNet: _alexnet, VGG: _vgg, NiN: _nin, GoogLeNet: _googlenet, ResNet: _resnet, DenseNet: _densenet,
+          LeNet: _lenet}

@@ -1,4 +1,4 @@
-"""The scripts are run as in tests/test_cli.py."""
+"""Fixtures of tests/test_cli.py, which run the scripts."""
 from tests.test_cli import script, server
 
 __all__ = ["script", "server"]

@@ -1,4 +1,4 @@
-"""scripts/import_weights.py from file to file: the network, its weights, what evaluation makes of them, and back."""
+"""scripts/import_weights.py from file to file: the network, its weights, their evaluation, and the export."""
 import hashlib
 import json
 import os
@@ -22,7 +22,7 @@ NARROW = ("--model=resnet18", "--option=width=0.125")
 
 
 def twin(classes=3, channels=3, name="resnet18", width=0.125):
-    """A network in PyTorch whose running statistics are no longer 0 and 1."""
+    """Return a network in PyTorch whose running statistics are not 0 and 1."""
     torch.manual_seed(0)
     net = torch_net(name, classes, channels, width=width).eval()
     for key, value in net.state_dict().items():
@@ -32,7 +32,7 @@ def twin(classes=3, channels=3, name="resnet18", width=0.125):
 
 
 def logits_of(net, images):
-    """PyTorch's logits of normalised images [N, H, W, C]."""
+    """Return PyTorch's logits of normalised images [N, H, W, C]."""
     with torch.no_grad():
         return net(torch.from_numpy(images.transpose(0, 3, 1, 2)).float()).numpy()
 
@@ -93,7 +93,7 @@ def test_from_a_file_to_a_network(script, tmp_path, ending, write):
 
 
 def test_a_folder_of_images(script, tmp_path):
-    """Evaluation resizes them, normalises them and counts as one does by hand."""
+    """Evaluation resizes, normalises and scores them as the test does by hand."""
     net, colours = twin(), {"blue": (0, 0, 1), "green": (0, 1, 0), "red": (1, 0, 0)}
     random, images, labels = np.random.RandomState(0), [], []
     for split, count in (("train", 1), ("test", 5)):
@@ -138,7 +138,7 @@ def test_digits_enlarged_on_the_device(script, tmp_path):
     loss = (1437 * splits[0]["loss"] + 360 * splits[1]["loss"]) / 1797
     assert loss == pytest.approx(mean_loss(logits, digits.target), rel=1e-4)
     right = 1437 * splits[0]["accuracy"] + 360 * splits[1]["accuracy"]
-    assert right == pytest.approx((logits.argmax(axis=1) == digits.target).sum(), abs=1.01)  # of equal logits, say
+    assert right == pytest.approx((logits.argmax(axis=1) == digits.target).sum(), abs=1.01)  # two logits may be equal
 
 
 def test_there_and_back_by_files(script, tmp_path):
@@ -178,7 +178,7 @@ def test_googlenet_without_auxiliary_heads(script, tmp_path):
 
 
 def test_the_normalisation_of_torchvisions_googlenet():
-    """Its `transform_input` is this, after ImageNet's normalisation: pixels in [-1, 1]."""
+    """Its `transform_input` turns ImageNet's normalisation into pixels in [-1, 1]."""
     pixels, mean, std = 0.3, 0.485, 0.229
     assert (pixels - mean) / std * (std / 0.5) + (mean - 0.5) / 0.5 == pytest.approx((pixels - 0.5) / 0.5)
 
@@ -209,7 +209,7 @@ BAD = {
     "source": (["--source=foldr:/tmp"], "no such kind of source as 'foldr'"),
     "too few names": (["--classes={tmp_path}/names.txt"], "there are 2 names of classes, but the network has 3"),
     "no names": (["--classes=none.txt"], "cannot read the names of classes: .*none.txt"),
-    "export and import": (["--export=x.safetensors"], "--export is of the weights in --workdir: leave out --model"),
+    "export and import": (["--export=x.safetensors"], "--export writes the weights of --workdir: leave out --model"),
     "empty workdir": (["--workdir="], "--workdir is missing or empty"),
     "unwritable workdir": (["--workdir=/proc/run"], "cannot write the workdir /proc/run"),
     "a file as workdir": (["--workdir={tmp_path}/names.txt"], "cannot write the workdir {tmp_path}/names.txt"),
@@ -261,7 +261,7 @@ def test_a_disk_that_fills_leaves_nothing(tmp_path, monkeypatch):
 
     state, config = twin().state_dict(), base.get_config()
     config.model.update(name="resnet18", width=0.125)
-    module, shape = weights.network_of("resnet18", state, width=0.125)
+    module, shape = weights.matching_network("resnet18", state, width=0.125)
     write = [tmp_path / "run", config, module, weights.from_torchvision("resnet18", state, width=0.125), shape, (), {}]
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", fail)

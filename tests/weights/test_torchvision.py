@@ -1,4 +1,4 @@
-"""Names and layout of PyTorch's weights, against networks written in PyTorch whose names are torchvision's."""
+"""Names and layout of PyTorch's weights, against networks written in PyTorch with torchvision's names."""
 import re
 from math import prod
 
@@ -16,14 +16,14 @@ from modern_cnn.errors import UserError
 from modern_cnn.models import INPUTS, MODELS, build
 from tests.models.torch_nets import torch_net
 
-NARROW = {"width": 0.125, "hidden": (16, 16)}  # of the networks that have 60 to 144 million parameters
+NARROW = {"width": 0.125, "hidden": (16, 16)}  # for the networks with 60 to 144 million parameters
 LARGE = [name for name in weights.TORCHVISION if name.startswith(("alexnet", "vgg"))]
 TEXTBOOK = {"lenet": {}, "lenet_bn": {"padding": 0, "features": 256, "norm": True}, "alexnet_d2l": NARROW,
             "vgg11_d2l": NARROW, "nin_d2l": {}, "googlenet_d2l": {}, "resnet18_d2l": {}, "densenet_d2l": {}}
 
 
 def counted(shapes):
-    """Arrays of which no two values are equal: consecutive floats, from the smallest normal one."""
+    """Return arrays whose values all differ: consecutive floats, from the smallest normal one."""
     start, arrays = 0x00800000, {}
     for name, shape in shapes.items():
         values = np.arange(start, start + prod(shape), dtype=np.uint32).view(np.float32)
@@ -32,7 +32,7 @@ def counted(shapes):
 
 
 def shapes_of(name, classes=None, channels=None, **options):
-    """{name: shape} of PyTorch's state dict, the published one by default."""
+    """Return {name: shape} of PyTorch's state dict, by default the published one."""
     (_, _, published_channels), published_classes = INPUTS[name]
     with torch.device("meta"):
         net = torch_net(name, classes or published_classes, channels or published_channels, **options)
@@ -40,7 +40,7 @@ def shapes_of(name, classes=None, channels=None, **options):
 
 
 def ours(name, size, channels=3, classes=10, **options):
-    """Variables as our network's `init` would shape them, of values that are all different."""
+    """Return variables with the shapes of our network's `init`, whose values all differ."""
     module = build(name, classes, **options)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, size, size, channels))))
     flat = counted({path: leaf.shape for path, leaf in traverse_util.flatten_dict(dict(shapes)).items()})
@@ -48,7 +48,7 @@ def ours(name, size, channels=3, classes=10, **options):
 
 
 def same(a, b):
-    """Bit for bit, with the same names."""
+    """Assert the same names, and the same bits."""
     assert set(a) == set(b)
     for name, value in a.items():
         assert value.dtype == b[name].dtype == np.float32
@@ -106,7 +106,7 @@ def test_our_weights_there_and_back_also_of_networks_that_pytorch_has_not(name, 
 
 
 def test_rows_after_flattening():
-    """By hand: at width 1/8 LeNet's second map has two channels, and of images of 20x20 pixels it is 2x2."""
+    """By hand: at width 1/8 LeNet's second map has two channels, and for images of 20x20 pixels its size is 2x2."""
     shapes = {"0.weight": (1, 1, 5, 5), "0.bias": (1,), "3.weight": (2, 1, 5, 5), "3.bias": (2,),
               "7.weight": (120, 8), "7.bias": (120,), "9.weight": (84, 120), "9.bias": (84,), "11.weight": (5, 84),
               "11.bias": (5,)}
@@ -132,14 +132,14 @@ def test_a_kernel_by_hand():
 
 def test_auxiliary_heads_may_be_there_or_not():
     state, variables = there_and_back("googlenet", shapes_of("googlenet"))
-    assert weights.network_of("googlenet", state)[0].aux_logits
+    assert weights.matching_network("googlenet", state)[0].aux_logits
     without = {name: value for name, value in state.items() if not name.startswith("aux")}
     assert set(without) == set(shapes_of("googlenet", aux_logits=False))
-    module, _ = weights.network_of("googlenet", without)
+    module, _ = weights.matching_network("googlenet", without)
     assert not module.aux_logits
     headless = weights.from_torchvision("googlenet", without)
     assert set(variables["params"]) - set(headless["params"]) == {"aux1", "aux2"}
-    # and where they are there, an option leaves them out
+    # an option leaves out heads that are there
     same_trees(weights.from_torchvision("googlenet", state, aux_logits=False), headless)
     same(weights.to_torchvision("googlenet", variables, aux_logits=False),
          {name: value for name, value in without.items() if "num_batches" not in name})
@@ -149,18 +149,18 @@ def test_auxiliary_heads_may_be_there_or_not():
 
 def test_classes_channels_and_sizes_are_those_of_the_weights():
     state = counted(shapes_of("resnet18", classes=3, channels=4))
-    module, image_shape = weights.network_of("resnet18", state, image_size=48, scan=True)
+    module, image_shape = weights.matching_network("resnet18", state, image_size=48, scan=True)
     assert module == build("resnet18", num_classes=3, scan=True)
     assert image_shape == (48, 48, 4)
     state = counted(shapes_of("lenet_bn", classes=7, channels=2, padding=0, features=256, norm=True))
-    module, image_shape = weights.network_of("lenet_bn", state)
+    module, image_shape = weights.matching_network("lenet_bn", state)
     assert (module.num_classes, image_shape) == (7, (28, 28, 2))
     with pytest.raises(UserError, match=r"1 of another shape: 9\.weight \[120, 256\] instead of \[120, 400\]$"):
         weights.from_torchvision("lenet_bn", state, image_size=32)
 
 
 def test_what_pixels_the_weights_expect():
-    assert [weights.normalize_of(*which) for which in (
+    assert [weights.expected_normalize(*which) for which in (
         ("vgg16_bn", 3), ("vgg16_bn", 1), ("googlenet", 3), ("resnet18_d2l", 3), ("preact_resnet18", 3))] == [
         "imagenet", "unit", "symmetric", "unit", "unit"]
 
@@ -197,7 +197,7 @@ def test_the_densenet_files_of_2017():
     lambda value: value.astype(np.float64), jnp.asarray, lambda value: np.asfortranarray(value)],
     ids=["parameter", "half", "bfloat16", "double", "numpy half", "numpy bfloat16", "numpy double", "jax", "fortran"])
 def test_whatever_holds_the_numbers(convert):
-    """Small whole numbers, which every precision has exactly."""
+    """The values are small whole numbers, which are exact at all precisions."""
     random = np.random.RandomState(0)
     state = {name: random.randint(-8, 9, shape).astype(np.float32)
              for name, shape in shapes_of("resnet18", width=0.125).items()}
@@ -212,7 +212,7 @@ def test_the_arrays_are_copies_of_ones_own():
     variables = weights.from_torchvision("lenet", twin.state_dict())
     back = weights.to_torchvision("lenet", jax.tree.map(jnp.asarray, variables))
     for array in (*jax.tree.leaves(variables), *back.values()):
-        array += 1  # read-only ones would raise; PyTorch warns of them
+        array += 1  # would raise if read-only, of which PyTorch warns
     assert variables["params"]["conv1"]["bias"][0] == twin[0].bias[0] + 1
 
 
@@ -259,14 +259,14 @@ def test_everything_wrong_with_our_variables_is_named_at_once():
 
 @pytest.mark.parametrize(("name", "options", "words"), [
     ("resnet81", {}, "no network 'resnet81'; did you mean 'resnet18'"),
-    ("mlp", {}, "the network 'mlp' has no counterpart in PyTorch's names"),
-    ("lenet_relu", {}, "the network 'lenet_relu' has no counterpart"),
+    ("mlp", {}, "the network 'mlp' has no names in PyTorch: its weights cannot be converted"),
+    ("lenet_relu", {}, "the network 'lenet_relu' has no names in PyTorch"),
     ("resnet18", {"widht": 1}, "'resnet18' has no option 'widht'; did you mean 'width'"),
     ("vgg11", {"scan": True}, "'vgg11' has no option 'scan'"),
     ("resnet18", {"norm": "bach"}, "did you mean 'batch'"),
     ("alexnet", {"image_size": 20}, "'alexnet' cannot be built for 20x20x3 images: .*too small"),
-    ("densenet_d2l", {"bottleneck": 4}, "options has layers without a name .*: .*block1/layer1/conv2/kernel"),
-    ("googlenet_d2l", {"norm": "batch"}, "options has layers without a name .*: .*conv1/norm/scale"),
+    ("densenet_d2l", {"bottleneck": 4}, "options has layers without names in PyTorch.*: .*block1/layer1/conv2/kernel"),
+    ("googlenet_d2l", {"norm": "batch"}, "options has layers without names in PyTorch.*: .*conv1/norm/scale"),
 ])
 def test_what_cannot_be_converted(name, options, words):
     with pytest.raises(UserError, match=words):

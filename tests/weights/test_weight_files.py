@@ -1,4 +1,4 @@
-"""Files of weights in every format that torch.save and safetensors write, whole, damaged, and with a program inside."""
+"""Files of weights in all formats of torch.save and safetensors: whole, damaged, and with a program inside."""
 import os
 import pickle
 import sys
@@ -14,7 +14,7 @@ from modern_cnn.weights import files
 
 
 class Evil:
-    """Unpickled without care, it makes a directory."""
+    """An object that makes a directory when it is unpickled."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -109,7 +109,7 @@ def test_a_program_in_the_pickle_is_not_run(tmp_path, write, content):
     write(content(Evil(tmp_path / "made")), tmp_path / "w.pth")
     refused(tmp_path / "w.pth", "holds more than tensors", "mkdir", "is not opened")
     assert not (tmp_path / "made").exists()
-    torch.load(tmp_path / "w.pth", weights_only=False)  # which would have run it
+    torch.load(tmp_path / "w.pth", weights_only=False)  # shows that the file would run the program
     assert (tmp_path / "made").exists()
 
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_a_file_of_weights(tmp_path):
     (tmp_path / "d.pth").mkdir()
     refused(tmp_path / "d.pth", "there is no file")
     (tmp_path / "w.onnx").write_text("x")
-    refused(tmp_path / "w.onnx", "no file of weights", ".safetensors, .pth, .pt")
+    refused(tmp_path / "w.onnx", "is not a file of weights", ".safetensors, .pth, .pt")
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], 3, torch.zeros(3), {"epoch": 3}, {"state_dict": {}}, [torch.zeros(3)]],
@@ -162,7 +162,7 @@ def test_an_empty_safetensors_file(tmp_path):
 def test_without_pytorch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w.pth").write_text("x")
-    refused(tmp_path / "w.pth", ".pth files are read by PyTorch", "pip install torch", ".safetensors")
+    refused(tmp_path / "w.pth", ".pth files need PyTorch", "pip install torch", ".safetensors")
 
 
 def test_where_nothing_can_be_written(tmp_path):
@@ -173,6 +173,6 @@ def test_where_nothing_can_be_written(tmp_path):
 
 
 def test_the_digest(tmp_path):
-    """Of FIPS 180's example."""
+    """The digest is that of the example in FIPS 180."""
     (tmp_path / "w").write_bytes(b"abc")
     assert files.sha256(tmp_path / "w") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
