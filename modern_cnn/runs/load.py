@@ -139,10 +139,9 @@ def examples(dataset: Dataset, split: str, indices: np.ndarray) -> tuple[np.ndar
     if outside:
         raise UserError(f"{dataset.spec.source} has no image {outside[0]}: the images of its {split} split have the "
                         f"numbers 0 to {size - 1:,}")
-    chosen: Any = dataset.splits[split]
-    chosen = chosen.take(indices) if dataset.streamed else tuple(array[indices] for array in chosen)
     spec = dataclasses.replace(dataset.spec, sizes={split: len(indices)})
-    feed = dataclasses.replace(dataset, spec=spec, splits={split: chosen}).feed(Devices(count=1))
+    chosen = dataclasses.replace(dataset, spec=spec, splits={split: dataset.splits[split].take(indices)})
+    feed = chosen.feed(Devices(count=1))
     batches = [feed.eval_batch(*arguments) for arguments in feed.evaluation(split, min(len(indices), 128))]
     images, labels, mask = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label", "mask"))
     return images[mask], labels[mask]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from modern_cnn import models
-from modern_cnn.data import augment, formats
+from modern_cnn.data import augment, decoding
 from modern_cnn.data.sources import Dataset
 from modern_cnn.data.spec import Feed, Spec
 from modern_cnn.errors import UserError
@@ -56,7 +56,7 @@ def make_plan(settings: Settings, spec: Spec, batch_shares: int = 1) -> Plan:
     if batch_size > train_size:
         raise UserError(f"config.data.batch_size={batch_size} is more than the {train_size} training images of "
                         f"{spec.source}")
-    formats.check_memory(f"a batch of {spec.source}", batch_size, *spec.image_shape[:2])
+    decoding.check_memory(f"a batch of {spec.source}", batch_size, *spec.image_shape[:2])
     steps_per_epoch = train_size // batch_size
     total = settings.epochs * steps_per_epoch
     peak = optim.peak_learning_rate(settings.optimizer, batch_size)

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from configs import base
 from modern_cnn import models, settings
 from modern_cnn.data import sources
+from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError
 from modern_cnn.runs import imported, load, loop
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
@@ -180,7 +181,7 @@ def test_a_probe_and_going_on_without_the_source(config, source, tmp_path):
 
 def spec_of(config, **fields):
     spec = sources.load(config.data).spec
-    return sources.Spec(**vars(spec) | fields)
+    return Spec(**vars(spec) | fields)
 
 
 def test_the_head_is_kept_for_the_same_classes(config, source):
