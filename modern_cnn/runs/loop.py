@@ -163,7 +163,7 @@ def _complete(program: Program | StackedProgram, records: Sequence[Record], stop
     """
     trained = fit(program, records, stop, state=state, metrics=metrics, progress=progress, watch=watch)
     if trained.signal:
-        if records[0].saved_step < trained.step:
+        if any(record.saved_step < trained.step for record in records if not record.failure):
             _save(program, records, trained.step, trained.state, trained.metrics)
         _each(records, Record.wait)
         log.warning("stopped by %s after step %d, which is saved; the same command%s goes on from there",
