@@ -46,7 +46,7 @@ def _config_arguments() -> list[str]:
             *(f"--config.{field}={value}" for field, value in config_flags.get_override_values(flag).items())]
 
 
-def main():
+def main() -> None:
     runtime.configure(cache=False)  # with the cache, a compilation could be the reading of a file
     from modern_cnn import settings
     from scripts.bench import commands, tables

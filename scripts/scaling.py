@@ -24,7 +24,7 @@ DECODED = flags.DEFINE_float("decoded", 388, "Images that one core of a host dec
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "Number format of the computation.")
 
 
-def main():
+def main() -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_platforms", "cpu")
     runtime.configure()
