@@ -142,4 +142,4 @@ def test_what_cannot_be_is_refused(config, tmp_path, change, words):
 
 
 def test_a_network_without_batch_norm_needs_no_axis():
-    assert len(Devices(compile="pmap")) == jax.device_count()
+    assert Devices(compile="pmap").batch_shares == jax.device_count()
