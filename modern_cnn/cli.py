@@ -1,22 +1,26 @@
-"""What every script shares: flags parsed, errors told in one line, log lines that do not tear the progress bar."""
+"""The command line of all scripts: flags, errors in one line, tables, and a log that spares the progress bar."""
 import ast
 import logging
 import re
 import runpy
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 from tqdm import tqdm
 
-from modern_cnn.errors import UserError, did_you_mean
+from modern_cnn import settings
+from modern_cnn.errors import UserError
 
 
 class _Console(logging.Handler):
-    """Plain lines on stdout; warnings on stderr, marked."""
+    """A log handler: plain lines on stdout, warnings with their level on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         loud = record.levelno >= logging.WARNING
@@ -26,34 +30,34 @@ class _Console(logging.Handler):
         stream.flush()
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 
-def _fail(text: str, code: int) -> None:
+def _fail(text: str, code: int) -> NoReturn:
     print(f"error: {text}", file=sys.stderr)
     sys.exit(code)
 
 
 def _unknown_field(argv: list[str]) -> str | None:
-    """What is wrong with the first --config.a.b that names a field which the config has not got."""
+    """Return the error of the first --config.a.b that the config does not have, or None if it has all."""
     words = [part for arg in argv[1:] for part in arg.split("=", 1)]
     path, colon, variant = words[[word.lstrip("-") for word in words].index("config") + 1].partition(":")
     try:
         config = runpy.run_path(path)["get_config"](*([variant] if colon else []))
-    except Exception:  # then it is not a field that is wrong
+    except Exception:  # the file is wrong, not a field
         return None
-    for field in (word.lstrip("-") for word in words if re.match(r"--?config\.", word)):
-        section, reached = config, "config"
-        for part in field.split(".")[1:]:
-            if not hasattr(section, "keys") or part not in section:
-                return f"{reached} has no field {part!r}{did_you_mean(part, getattr(section, 'keys', list)())}"
-            section, reached = section[part], f"{reached}.{part}"
+    try:
+        for word in words:
+            if re.match(r"--?config\.", word):
+                settings.locate(config, word.lstrip("-").removeprefix("config."))
+    except UserError as e:
+        return str(e)
     return None
 
 
 def _explain(argv: list[str], error: Exception) -> str:
-    """A flag error in one line: absl's and ml_collections' own words where ours are not clearer."""
+    """Return a flag error as one line, in the words of absl or ml_collections if they are clear enough."""
     text = str(error)
     if missing := re.match(r"flag --(\w+)=None", text):
         return f"--{missing[1]} is missing"
@@ -64,7 +68,7 @@ def _explain(argv: list[str], error: Exception) -> str:
         return f"{wrong[1]}={wrong[2]} is not a valid {kind}"
     if "takes 0 positional arguments" in text:
         return "this config has no variants: leave out the colon and what follows it"
-    if "Traceback" in text:  # a config file that raised: the last line of its traceback says why
+    if "Traceback" in text:  # the config file raised; the last line of its traceback says why
         return _one_line(re.sub(r"^\w+: ", "", text.strip().splitlines()[-1]))
     if "Failed loading config file" in text:
         return "there is no config file " + text.strip().splitlines()[-1].rpartition(": ")[2]
@@ -79,28 +83,34 @@ def _parse(argv: list[str], positional: bool) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
-            _ = flags.FLAGS.config.keys  # a file that is not there is only reported when the config is looked at
-    except Exception as e:  # a config file is a program, which can raise anything
+            _ = flags.FLAGS.config.keys  # a missing file is reported only when the config is read
+    except Exception as e:  # a config file is a program and can raise anything
         _fail(f"{_explain(argv, e)} (--help lists the flags)", 2)
     if rest[1:] and not positional:
         _fail(f"unexpected argument {rest[1]!r}; flags begin with -- (--help lists them)", 2)
     return rest
 
 
-def _unraisable(hook) -> None:
-    """TensorStore leaves futures of a failed write to the garbage collector, after Orbax closed their event loop."""
+def _unraisable(hook: Any) -> None:
+    """Report an error in a finaliser, except those of TensorStore's futures after a failed write.
+
+    Python deletes these futures after Orbax has closed their event loop.
+    """
     if not (isinstance(hook.exc_value, RuntimeError) and "Event loop is closed" in str(hook.exc_value)):
         sys.__unraisablehook__(hook)
 
 
 def run(main: Callable[..., None], *, positional: bool = False) -> None:
-    """Runs a script's `main` with its flags parsed; where `positional`, what is no flag are its arguments.
+    """Run the `main` of a script with its flags parsed.
 
     Exit codes: 0 done, 1 bad input or a failed run (one line on stderr), 2 bad flags, 130 and 143 stopped by a signal.
+
+    Args:
+      positional: pass the arguments that are not flags to `main`; otherwise they are an error.
     """
-    def guarded(argv):
+    def guarded(argv: Sequence[str]) -> None:
         sys.unraisablehook = _unraisable
-        absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every step and traceback; what matters is raised
+        absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every step; its errors are raised as well
         ours = logging.getLogger("modern_cnn")
         ours.setLevel(logging.INFO)
         ours.propagate = False
@@ -127,17 +137,36 @@ def text_table(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
                       for cell, width, side in zip(row, widths, sides, strict=True)).rstrip() for row in rows]
 
 
-def network_options(flags_given: Sequence[str]) -> dict[str, Any]:
-    """{'width': 0.25} of --option=width=0.25: Python literals, true or false, and text where they are neither.
+def required(flag: flags.FlagHolder[Any]) -> str:
+    """Return the value of a flag.
 
     Raises:
-      UserError: a flag without a name or a value, or one that names the network or its number of classes.
+      UserError: the value is empty.
+    """
+    if not flag.value:
+        raise UserError(f"--{flag.name} is empty; is a shell variable unset?")
+    return flag.value
+
+
+def new_workdir(prefix: str = "") -> str:
+    """Return runs/<prefix>-<config>-<variant>-<time>, named after --config."""
+    path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return "runs/" + "-".join(filter(None, [prefix, Path(path).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
+
+
+def network_options(given: Sequence[str]) -> dict[str, Any]:
+    """Return {'width': 0.25} for ['width=0.25'], the values of --option.
+
+    Values are Python literals, true, false, or else text.
+
+    Raises:
+      UserError: a name or a value is missing, or the option is the name of the network or its number of classes.
     """
     options = {}
-    for given in flags_given:
-        name, _, value = given.partition("=")
+    for option in given:
+        name, _, value = option.partition("=")
         if not name or not value or name in ("name", "num_classes"):
-            raise UserError(f"--option={given} is not of the form --option=width=0.25, with an option of the network")
+            raise UserError(f"--option={option} is not of the form --option=width=0.25, with an option of the network")
         try:
             options[name] = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
         except (ValueError, SyntaxError):

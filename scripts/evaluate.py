@@ -1,4 +1,4 @@
-"""Scores a trained run on its test split (or another). The last line is a JSON object with accuracy, loss and count.
+"""Score a trained run on its test split, or another. The last line is a JSON object with accuracy, loss and count.
 
     python scripts/evaluate.py --workdir=runs/mine
 """
@@ -11,23 +11,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 from absl import flags
 
 from modern_cnn import cli, runtime
-from modern_cnn.errors import UserError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run that scripts/train.py made.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained or imported run.", required=True)
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
-SOURCE = flags.DEFINE_string("source", None, "Score on this data source instead of the run's own, e.g. idx:DIR.")
+SOURCE = flags.DEFINE_string("source", None, "Data source to score on, by default that of the run, e.g. idx:DIR.")
 
 
-def main():
+def main() -> None:
+    workdir = cli.required(WORKDIR)
     runtime.configure()
-    from modern_cnn.runs import load as evaluation
+    from modern_cnn.runs.load import evaluate_workdir
 
-    if not WORKDIR.value:
-        raise UserError("--workdir is empty; is a shell variable unset?")
     data = {"source": SOURCE.value} if SOURCE.value else None
-    print(json.dumps(evaluation.evaluate_workdir(WORKDIR.value, SPLIT.value, data)))
+    print(json.dumps(evaluate_workdir(workdir, SPLIT.value, data)))
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     cli.run(main)

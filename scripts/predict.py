@@ -1,10 +1,10 @@
-"""Names what a trained network sees in image files, or in all images below a folder, with probabilities.
+"""Predict the classes of image files, or of all images below a folder, with their probabilities.
 
     python scripts/predict.py --workdir=runs/mine cat.jpg dog.png
     python scripts/predict.py --workdir=runs/mine --top_k=3 --format=csv --out=found.csv photos/
 
-Images are resized and normalised as in training. CSV has the columns file, rank, class, probability. Files that cannot
-be read are named and skipped; the exit code is then 1.
+Images are resized and normalised as in training. CSV has the columns file, rank, class, probability. A file that cannot
+be read is named and skipped; the exit code is then 1.
 """
 import sys
 from pathlib import Path
@@ -14,23 +14,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 from absl import flags
 
 from modern_cnn import cli, runtime
-from modern_cnn.errors import UserError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run that was trained or imported.")
-TOP_K = flags.DEFINE_integer("top_k", 1, "How many classes to name, the likeliest first.", lower_bound=1)
-FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "What to write.")
-OUT = flags.DEFINE_string("out", "", "File to write instead of the terminal.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained or imported run.", required=True)
+TOP_K = flags.DEFINE_integer("top_k", 1, "Number of classes for each file, the most probable first.", lower_bound=1)
+FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "Format of the output.")
+OUT = flags.DEFINE_string("out", "", "File to write to; the terminal if empty.")
 
 
-def main(*paths):
-    if not WORKDIR.value:
-        raise UserError("--workdir is empty; is a shell variable unset?")
+def main(*paths: str) -> None:
+    workdir = cli.required(WORKDIR)
     runtime.configure()
     from modern_cnn.reuse import predict
 
-    predict.report(WORKDIR.value, paths, top_k=TOP_K.value, format=FORMAT.value, out=OUT.value)
+    predict.report(workdir, paths, top_k=TOP_K.value, format=FORMAT.value, out=OUT.value)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     cli.run(main, positional=True)

@@ -1,10 +1,9 @@
-"""Trains the network of a config at every point of a grid, and lays the results side by side.
+"""Train the network of a config at every point of a grid, and compare the results in a table and a page.
 
     python scripts/sweep.py --config=configs/lenet.py --sweep=seed=0:8 --sweep=optimizer.learning_rate=0.1,0.3 \\
         --workdir=runs/rates
 """
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
@@ -13,32 +12,25 @@ from absl import flags
 from ml_collections import config_flags
 
 from modern_cnn import cli, runtime
-from modern_cnn.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Path of a config, with its variant after a colon: configs/lenet.py:lenet_bn. "
     "Any field can be overridden for all trials: --config.data.batch_size=64.")
 SWEEP = flags.DEFINE_multi_string(
-    "sweep", [], "A field and its values: seed=0:8 (0 to 7), data.batch_size=32:129:32, model.norm=batch,none. Given "
-    "several times, every combination is a trial.")
+    "sweep", [], "A field and its values: seed=0:8 (0 to 7), data.batch_size=32:129:32, model.norm=batch,none. With "
+    "several of these flags every combination is a trial.")
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the sweep; the same command goes on with one that was stopped there, and another "
+    "workdir", None, "Directory of the sweep; the same command resumes a sweep that was stopped there, and another "
     "grid adds its trials. By default runs/sweep-<config>-<variant>-<time>.")
-TOGETHER = flags.DEFINE_bool("together", True, "Train trials that differ in numbers alone as one compiled program; "
+TOGETHER = flags.DEFINE_bool("together", True, "Train trials that differ only in numbers as one compiled program; "
                              "--notogether: one after the other.")
 
 
-def main():
-    workdir = WORKDIR.value
-    if workdir == "":
-        raise UserError("--workdir is empty; is a shell variable unset?")
+def main() -> None:
+    workdir = cli.new_workdir("sweep") if WORKDIR.value is None else cli.required(WORKDIR)
     runtime.configure()
     from modern_cnn.sweeps import sweep
 
-    if workdir is None:
-        path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-        name = "-".join(filter(None, ["sweep", Path(path).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
-        workdir = str(Path("runs") / name)
     print(f"workdir: {workdir}", flush=True)
     sweep.run(CONFIG.value, SWEEP.value, workdir, together=TOGETHER.value)
 

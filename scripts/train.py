@@ -1,9 +1,8 @@
-"""Trains the network of a config, or goes on with the run that is in the workdir.
+"""Train the network of a config, or resume the run in the workdir.
 
     python scripts/train.py --config=configs/lenet.py:lenet_bn --config.epochs=5 --workdir=runs/mine
 """
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
@@ -18,35 +17,30 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Path of a config, with its variant after a colon: configs/lenet.py:lenet_bn. "
     "Any field can be overridden: --config.data.batch_size=64.")
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run; the same command goes on with a run that was stopped there. "
+    "workdir", None, "Directory of the run; the same command resumes a run that was stopped there. "
     "By default runs/<config>-<variant>-<time>.")
 PROFILE = flags.DEFINE_bool("profile", False, "Record a trace of some steps, for TensorBoard or Perfetto.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of the first of several processes that train together, the same in all of them, with "
-    "--processes and --process; 'auto' on a TPU pod or under SLURM. The workdir must be one that all can reach.")
-PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes train together.", lower_bound=1)
-PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is, from 0.", lower_bound=0)
+    "--processes and --process; 'auto' on a TPU pod or under SLURM. All processes must be able to reach the workdir.")
+PROCESSES = flags.DEFINE_integer("processes", 1, "Number of processes that train together.", lower_bound=1)
+PROCESS = flags.DEFINE_integer("process", 0, "Number of this process, from 0.", lower_bound=0)
 DEBUG_NANS = flags.DEFINE_bool("debug_nans", False, "Stop at the operation that makes the first NaN (slow).")
 
 
-def main():
-    workdir, together = WORKDIR.value, COORDINATOR.value
-    if workdir == "":
-        raise UserError("--workdir is empty; is a shell variable unset?")
-    if together and not workdir:
+def main() -> None:
+    coordinator = COORDINATOR.value
+    workdir = cli.new_workdir() if WORKDIR.value is None else cli.required(WORKDIR)
+    if coordinator and WORKDIR.value is None:
         raise UserError("several processes need one --workdir, the same in all of them")
-    if PROCESS.value >= PROCESSES.value or (PROCESSES.value > 1 and not together):
+    if PROCESS.value >= PROCESSES.value or (PROCESSES.value > 1 and not coordinator):
         raise UserError(f"--process={PROCESS.value} of --processes={PROCESSES.value}: it must be below that, and "
-                        "several need a --coordinator")
+                        "several processes need a --coordinator")
     runtime.configure(debug_nans=DEBUG_NANS.value)
-    if together:
-        runtime.join_processes(together, PROCESSES.value, PROCESS.value)
+    if coordinator:
+        runtime.join_processes(coordinator, PROCESSES.value, PROCESS.value)
     from modern_cnn.runs import loop
 
-    if workdir is None:
-        path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-        name = "-".join(filter(None, [Path(path).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
-        workdir = str(Path("runs") / name)
     print(f"workdir: {workdir}", flush=True)
     loop.train_and_evaluate(CONFIG.value, workdir, profile=PROFILE.value)
 

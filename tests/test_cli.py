@@ -1,4 +1,4 @@
-"""Bad input through the scripts: one line on stderr, a non-zero exit, and no directory left behind."""
+"""Bad input to the scripts: one line on stderr, an exit code above 0, and no new directory."""
 import contextlib
 import json
 import multiprocessing
@@ -19,7 +19,7 @@ Result = namedtuple("Result", "code out err")
 
 
 def _script(argv: list[str], folder: str, environment: dict[str, str]) -> None:
-    """In a child: the script as `python argv` would run it, its output in files."""
+    """Run a script in a child process as `python argv` would, with its output in files."""
     os.environ.update(environment)
     os.chdir(folder)
     for number, name in ((1, "out"), (2, "err")):
@@ -31,7 +31,7 @@ def _script(argv: list[str], folder: str, environment: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def server():
-    """Forks processes that have imported what takes seconds, and nothing of ours: a start costs 0.2 s instead of 3."""
+    """Return a fork server that has imported the slow libraries, but not this package: a start takes 0.2 s, not 3."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["jax.numpy", "flax.linen", "optax", "orbax.checkpoint", "tensorboardX",
                                     "matplotlib.pyplot", "ml_collections.config_flags", "sklearn.datasets", "pytest"])
@@ -40,7 +40,7 @@ def server():
 
 @pytest.fixture
 def script(server, tmp_path):
-    """script('train.py', '--flag', ...) runs in tmp_path -> Result."""
+    """Return script: script('train.py', '--flag', ...) -> Result, run in tmp_path."""
     def run(name, *flags):
         environment = {key: os.environ[key] for key in os.environ if key.startswith("MODERN_CNN")}
         argv = [str(ROOT / "scripts" / name), *map(str, flags)]
@@ -57,7 +57,7 @@ def script(server, tmp_path):
 
 
 def refused(result, code, *words):
-    """One line with all the `words`."""
+    """Assert the exit code, and an error of one line that holds all the `words`."""
     assert result.code == code, result
     assert result.err.startswith("error: ")
     assert result.err.count("\n") == 1, result.err
@@ -157,7 +157,7 @@ def test_evaluate_without_a_run(script, tmp_path):
     refused(script("evaluate.py", f"--workdir={tmp_path}"), 1, f"cannot read {tmp_path}/config.json")
 
 
-def test_evaluate_of_what_a_run_has_not_got(script, tmp_path):
+def test_evaluate_on_splits_and_sources_that_do_not_exist(script, tmp_path):
     run = f"--workdir={tmp_path}/run"
     trained = script("train.py", f"--config={ROOT}/configs/mlp.py", "--config.data.source=digits",
                      "--config.max_steps=1", "--config.test_every_epoch=False", run)
@@ -184,8 +184,8 @@ def test_help(script, name, flags):
         assert flag.removeprefix("--") in text
 
 
-def test_a_process_of_its_own_says_the_same(script, tmp_path):
-    """What the forked processes above are trusted for."""
+def test_a_new_process_reports_the_same_error(script, tmp_path):
+    """The other tests rely on this: a forked process behaves as a new one does."""
     flags = ["train.py", CONFIG, "--config.data.batch_size=5000", *DIGITS, f"--workdir={tmp_path}/run"]
     result = subprocess.run([sys.executable, ROOT / "scripts" / flags[0], *flags[1:]], cwd=tmp_path,
                             capture_output=True, text=True, check=False)
@@ -194,7 +194,7 @@ def test_a_process_of_its_own_says_the_same(script, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_predict_and_export_of_what_is_not_there(script, tmp_path):
+def test_predict_and_export_without_a_run(script, tmp_path):
     refused(script("predict.py", "cat.png"), 2, "--workdir is missing")
     refused(script("predict.py", "--workdir=nowhere"), 1, "no files")
     refused(script("predict.py", "--workdir=nowhere", "cat.png"), 1, "there is no file or folder cat.png")

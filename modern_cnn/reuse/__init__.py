@@ -1,1 +1,1 @@
-"""What is done with a network once it is trained: predict.py on image files, export.py for other programs."""
+"""Use of trained networks: predict.py for image files, export.py for other programs."""

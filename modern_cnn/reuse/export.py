@@ -1,11 +1,11 @@
-"""A run's network as one file for programs without this package: StableHLO by `jax.export`, or ONNX by jax2onnx."""
+"""The network of a run in one file for other programs: StableHLO by `jax.export`, or ONNX by jax2onnx."""
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,15 @@ import numpy as np
 
 from modern_cnn.errors import UserError
 from modern_cnn.functional import formulations
-from modern_cnn.runs import load as evaluation
-from modern_cnn.runs import workdir
+from modern_cnn.runs.load import load_run
+from modern_cnn.runs.workdir import disk_errors
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-CHECKED = 3  # random images on which the written file is compared with the checkpoint
-NO_JAX2ONNX = ("--format=onnx needs jax2onnx, which wants an older Orbax than training does, so an environment of its "
-               "own: python3 -m venv .venv-onnx && .venv-onnx/bin/pip install -r requirements-onnx.txt, then the same "
+CHECKED = 3  # number of random images on which the file is compared with the checkpoint
+NO_JAX2ONNX = ("--format=onnx needs jax2onnx, which needs an older Orbax than training, and so its own environment: "
+               "python3 -m venv .venv-onnx && .venv-onnx/bin/pip install -r requirements-onnx.txt, then the same "
                "command with .venv-onnx/bin/python")
-# How a program loads the file; {out} and {shape} are filled in.
+# Python code that loads the file; {out} and {shape} are filled in.
 LOADING = {
     "stablehlo": """from pathlib import Path
 import jax.export  # and flatbuffers: pip install jax flatbuffers
@@ -35,13 +35,13 @@ logits, = network.run(None, {{"images": images}})  # float32 [any number, {shape
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What `export_run` wrote.
+    """The files that `export_run` wrote, and their check.
 
     Attributes:
-      path, info: the network's file, and the JSON file beside it.
-      difference: the largest between its logits and the checkpoint's over CHECKED random images.
-      largest: the largest of those logits in size, to compare with.
-      loading: Python that loads the file.
+      path, info: the file of the network, and the JSON file beside it.
+      difference: largest difference between its logits and those of the checkpoint, over CHECKED random images.
+      largest: largest absolute value of these logits, for comparison.
+      loading: Python code that loads the file.
     """
     path: Path
     info: Path
@@ -52,19 +52,19 @@ class Exported:
 
 def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
                  platforms: Sequence[str] = PLATFORMS) -> bytes:
-    """`function(variables, images)`, images float32 [N, H, W, C] for any N, as what `jax.export.deserialize` takes.
+    """Return `function(variables, images)` for `jax.export.deserialize`: images float32 [N, H, W, C] for any N.
 
-    One program serves all `platforms`, on each in the formulation that is fast there: on CPUs it is the very program
-    that evaluation runs there (see functional/formulations.py). It holds the variables once.
+    One program serves all `platforms`, each with the formulations that are fast there: on CPUs it is the same program
+    that evaluation runs (see functional/formulations.py). It holds the variables once.
 
     Raises:
-      UserError: a platform that JAX does not know.
+      UserError: no platform, or one that is not in PLATFORMS.
     """
     from jax import export  # imports flatbuffers
 
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
-        raise UserError(f"--platforms={','.join(platforms)}: choose of {', '.join(PLATFORMS)}")
+        raise UserError(f"--platforms={','.join(platforms)}: choose from {', '.join(PLATFORMS)}")
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *image_shape), jnp.float32)
 
     def on(platform: str) -> Callable:
@@ -78,73 +78,72 @@ def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
 
 
 def to_onnx(function: Callable, variables: Any, image_shape: Sequence[int], name: str) -> bytes:
-    """`function(variables, images)`, images float32 [N, H, W, C] for any N, as ONNX: 'images' in, 'logits' out.
+    """Return `function(variables, images)` as ONNX: input 'images' float32 [N, H, W, C] for any N, output 'logits'.
 
     Raises:
-      UserError: jax2onnx is not installed, or knows no ONNX for the network.
+      UserError: jax2onnx is not installed, or cannot write the network as ONNX.
     """
     try:
-        import jax2onnx
+        import jax2onnx  # pyright: ignore[reportMissingImports]
     except ImportError as e:
         raise UserError(f"{NO_JAX2ONNX} ({e})") from e
     with formulations.platform("onnx"):
         try:
             model = jax2onnx.to_onnx(partial(function, variables), [("batch", *image_shape)], model_name=name,
                                      input_names=["images"], output_names=["logits"])
-        except Exception as e:  # of a primitive that it does not know, any kind
+        except Exception as e:  # it raises exceptions of any type for an unknown primitive
             raise UserError(f"jax2onnx cannot write {name}: {str(e)[:300] or type(e).__name__}") from e
     return model.SerializeToString()
 
 
 def _run(format: str, content: bytes, images: np.ndarray) -> np.ndarray:
-    """The logits that the written file gives."""
+    """Return the logits of the exported network."""
     if format == "stablehlo":
         from jax import export
 
         return np.asarray(export.deserialize(bytearray(content)).call(images))
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"images": images})[0]
 
 
 def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo",
                platforms: Sequence[str] = PLATFORMS) -> Exported:
-    """Writes a run's result, weights and all, to `out`, and what a program must know of it to `out`.json.
+    """Write the result of a run, weights included, to `out`, and a description to `out`.json.
 
-    The network takes images normalised as in training, (pixels / 255 - mean) / std; `out`.json holds mean and std, the
-    images' shape, the classes' names and where the weights came from.
+    The network takes images normalised as in training, (pixels / 255 - mean) / std. `out`.json holds mean and std, the
+    shape of the images, the names of the classes and the origin of the weights.
 
     Args:
       directory: the workdir.
-      out: a file; its directory is made.
+      out: a file; its directory is created.
       format: 'stablehlo' or 'onnx'.
-      platforms: of StableHLO, of PLATFORMS.
+      platforms: where the StableHLO can run, from PLATFORMS.
     Raises:
-      UserError: no good checkpoint, a file that cannot be written, jax2onnx not installed, or a platform that is none.
+      UserError: no good checkpoint, a file that cannot be written, jax2onnx not installed, or an unknown platform.
     """
-    config, run = workdir.read_run(Path(directory))
-    module, variables, _, step = evaluation.load_run(directory)
-    data, out = run["data"], Path(out)
+    trained, out = load_run(directory), Path(out)
+    spec, model = trained.spec, trained.settings.model
 
-    def network(variables, images):
-        return module.apply(variables, images, train=False).astype(jnp.float32)
+    def network(variables: Any, images: jax.Array) -> jax.Array:
+        return cast(jax.Array, trained.module.apply(variables, images, train=False)).astype(jnp.float32)
 
-    content = (to_stablehlo(network, variables, data["image_shape"], platforms) if format == "stablehlo"
-               else to_onnx(network, variables, data["image_shape"], config["model"]["name"]))
-    images = np.random.RandomState(0).randn(CHECKED, *data["image_shape"]).astype(np.float32)
-    want = np.asarray(jax.jit(network)(variables, images))
+    content = (to_stablehlo(network, trained.variables, spec.image_shape, platforms) if format == "stablehlo"
+               else to_onnx(network, trained.variables, spec.image_shape, model["name"]))
+    images = np.random.RandomState(0).randn(CHECKED, *spec.image_shape).astype(np.float32)
+    want = np.asarray(jax.jit(network)(trained.variables, images))
     difference = float(abs(_run(format, content, images) - want).max())
-    loading = LOADING[format].format(out=out.name, shape=", ".join(map(str, data["image_shape"])))
+    loading = LOADING[format].format(out=out.name, shape=", ".join(map(str, spec.image_shape)))
     info = {
         "format": format, "sha256": hashlib.sha256(content).hexdigest(), "load": loading.splitlines(),
-        "images": {"dtype": "float32", "shape": ["batch", *data["image_shape"]], "mean": data["mean"],
-                   "std": data["std"], "normalize": "(pixels / 255 - mean) / std, each channel by its own"},
-        "logits": {"dtype": "float32", "shape": ["batch", data["num_classes"]], "class_names": data["class_names"]},
-        "model": {key: value for key, value in config["model"].items() if value is not None}, "step": step,
-        "platforms": list(platforms) if format == "stablehlo" else None, "versions": run["versions"],
+        "images": {"dtype": "float32", "shape": ["batch", *spec.image_shape], "mean": spec.mean, "std": spec.std,
+                   "normalize": "(pixels / 255 - mean) / std, for each channel"},
+        "logits": {"dtype": "float32", "shape": ["batch", spec.num_classes], "class_names": spec.class_names},
+        "model": {key: value for key, value in model.items() if value is not None}, "step": trained.step,
+        "platforms": list(platforms) if format == "stablehlo" else None, "versions": trained.run["versions"],
     }
     beside = out.with_name(out.name + ".json")
-    with workdir.disk_errors(out):
+    with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)
         beside.write_text(json.dumps(info, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What a trained network sees in image files."""
+"""Predictions of a trained network for image files."""
 import csv
 import dataclasses
 import io
@@ -8,28 +8,30 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
 from PIL import Image
 
-from modern_cnn.data import augment, formats
+from modern_cnn import cli
+from modern_cnn.data import augment, decoding, formats
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load as evaluation
-from modern_cnn.runs import workdir
+from modern_cnn.runs.load import load_run
+from modern_cnn.runs.workdir import disk_errors
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Of one file: (class name, probability) of the likeliest classes, the likeliest first."""
+    """The most probable classes of a file, the most probable first, as (name, probability)."""
     file: str
     classes: list[tuple[str, float]]
 
 
 def image_files(paths: Sequence[str]) -> list[str]:
-    """The files among `paths`, and below its folders all that end as images do, in order.
+    """Return the files among `paths`, and all image files below its folders, in order.
 
     Raises:
       UserError: no paths, one that does not exist, or a folder without images.
@@ -40,9 +42,9 @@ def image_files(paths: Sequence[str]) -> list[str]:
     for path in paths:
         if os.path.isdir(path):
             found = [entry.path for entry in formats.files_under(path)
-                     if entry.name.lower().endswith(formats.IMAGE_ENDINGS)]
+                     if entry.name.lower().endswith(decoding.IMAGE_ENDINGS)]
             if not found:
-                raise UserError(f"{path} holds no images (looked for {', '.join(formats.IMAGE_ENDINGS)})")
+                raise UserError(f"{path} holds no images (looked for {', '.join(decoding.IMAGE_ENDINGS)})")
             files += found
         elif os.path.exists(path):
             files.append(path)
@@ -52,75 +54,73 @@ def image_files(paths: Sequence[str]) -> list[str]:
 
 
 def read_image(file: str, image_shape: Sequence[int]) -> np.ndarray:
-    """uint8 [H, W, C] as training reads it: resized to the network's size, gray or RGB as the network has it.
+    """Return an image uint8 [H, W, C] as training reads it: in the network's size, and gray or RGB as the network.
 
     Raises:
-      UserError: it does not decode, or has another size than the images of a network that are not square.
+      UserError: the file does not decode, or it has another size and the network's images are not square.
     """
     height, width, channels = image_shape
-    image = formats.decode(Path(file), height if height == width else 0)
+    image = decoding.decode(Path(file), height if height == width else 0)
     if image.shape[:2] != (height, width):
         raise UserError(f"{file} is {image.shape[1]}x{image.shape[0]}; the network takes {width}x{height} images")
     if channels == 1:
         return np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    return formats.in_color(image)
+    return decoding.to_rgb(image)
 
 
 def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iterator[Prediction | UserError]:
-    """For each file, in order, its prediction by a run's result, or why it cannot be read; a batch at a time.
+    """Yield for each file, in order, its prediction by the result of a run, or the error that it cannot be read.
 
     Args:
       directory: the workdir.
-      top_k: how many classes to name; of fewer, all.
+      files: image files; they are processed in batches.
+      top_k: number of classes in a prediction; all if there are fewer.
     Raises:
       UserError: no good checkpoint, or a network whose images are neither gray nor RGB.
     """
-    config, _ = workdir.read_run(Path(directory))
-    module, variables, run, _ = evaluation.load_run(directory)
-    data = run["data"]
-    if data["image_shape"][2] not in (1, 3):
-        raise UserError(f"the network in {directory} takes images of {data['image_shape'][2]} channels; files have 1 "
-                        "or 3")
+    trained = load_run(directory)
+    spec = trained.spec
+    if spec.image_shape[2] not in (1, 3):
+        raise UserError(f"the network in {directory} takes images of {spec.image_shape[2]} channels, but image files "
+                        "have 1 or 3")
 
     @jax.jit
-    def probabilities(variables, images):
-        logits = module.apply(variables, augment.normalize(images, data["mean"], data["std"]), train=False)
+    def probabilities(variables: Any, images: jax.Array) -> jax.Array:
+        images = augment.normalize(images, spec.mean, spec.std)
+        logits = cast(jax.Array, trained.module.apply(variables, images, train=False))
         return jax.nn.softmax(logits.astype(np.float32))
 
     def read(file: str) -> np.ndarray | UserError:
         try:
-            return read_image(file, data["image_shape"])
+            return read_image(file, spec.image_shape)
         except UserError as e:
             return e
 
-    size = min(config["data"]["batch_size"], len(files))
+    size = min(trained.settings.data.batch_size, len(files))
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), size):
             names = files[start:start + size]
             images = list(pool.map(read, names))
-            batch = np.zeros((size, *data["image_shape"]), np.uint8)  # always as large: compiled once
+            batch = np.zeros((size, *spec.image_shape), np.uint8)  # all of one size, so that it is compiled once
             for row, image in enumerate(images):
                 if not isinstance(image, UserError):
                     batch[row] = image
-            found = np.asarray(probabilities(variables, batch))
+            found = np.asarray(probabilities(trained.variables, batch))
             for name, image, row in zip(names, images, found, strict=False):
                 best = np.argsort(-row, kind="stable")[:top_k]
                 yield image if isinstance(image, UserError) else Prediction(
-                    name, [(data["class_names"][i], float(row[i])) for i in best])
+                    name, [(spec.class_names[i], float(row[i])) for i in best])
 
 
 def _table(predictions: Sequence[Prediction]) -> str:
-    """A line a file, its classes side by side."""
-    if not predictions:
-        return ""
+    """Return a line for each file, with its classes side by side."""
     rows = [[p.file, *(f"{name} {100 * share:5.1f} %" for name, share in p.classes)] for p in predictions]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join(lines) + "\n"
+    align = "l" + "r" * (len(rows[0]) - 1) if rows else ""
+    return "".join(f"{line}\n" for line in cli.text_table(rows, align))
 
 
 def _csv(predictions: Sequence[Prediction]) -> str:
-    """A row for each file and class: file, rank from 1, class, probability."""
+    """Return a row for each file and class: file, rank from 1, class, probability."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", "rank", "class", "probability"))
@@ -138,10 +138,10 @@ FORMATS = {"table": _table, "csv": _csv, "json": _json}
 
 def report(directory: str | Path, paths: Sequence[str], *, top_k: int = 1, format: str = "table",
            out: str = "") -> None:
-    """Predicts for files and folders, and writes that to `out` ('': prints it), as one of FORMATS.
+    """Write the predictions for files and folders to `out` (if '', print them), as one of FORMATS.
 
     Raises:
-      UserError: bad input; or, after all else has been written, files that could not be read.
+      UserError: bad input; or, after the other predictions were written, files that could not be read.
     """
     done, failed = [], []
     for result in predict(directory, image_files(paths), top_k):
@@ -150,10 +150,10 @@ def report(directory: str | Path, paths: Sequence[str], *, top_k: int = 1, forma
             log.warning("skipped: %s", result)
     text = FORMATS[format](done)
     if out:
-        with workdir.disk_errors(Path(out)):
+        with disk_errors(Path(out)):
             Path(out).write_text(text)
     else:
         print(text, end="")
     if failed:
         raise UserError(f"{len(failed)} of {len(done) + len(failed)} files could not be read; they are named above, "
-                        "and the others' predictions are written")
+                        "and the predictions for the others were written")

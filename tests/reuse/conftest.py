@@ -1,4 +1,4 @@
-"""A run in a workdir without training: a network with drawn weights and running statistics."""
+"""A run in a workdir without training: a network with random weights and running statistics."""
 from functools import partial
 
 import jax
@@ -10,11 +10,11 @@ from configs import base
 from modern_cnn import models, settings
 from modern_cnn.runs import imported
 
-GAIN = 1.25  # of the kernels: from image to image logits differ by far more than what is tolerated, and are below 20
+GAIN = 1.25  # of the kernels: logits of two images differ by much more than the tolerance, and are below 20
 
 
 def draw(random, path, leaf):
-    """Biases above 0 and kernels of such a size leave no network dead, whatever its own initialisation."""
+    """Return random values for a leaf; with biases above 0 and kernels of this size no network is dead."""
     fan_in = np.prod(leaf.shape[:-1])
     return {"kernel": lambda: random.normal(0, GAIN / fan_in ** 0.5, leaf.shape),
             "bias": lambda: random.uniform(0, 0.2, leaf.shape), "scale": lambda: random.uniform(0.5, 1.5, leaf.shape),
@@ -24,7 +24,7 @@ def draw(random, path, leaf):
 
 @pytest.fixture
 def make_run(tmp_path):
-    """make_run('lenet_bn', (28, 28, 1), width=0.5) -> (workdir, module, variables): three classes, seed 0."""
+    """Return make_run: make_run('lenet_bn', (28, 28, 1), width=0.5) -> (workdir, module, variables), three classes."""
     def make(name, image_shape, **options):
         config = base.get_config()
         config.model.update(options, name=name)

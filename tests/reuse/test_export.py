@@ -1,4 +1,4 @@
-"""Exported networks give the checkpoint's logits, in programs that know nothing of this package."""
+"""Exported networks give the logits of the checkpoint, in programs that do not import this package."""
 import importlib.util
 import json
 import os
@@ -15,7 +15,7 @@ from modern_cnn import models
 from modern_cnn.errors import UserError
 from modern_cnn.reuse import export
 
-# Of every family one, small.
+# One small network of each family.
 FAMILIES = {
     "mlp": ((8, 8, 1), {}), "lenet": ((28, 28, 1), {}), "lenet_relu_bn": ((28, 28, 1), {}),
     "alexnet_d2l": ((96, 96, 1), {"width": 0.1}), "vgg11_d2l": ((32, 32, 1), {"width": 0.1}),
@@ -37,7 +37,7 @@ assert not {"modern_cnn", "flax", "optax", "orbax", "ml_collections"} & set(sys.
 
 
 def tell(format, name, done):
-    """A line of the table of docs/reuse.md: pytest -s."""
+    """Print a line of the table in docs/reuse.md (pytest -s)."""
     print(f"\n| {format} | `{name}` | {done.difference:.1e} | {done.largest:.3g} |")
 
 
@@ -52,7 +52,7 @@ def test_a_fresh_process_without_this_package_gets_the_same_logits(name, make_ru
     tell("StableHLO", name, done)
     images = np.random.default_rng(1).normal(size=(7, *shape)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # nor our flags
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # without our flags too
     subprocess.run([sys.executable, "-c", LOADER], check=True, cwd=tmp_path, env=environment)
     want = jax.jit(lambda *args: module.apply(*args, train=False))(variables, images)
     got = np.load(tmp_path / "logits.npz")
@@ -89,7 +89,7 @@ def test_what_a_program_must_know_is_beside_the_file(make_run, tmp_path):
 
 def test_one_line_for_what_cannot_be(make_run, tmp_path, monkeypatch):
     workdir, *_ = make_run("mlp", (8, 8, 1))
-    with pytest.raises(UserError, match="--platforms=gpu: choose of cpu, cuda"):
+    with pytest.raises(UserError, match="--platforms=gpu: choose from cpu, cuda"):
         export.export_run(workdir, tmp_path / "x", platforms=("gpu",))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
@@ -101,7 +101,7 @@ def test_one_line_for_what_cannot_be(make_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.filterwarnings("ignore")  # warnings of jax2onnx
 @pytest.mark.skipif(not importlib.util.find_spec("jax2onnx"),
                     reason="jax2onnx is not installed; it wants an environment of its own: requirements-onnx.txt")
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "resnet32"])

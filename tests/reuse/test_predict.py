@@ -1,4 +1,4 @@
-"""Predictions for files: those that evaluation counts, and nothing lost."""
+"""Predictions for image files: the same as in evaluation, and complete."""
 import csv
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.data import files
 
 
 def test_on_a_folders_test_images_it_has_the_accuracy_of_evaluation(tmp_path):
-    """Files of many sizes, larger and smaller than the network's images, and a last batch that is not full."""
+    """The files are larger and smaller than the images of the network, and the last batch is not full."""
     config = base.get_config()
     config.data.update(source=files.write_digits(tmp_path / "digits", 150), image_size=24, batch_size=32,
                        normalize="standard")
