@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "runs": {"runs", "training", "models", "data", "errors", "settings", "cli"},
     "sweeps": {"sweeps", "runs", "training", "errors", "settings"},
     "weights": {"weights", "models", "errors"},
-    "inspection": {"inspection", "runs", "data", "functional", "errors", "cli"},
+    "inspection": {"inspection", "runs", "data", "functional", "errors", "settings", "cli"},
     "reuse": {"reuse", "runs", "data", "functional", "errors", "cli"},
     "__init__": {"runs"},
 }

@@ -13,12 +13,9 @@ HEAT = "inferno"
 
 def _figure(width: float, height: float) -> Any:
     """Return a matplotlib figure, its size in inches; made without pyplot, which would look for a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Any, title: str, path: Path) -> Path:

@@ -85,9 +85,6 @@ class FieldInterpreter(Interpreter[Value]):
             return list(zip(*axes, strict=True))
         return [max((axes for axes in inputs if isinstance(axes, int)), default=None)] * len(eqn.outvars)
 
-    def constant(self, value: Any) -> Value:
-        return None
-
     def slice(self, value: Value, place: Place) -> Value:
         if isinstance(value, tuple):
             raise UserError(f"{'/'.join(place.names) or 'the network'} scans over the image: only the layers of a scan "

@@ -53,9 +53,9 @@ class Interpreter(Generic[Value]):
         """Return the values of an equation's outputs. Where the equation holds a program, `enter` returns them."""
         raise NotImplementedError
 
-    def constant(self, value: Any) -> Value:
-        """Return the value of a number or an array that is part of the program."""
-        raise NotImplementedError
+    def constant(self, value: Any) -> Any:
+        """Return the value of a number or an array that is part of the program; by default None."""
+        return None
 
     def slice(self, value: Value, place: Place) -> Value:
         """Return what one step of a scan gets of a value that the scan loops over; by default the value itself."""
@@ -65,25 +65,25 @@ class Interpreter(Generic[Value]):
         """Return the values of the program's outputs."""
         return self._run(program.jaxpr, program.consts, inputs, Place())
 
-    def enter(self, eqn: JaxprEqn, inputs: Sequence[Value], place: Place) -> list[Value]:
+    def enter(self, eqn: Any, inputs: Sequence[Value], place: Place) -> list[Value]:
         """Return the values of an equation's outputs from the program that it holds: that of a jit, a remat, a scan.
 
         The body of a scan is run once for each step. Outputs that the scan stacks have their last step's value.
         """
         program = inner(eqn)
         assert program is not None, eqn.primitive
-        jaxpr, constants = program.jaxpr, program.consts
+        jaxpr: Any = program.jaxpr
         if eqn.primitive.name != "scan":
-            return self._run(jaxpr, constants, inputs, place)
+            return self._run(jaxpr, program.consts, inputs, place)
         # Inputs are constants, the carry, then what is scanned over; outputs are the carry, then what is stacked. The
         # last of each lose or get an axis. The parameters that count them have other names in other versions of JAX.
-        scanned = sum(_shape(var) != _shape(own) for var, own in zip(eqn.invars, jaxpr.invars, strict=True))
-        carried = sum(_shape(var) == _shape(own) for var, own in zip(eqn.outvars, jaxpr.outvars, strict=True))
+        scanned = sum(var.aval.shape != own.aval.shape for var, own in zip(eqn.invars, jaxpr.invars, strict=True))
+        carried = sum(var.aval.shape == own.aval.shape for var, own in zip(eqn.outvars, jaxpr.outvars, strict=True))
         first, last = len(inputs) - carried - scanned, len(inputs) - scanned
         carry, slices = inputs[first:last], [self.slice(value, place) for value in inputs[last:]]
         outputs = []
         for step in range(eqn.params["length"]):
-            outputs = self._run(jaxpr, constants, [*inputs[:first], *carry, *slices],
+            outputs = self._run(jaxpr, program.consts, [*inputs[:first], *carry, *slices],
                                 place._replace(step=(*place.step, step)))
             carry = outputs[:carried]
         return outputs
@@ -134,10 +134,6 @@ def inner(eqn: JaxprEqn) -> ClosedJaxpr | None:
         return None
     program = held[0] if isinstance(held[0], ClosedJaxpr) else ClosedJaxpr(held[0], ())
     return program if len(program.jaxpr.invars) == len(eqn.invars) else None
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    return atom.aval.shape
 
 
 def is_relu(eqn: JaxprEqn) -> bool:

@@ -71,9 +71,6 @@ class _Graph(Interpreter[int | None]):
         sources = list(dict.fromkeys(i for i in inputs if i is not None))
         return [self.node(eqn, sources, place) if sources else None] * len(eqn.outvars)
 
-    def constant(self, value: Any) -> None:
-        return None
-
     def node(self, eqn: Any, sources: list[int], place: Place) -> int:
         """Return the node of an equation: that of its layer, a new one, or the one that its input comes from."""
         owner, kind = self.layer(place)
