@@ -45,14 +45,13 @@ def _unknown_field(argv: list[str]) -> str | None:
     path, colon, variant = words[[word.lstrip("-") for word in words].index("config") + 1].partition(":")
     try:
         config = runpy.run_path(path)["get_config"](*([variant] if colon else []))
-    except Exception:  # the file is wrong, not a field
-        return None
-    try:
         for word in words:
             if re.match(r"--?config\.", word):
                 settings.locate(config, word.lstrip("-").removeprefix("config."))
     except UserError as e:
         return str(e)
+    except Exception:  # the file is wrong, not a field
+        pass
     return None
 
 
@@ -92,10 +91,7 @@ def _parse(argv: list[str], positional: bool) -> list[str]:
 
 
 def _unraisable(hook: Any) -> None:
-    """Report an error in a finaliser, except those of TensorStore's futures after a failed write.
-
-    Python deletes these futures after Orbax has closed their event loop.
-    """
+    """Report an error in a finaliser, but not those of TensorStore's futures, which outlive Orbax's event loop."""
     if not (isinstance(hook.exc_value, RuntimeError) and "Event loop is closed" in str(hook.exc_value)):
         sys.__unraisablehook__(hook)
 
@@ -138,11 +134,7 @@ def text_table(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
 
 
 def required(flag: flags.FlagHolder[Any]) -> str:
-    """Return the value of a flag.
-
-    Raises:
-      UserError: the value is empty.
-    """
+    """Return the value of a flag; raise UserError if it is empty."""
     if not flag.value:
         raise UserError(f"--{flag.name} is empty; is a shell variable unset?")
     return flag.value

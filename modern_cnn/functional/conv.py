@@ -23,11 +23,7 @@ Padding = int | str | Sequence[Sequence[int]]
 
 
 def pair(value: Pair, name: str) -> Size:
-    """Return (2, 2) for 2 and (2, 3) for (2, 3).
-
-    Raises:
-      ValueError: anything but one or two positive integers; `name` says in the message what they are for.
-    """
+    """Return (2, 2) for 2 and (2, 3) for (2, 3); raise ValueError, with `name`, if these are not positive integers."""
     both = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(both) != 2 or not all(isinstance(v, Integral) and v >= 1 for v in both):
         raise ValueError(f"{name} must be a positive int or a pair of them (height, width), not {value!r}")

@@ -12,10 +12,7 @@ from modern_cnn.functional.formulations import Pads, Size
 
 def _geometry(x: jax.Array, window_shape: Pair, strides: Pair | None, padding: Padding,
               ceil_mode: bool) -> tuple[Size, Size, Pads, list[int]]:
-    """Return (window, strides, padding, extra): `extra` is the part of the padding that ceil_mode adds, [down, right].
-
-    Raises ValueError if the window does not fit.
-    """
+    """Return (window, strides, padding, extra): `extra` [bottom, right] is what ceil_mode adds to the padding."""
     if x.ndim != 4:
         raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
     window = pair(window_shape, "window_shape")
@@ -87,10 +84,7 @@ def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
 
 @jax.named_scope("global_avg_pool")
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """Return the mean over height and width, summed in at least float32: [N, H, W, C] -> [N, C].
-
-    Lin et al. 2013, section 3.2. Raises ValueError for another rank.
-    """
+    """Return the mean over height and width, [N, H, W, C] -> [N, C], in at least float32 (Lin et al. 2013, 3.2)."""
     if x.ndim != 4:
         raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
