@@ -23,7 +23,7 @@ MODEL = flags.DEFINE_string("model", None, "The network: resnet18, vgg16_bn, len
 WEIGHTS = flags.DEFINE_string(
     "weights", None, "A .safetensors file, or .pth or .pt if PyTorch is installed. A pickle that holds more than "
     "tensors is refused, because it could run any program.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory to write, new or empty; with --export, the directory of the run to read.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory to write, new or empty; with --export, that of the run.")
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 0, "Height and width of the images; 0: the size that the network was published for, mostly 224.")
 NORMALIZE = flags.DEFINE_enum(

@@ -116,8 +116,11 @@ def test_the_network_of_the_page_on_adding_one():
                        if block.startswith('"""'))
     module = types.ModuleType("allcnn")
     exec(compile(network, "allcnn.py", "exec"), module.__dict__)
-    net = module.AllCNN()
-    shapes = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), mutable=True))
+    variant = module.VARIANTS["allcnn"]
+    net, images = variant.network(**variant.options), jnp.zeros((1, *variant.image_shape))
+    assert (net.num_classes, images.shape) == (variant.num_classes, (1, 32, 32, 3))
+    assert len(re.findall(r"^## \d\. .*: `\S+\.py`$", TEXTS["adding.md"], re.MULTILINE)) <= 4  # files beside tests
+    shapes = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), images, mutable=True))
     # the paper's table 1 by hand: 3x3 but for the last two
     wanted = 9 * (3 * 96 + 2 * 96 * 96 + 96 * 192 + 3 * 192 * 192) + 192 * 192 + 192 * 10 + 3 * 96 + 5 * 192 + 10
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes[1]["params"])) == wanted == 1_369_738

@@ -239,7 +239,7 @@ def test_weights_that_are_no_numbers(script, tmp_path):
     state["fc.bias"][1], state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan"), float("inf")
     torch.save(state, tmp_path / "w.pth")
     refused(script("import_weights.py", *NARROW, f"--weights={tmp_path}/w.pth", f"--workdir={tmp_path}/run"), 1,
-            "infinite or no numbers: params/dense/bias, params/stage1_block1/conv1/kernel")
+            "infinite or not numbers: params/dense/bias, params/stage1_block1/conv1/kernel")
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 
