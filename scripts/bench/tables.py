@@ -94,7 +94,8 @@ def report_operations(names: Sequence[str], batch_size: int, dtype: str, rounds:
         (step, _), compiled = compile_step(case)
         peer, _ = torch_step(case)
         for _ in range(3):
-            step(), peer()
+            step()
+            peer()
         found = operations.xla_operations(compiled, step, rounds)
         ours, theirs = operations.by_kind(found), operations.torch_operations(peer, rounds)
         rows = [["", "ours, ms", "PyTorch, ms"]]
