@@ -1,1 +1,1 @@
-"""What a network is made of and what it looks at, without training it."""
+"""The layers of a network, what they compute and what they respond to."""
