@@ -119,7 +119,7 @@ def test_a_folder_of_images(script, tmp_path):
         assert (scored["count"], scored["step"]) == (15, 0)
         assert scored["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
         assert scored["loss"] == pytest.approx(mean_loss(logits, labels), rel=1e-4)
-    refused(script("evaluate.py", f"--workdir={tmp_path}/run", "--source=digits"), 1, "'imagenet'", "channels (RGB), not 1")
+    refused(script("evaluate.py", f"--workdir={tmp_path}/run", "--source=digits"), 1, "'imagenet'", "(RGB), not 1")
 
 
 def test_digits_enlarged_on_the_device(script, tmp_path):
