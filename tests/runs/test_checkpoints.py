@@ -1,4 +1,5 @@
 """Checkpoints that are whole or are not used, on every kind of damage that a disk or a person does."""
+import json
 import resource
 import shutil
 import signal
@@ -206,6 +207,20 @@ def test_more_epochs_go_on_with_the_run(config, finished):
     config.epochs = 4
     loop.train_and_evaluate(config, workdir)
     assert steps_of(workdir) == [33, 44]
+
+
+def test_a_workdir_of_an_earlier_version_goes_on_where_newer_fields_have_their_defaults(config, finished):
+    workdir, _ = finished
+    before = json.loads((workdir / "config.json").read_text())
+    del before["accumulate"], before["augment"]["lighting"], before["finetune"]
+    (workdir / "config.json").write_text(json.dumps(before))
+    assert load_run(workdir).settings.augment.lighting == 0
+    config.epochs = 4
+    assert loop.train_and_evaluate(config, workdir)["step"] == 44
+    (workdir / "config.json").write_text(json.dumps(before))
+    config.augment.lighting = 0.1
+    with pytest.raises(UserError, match=r"config\.augment\.lighting was 0\.0, is 0\.1"):
+        loop.train_and_evaluate(config, workdir)
 
 
 def test_checkpoints_without_a_config_are_refused(config, tmp_path):
