@@ -51,7 +51,7 @@ def _unknown_field(argv: list[str]) -> str | None:
     except UserError as e:
         return str(e)
     except Exception:  # the file is wrong, not a field
-        pass
+        return None
     return None
 
 

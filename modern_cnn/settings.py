@@ -248,10 +248,10 @@ def locate(config: Any, name: str) -> tuple[Any, str]:
       UserError: the config has no such field (with the closest that it has), or the name is that of a section.
     """
     section, reached, parts = config, "config", name.split(".")
-    for depth, part in enumerate(parts):
+    for part in parts:
         if not hasattr(section, "keys") or part not in section:
             raise UserError(f"{reached} has no field {part!r}{did_you_mean(part, getattr(section, 'keys', list)())}")
-        owner, section, reached = section, section[part], f"{reached}.{'.'.join(parts[depth:depth + 1])}"
+        owner, section, reached = section, section[part], f"{reached}.{part}"
     if hasattr(section, "keys"):
         raise UserError(f"{reached} is a section: name one of its fields, {name}.FIELD")
     return owner, parts[-1]
