@@ -1,8 +1,4 @@
 #!/usr/bin/env bash
-# Loss contours under badly scaled inputs
-# Its page: docs/ablations/contours.md
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-workdir=${WORKDIR:-runs/ablations/contours}
+# Loss contours under badly scaled inputs: docs/ablations/contours.md
+. "$(dirname "$0")/../experiment.sh"
 python scripts/ablate.py --what=contours --workdir="$workdir" "$@"
-{ echo "$SECONDS"; times; } >> "$workdir/seconds"

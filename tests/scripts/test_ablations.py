@@ -23,6 +23,8 @@ from scripts.publish import ablations, comparison, markers
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "ablations"
 SCRIPTS = sorted((ROOT / "scripts" / "ablations").glob("*.sh"))
+
+
 def commands(script, folder):
     """The arguments of every call of Python that a script makes."""
     fake = folder / "python"
@@ -65,12 +67,21 @@ def test_a_script_asks_for_what_exists(script, tmp_path, monkeypatch):
             settings.read(grid.config_of(trial))
 
 
+def test_a_script_that_fails_writes_no_seconds(tmp_path):
+    (tmp_path / "python").write_text("#!/bin/bash\nexit 3\n")
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(["bash", SCRIPTS[0]], check=False, env=os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "WORKDIR": str(tmp_path)})
+    assert done.returncode == 3
+    assert not (tmp_path / "seconds").exists()
+
+
 def test_seventeen_experiments_each_with_a_page():
     assert len(SCRIPTS) == 17
     for script in SCRIPTS:
         assert os.access(script, os.X_OK)
-        title, page = script.read_text().splitlines()[1:3]
-        assert page == f"# Its page: docs/ablations/{script.stem}.md"
+        title, _, page = script.read_text().splitlines()[1].rpartition(": ")
+        assert page == f"docs/ablations/{script.stem}.md"
         text = (PAGES / f"{script.stem}.md").read_text()
         assert text.startswith(f"{title}\n\n**Claim.** ")
         assert f"bash scripts/ablations/{script.stem}.sh" in text
