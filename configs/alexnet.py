@@ -13,34 +13,19 @@ paper's settings (Krizhevsky et al. 2012, sections 4 and 5): batch 128, SGD at 0
 5e-4, 90 epochs, the rate divided by ten three times, random crops, flips and colour shifts. The paper trains on
 ImageNet. These configs use Fashion-MNIST, whose images stay grey; set --config.data.source for other images.
 """
-import ml_collections
-
 from configs import base
 
 VARIANTS = ("alexnet_d2l", "alexnet", "alexnet_2012")
 
 
-def get_config(variant: str = "alexnet_d2l") -> ml_collections.ConfigDict:
-    config = base.get_config()
-    config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, groups=int, response_norm=bool, hidden=tuple)
+def get_config(variant: str = "alexnet_d2l") -> base.ConfigDict:
+    config = base.of_family(variant, VARIANTS, dropout_rate=float, groups=int, response_norm=bool, hidden=tuple)
     config.log_every_steps = 20
-    config.data.source = "fashion_mnist"
     config.data.image_size = 227 if variant == "alexnet_2012" else 224
-    config.data.batch_size = 128
     config.optimizer.learning_rate = 0.01
     if variant == "alexnet_d2l":
-        config.epochs = 10
         config.test_every_epoch = True
-        return config
-    config.epochs = 90
-    config.data.normalize = "standard"
-    config.data.validation = 0.1
-    config.augment.crop = 16
-    config.augment.flip = True
-    config.augment.lighting = 0.1
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 5e-4
-    config.schedule.name = "step"
-    config.schedule.milestones = (30.0, 60.0, 80.0)
+    else:
+        base.as_in_papers(config, epochs=90, milestones=(30.0, 60.0, 80.0), weight_decay=5e-4, crop=16)
+        config.augment.lighting = 0.1
     return config

@@ -13,40 +13,24 @@ flips, a tenth of the images held out. `densenet_bc_100_12`: batch 64, 300 epoch
 quarters of them. Torchvision's networks: batch 256, 90 epochs, divided after 30 and 60, on Fashion-MNIST at 64x64
 unless another source is set.
 """
-import ml_collections
-
 from configs import base
 
 VARIANTS = ("densenet_d2l", "densenet_bc_100_12", "densenet121", "densenet161", "densenet169", "densenet201")
 
 
-def get_config(variant: str = "densenet_d2l") -> ml_collections.ConfigDict:
-    config = base.get_config()
-    config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, growth=int, bottleneck=int, compression=float, block_sizes=tuple,
-                     remat=bool)
+def get_config(variant: str = "densenet_d2l") -> base.ConfigDict:
+    config = base.of_family(variant, VARIANTS, dropout_rate=float, growth=int, bottleneck=int, compression=float,
+                            block_sizes=tuple, remat=bool)
     config.log_every_steps = 20
-    config.data.source = "fashion_mnist"
-    config.data.image_size = 96
-    config.data.batch_size = 256
-    config.optimizer.learning_rate = 0.1
+    config.data.update(image_size=64, batch_size=256)
     if variant == "densenet_d2l":
-        config.epochs = 10
         config.test_every_epoch = True
+        config.data.image_size = 96
         return config
-    cifar = variant == "densenet_bc_100_12"
-    if cifar:
-        config.data.source = "cifar10"
-        config.data.batch_size = 64
-    config.data.image_size = 32 if cifar else 64
-    config.data.normalize = "standard"
-    config.data.validation = 0.1
-    config.augment.crop = 4
-    config.augment.flip = True
-    config.optimizer.momentum = 0.9
+    base.as_in_papers(config, epochs=90, milestones=(30.0, 60.0), weight_decay=1e-4, crop=4)
     config.optimizer.nesterov = True
-    config.optimizer.weight_decay = 1e-4
-    config.schedule.name = "step"
-    config.epochs = 300 if cifar else 90
-    config.schedule.milestones = (150.0, 225.0) if cifar else (30.0, 60.0)
+    if variant == "densenet_bc_100_12":
+        config.epochs = 300
+        config.data.update(source="cifar10", image_size=32, batch_size=64)
+        config.schedule.milestones = (150.0, 225.0)
     return config

@@ -14,35 +14,20 @@ every 8 epochs, auxiliary heads with weight 0.3. The paper does not give the res
 decay 2e-4 and 90 epochs are our choice. The paper trains on ImageNet at 224x224, these configs on Fashion-MNIST at
 96x96 unless another source is set.
 """
-import ml_collections
-
 from configs import base
 
 VARIANTS = ("googlenet_d2l", "googlenet", "googlenet_2014")
 
 
-def get_config(variant: str = "googlenet_d2l") -> ml_collections.ConfigDict:
-    config = base.get_config()
-    config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, aux_logits=bool, branches=tuple, remat=bool)
+def get_config(variant: str = "googlenet_d2l") -> base.ConfigDict:
+    config = base.of_family(variant, VARIANTS, dropout_rate=float, aux_logits=bool, branches=tuple, remat=bool)
     config.log_every_steps = 20
-    config.data.source = "fashion_mnist"
     config.data.image_size = 96
-    config.data.batch_size = 128
     if variant == "googlenet_d2l":
-        config.epochs = 10
         config.test_every_epoch = True
-        config.optimizer.learning_rate = 0.1
-        return config
-    config.epochs = 90
-    config.data.normalize = "standard"
-    config.data.validation = 0.1
-    config.augment.crop = 8
-    config.augment.flip = True
-    config.optimizer.learning_rate = 0.01
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 2e-4
-    config.schedule.name = "step"
-    config.schedule.milestones = tuple(float(epoch) for epoch in range(8, 90, 8))
-    config.schedule.factor = 0.96
+    else:
+        milestones = tuple(float(epoch) for epoch in range(8, 90, 8))
+        base.as_in_papers(config, epochs=90, milestones=milestones, weight_decay=2e-4, crop=8)
+        config.optimizer.learning_rate = 0.01
+        config.schedule.factor = 0.96
     return config

@@ -18,26 +18,19 @@ epoch. `lenet_relu` and `lenet_relu_bn` have the TensorFlow text's settings (sec
 SGD at 0.01. That text trains on MNIST: --config.data.source=mnist. The test split is scored after every epoch, as in
 the textbook's plots; this score chooses nothing.
 """
-import ml_collections
-
 from configs import base
 
 VARIANTS = ("lenet", "lenet_bn", "lenet_relu", "lenet_relu_bn")
 
 
-def get_config(variant: str = "lenet") -> ml_collections.ConfigDict:
-    config = base.get_config()
-    config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, activation=str)
-    config.epochs = 10
+def get_config(variant: str = "lenet") -> base.ConfigDict:
+    config = base.of_family(variant, VARIANTS, dropout_rate=float, activation=str)
     config.test_every_epoch = True
-    config.data.source = "fashion_mnist"
-    config.data.batch_size = 256
-    config.optimizer.learning_rate = 0.9
-    if variant == "lenet_bn":
-        config.optimizer.learning_rate = 1.0
     if variant.startswith("lenet_relu"):
+        config.log_every_steps = 500
         config.data.batch_size = 32
         config.optimizer.learning_rate = 0.01
-        config.log_every_steps = 500
+    else:
+        config.data.batch_size = 256
+        config.optimizer.learning_rate = 1.0 if variant == "lenet_bn" else 0.9
     return config

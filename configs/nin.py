@@ -14,33 +14,23 @@ with momentum 0.9; for CIFAR-10 batch 128, weight decay 1e-4 and the rate divide
 weights; it is 0.01 here. The numbers of epochs, and the two divisions of the rate for ImageNet, are our choice.
 `nin_imagenet` uses Fashion-MNIST at 224x224 unless another source is set.
 """
-import ml_collections
-
 from configs import base
 
 VARIANTS = ("nin_d2l", "nin_cifar", "nin_imagenet")
 
 
-def get_config(variant: str = "nin_d2l") -> ml_collections.ConfigDict:
-    config = base.get_config()
-    config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, hidden=tuple)
+def get_config(variant: str = "nin_d2l") -> base.ConfigDict:
+    config = base.of_family(variant, VARIANTS, dropout_rate=float, hidden=tuple)
     config.log_every_steps = 20
-    config.data.source = "cifar10" if variant == "nin_cifar" else "fashion_mnist"
-    config.data.image_size = 32 if variant == "nin_cifar" else 224
-    config.data.batch_size = 64 if variant == "nin_imagenet" else 128
+    config.data.image_size = 224
     if variant == "nin_d2l":
-        config.epochs = 10
         config.test_every_epoch = True
-        config.optimizer.learning_rate = 0.1
         return config
-    config.epochs = 300 if variant == "nin_cifar" else 90
-    config.data.normalize = "standard"
-    config.data.validation = 0.1
-    config.augment.flip = True
     config.optimizer.learning_rate = 0.01
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4 if variant == "nin_cifar" else 5e-4
-    config.schedule.name = "step"
-    config.schedule.milestones = (250.0,) if variant == "nin_cifar" else (40.0, 80.0)
+    if variant == "nin_cifar":
+        config.data.update(source="cifar10", image_size=32)
+        base.as_in_papers(config, epochs=300, milestones=(250.0,), weight_decay=1e-4, crop=0)
+    else:
+        config.data.batch_size = 64
+        base.as_in_papers(config, epochs=90, milestones=(40.0, 80.0), weight_decay=5e-4, crop=0)
     return config

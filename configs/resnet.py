@@ -22,62 +22,33 @@ Cost and result on two CPU cores (seed 0, jax 0.10.2; other work ran at the same
   train for 90 epochs and divide the rate by ten after 30 and 60, as has become usual; the paper divides it at plateaus.
   They use Fashion-MNIST at 64x64 unless another source is set.
 """
-import ml_collections
-
 from configs import base
 
 CIFAR = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
-NOTEBOOK = ("resnet18_cifar", "resnet34_cifar")
-IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "preact_resnet18", "preact_resnet34",
-            "preact_resnet50", "preact_resnet101", "preact_resnet152", "plain18", "plain34")
-VARIANTS = ("resnet18_d2l", *CIFAR, *NOTEBOOK, *IMAGENET)
+VARIANTS = ("resnet18_d2l", *CIFAR, "resnet18_cifar", "resnet34_cifar", "resnet18", "resnet34", "resnet50", "resnet101",
+            "resnet152", "preact_resnet18", "preact_resnet34", "preact_resnet50", "preact_resnet101",
+            "preact_resnet152", "plain18", "plain34")
 
 
-def get_config(variant: str = "resnet18_d2l") -> ml_collections.ConfigDict:
-    config = base.get_config()
-    config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, stage_sizes=tuple, stage_features=tuple, preactivation=bool,
-                     shortcut=str, stride_in_1x1=bool, zero_init_residual=bool, remat=bool, scan=bool)
+def get_config(variant: str = "resnet18_d2l") -> base.ConfigDict:
+    config = base.of_family(variant, VARIANTS, dropout_rate=float, stage_sizes=tuple, stage_features=tuple,
+                            preactivation=bool, shortcut=str, stride_in_1x1=bool, zero_init_residual=bool, remat=bool,
+                            scan=bool)
     config.log_every_steps = 20
     if variant == "resnet18_d2l":
-        config.epochs = 10
         config.test_every_epoch = True
-        config.data.source = "fashion_mnist"
-        config.data.image_size = 96
-        config.data.batch_size = 256
+        config.data.update(image_size=96, batch_size=256)
         config.optimizer.learning_rate = 0.05
-    elif variant in NOTEBOOK:
-        config.epochs = 50
-        config.test_every_epoch = True
-        config.data.source = "cifar10"
-        config.data.image_size = 32
-        config.data.batch_size = 128
-        config.data.normalize = "symmetric"
-        config.optimizer.name = "adam"
-        config.optimizer.learning_rate = 1e-4
+    elif variant in ("resnet18_cifar", "resnet34_cifar"):
+        base.as_in_tensorflow_text(config)
+    elif variant in CIFAR:
+        config.data.update(source="cifar10", image_size=32)  # an epoch of 45,000 images has 351 steps
+        base.as_in_papers(config, epochs=182, milestones=(91.0, 137.0), weight_decay=1e-4, crop=4)
     else:
-        _papers(config, variant)
-    return config
-
-
-def _papers(config: ml_collections.ConfigDict, variant: str) -> None:
-    """Set the training settings of He et al. for CIFAR-10 or for ImageNet."""
-    cifar = variant in CIFAR
-    config.data.source = "cifar10" if cifar else "fashion_mnist"
-    config.data.image_size = 32 if cifar else 64
-    config.data.batch_size = 128 if cifar else 256
-    config.data.normalize = "standard"
-    config.data.validation = 0.1
-    config.augment.crop = 4
-    config.augment.flip = True
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.schedule.name = "step"
-    config.epochs = 182 if cifar else 90  # an epoch of 45,000 images has 351 steps
-    config.schedule.milestones = (91.0, 137.0) if cifar else (30.0, 60.0)
+        config.data.update(image_size=64, batch_size=256)
+        base.as_in_papers(config, epochs=90, milestones=(30.0, 60.0), weight_decay=1e-4, crop=4)
     if variant in ("resnet110", "resnet1202"):
         config.schedule.warmup_epochs = 1.14
     if variant == "resnet1202":  # otherwise it needs gigabytes, and minutes to compile
-        config.model.remat = True
-        config.model.scan = True
+        config.model.update(remat=True, scan=True)
+    return config

@@ -12,35 +12,27 @@ recipes on a tenth of the training images (--config.data.validation=0.1), with o
 
 `cifar10`: intended for 94 % on one GPU, *not measured*: ResNet-18 for CIFAR-10 in bfloat16, pad-and-crop and flips.
 """
-import ml_collections
-
 from configs import base
 
 VARIANTS = ("fashion_mnist", "cifar10")
 
 
-def get_config(variant: str = "fashion_mnist") -> ml_collections.ConfigDict:
+def get_config(variant: str = "fashion_mnist") -> base.ConfigDict:
     config = base.get_config()
     base.add_options(config)
-    config.data.source = base.check_variant(variant, VARIANTS)
-    config.data.normalize = "standard"
     config.log_every_steps = 0
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = True
-    config.optimizer.weight_decay = 5e-4
-    config.schedule.name = "cosine"
-    config.schedule.warmup_epochs = 1.0
+    config.data.update(source=base.check_variant(variant, VARIANTS), normalize="standard")
+    config.optimizer.update(momentum=0.9, nesterov=True, weight_decay=5e-4)
+    config.schedule.update(name="cosine", warmup_epochs=1.0)
     if variant == "fashion_mnist":
         config.model.name = "lenet_relu_bn"
         config.epochs = config.eval_every_epochs = 6
         config.data.batch_size = 256
         config.optimizer.learning_rate = 0.2
     else:
-        config.model.name = "resnet18_cifar"
-        config.model.dtype = "bfloat16"
+        config.model.update(name="resnet18_cifar", dtype="bfloat16")
         config.epochs = config.eval_every_epochs = 30
         config.data.batch_size = 512
-        config.augment.crop = 4
-        config.augment.flip = True
+        config.augment.update(crop=4, flip=True)
         config.optimizer.learning_rate = 0.4
     return config

@@ -15,48 +15,25 @@ section 10.12. The others are torchvision's networks with the paper's settings (
 random crops and flips. The paper trains on ImageNet at 224x224; these use Fashion-MNIST at 64x64 unless another source
 is set.
 """
-import ml_collections
-
 from configs import base
 
 VARIANTS = ("vgg11_d2l", "vgg13_cifar", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn",
             "vgg19_bn")
 
 
-def get_config(variant: str = "vgg11_d2l") -> ml_collections.ConfigDict:
-    config = base.get_config()
-    config.model.name = base.check_variant(variant, VARIANTS)
-    base.add_options(config, dropout_rate=float, remat=bool, skip=bool, kernel_size=int, stage_sizes=tuple,
-                     stage_features=tuple, hidden=tuple)
+def get_config(variant: str = "vgg11_d2l") -> base.ConfigDict:
+    config = base.of_family(variant, VARIANTS, dropout_rate=float, remat=bool, skip=bool, kernel_size=int,
+                            stage_sizes=tuple, stage_features=tuple, hidden=tuple)
     config.log_every_steps = 20
-    config.data.source = "fashion_mnist"
     if variant == "vgg11_d2l":
         config.model.width = 0.25
-        config.epochs = 10
         config.test_every_epoch = True
         config.data.image_size = 224
-        config.data.batch_size = 128
         config.optimizer.learning_rate = 0.05
     elif variant == "vgg13_cifar":
-        config.epochs = 50
-        config.test_every_epoch = True
-        config.data.source = "cifar10"
-        config.data.image_size = 32
-        config.data.batch_size = 128
-        config.data.normalize = "symmetric"
-        config.optimizer.name = "adam"
-        config.optimizer.learning_rate = 1e-4
+        base.as_in_tensorflow_text(config)
     else:
-        config.epochs = 74
-        config.data.image_size = 64
-        config.data.batch_size = 256
-        config.data.normalize = "standard"
-        config.data.validation = 0.1
-        config.augment.crop = 4
-        config.augment.flip = True
+        config.data.update(image_size=64, batch_size=256)
         config.optimizer.learning_rate = 0.01
-        config.optimizer.momentum = 0.9
-        config.optimizer.weight_decay = 5e-4
-        config.schedule.name = "step"
-        config.schedule.milestones = (30.0, 50.0, 65.0)
+        base.as_in_papers(config, epochs=74, milestones=(30.0, 50.0, 65.0), weight_decay=5e-4, crop=4)
     return config
