@@ -15,23 +15,19 @@ from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.runs import log, workdir
 from modern_cnn.settings import flatten
-from modern_cnn.sweeps.seeds import Records, Run, SeedGroup, group_seeds, markdown_table
+from modern_cnn.sweeps.seeds import Run, SeedGroup, group_seeds, markdown_table
 from modern_cnn.sweeps.seeds import table as score_table
 from scripts.publish import comparison, markers
 
 SIZES = ("parameters", "MACs")  # shown where the networks differ in them
-SCORES = {"parameters": "parameters", "MACs": "MACs", "train_loss": "train loss", "train_accuracy": "train accuracy",
-          "test_accuracy": "test accuracy"}  # the first columns; other scores follow
+SCORES = (*SIZES, "train_loss", "train_accuracy", "test_accuracy")  # the first columns; other scores follow
 HIDDEN = ("test_loss", "validation_loss", "validation_accuracy", "seconds")
 PARAGRAPHS = ("Claim", "Source", "Here", "Full size", "Found")
+_summarize = functools.cache(summary.summarize)  # many runs have the same network
 
 
 def read(directory: Path) -> tuple[list[SeedGroup], dict[str, Any]]:
-    """Return (the runs of an experiment in groups, the run.json of one of them).
-
-    Raises:
-      UserError: nothing has run there.
-    """
+    """Return the runs of an experiment in groups, and the run.json of one. Raise UserError if nothing has run there."""
     sweeps = [path.parent for path in sorted([*directory.glob("sweep.json"), *directory.glob("*/sweep.json")])]
     if not sweeps:
         raise UserError(f"{directory} holds no sweep: run the experiment's script first")
@@ -45,15 +41,11 @@ def read(directory: Path) -> tuple[list[SeedGroup], dict[str, Any]]:
             path = sweep / "trials" / name
             fields = {field: trial["fields"].get(field, shared.get(field)) for field in swept}
             records = log.read_metrics(path / "metrics.jsonl")
-            runs.append(Run(variant | fields, trial["result"] | _train_scores(records) | _size(path), records))
+            last = [record for record in records if record["split"] == "train"][-1:]
+            scores = {f"train_{name}": record[name] for record in last for name in ("loss", "accuracy")}
+            runs.append(Run(variant | fields, trial["result"] | scores | _size(path), records))
         machines += [path for path in (sweep / "run.json", *sweep.glob("trials/*/run.json")) if path.exists()]
     return group_seeds(runs), workdir.read_json(machines[0]) if machines else {}
-
-
-def _train_scores(records: Records) -> dict[str, float]:
-    """Return the scores of the last training record."""
-    training = [record for record in records if record["split"] == "train"]
-    return {f"train_{name}": training[-1][name] for name in ("loss", "accuracy")} if training else {}
 
 
 def _size(path: Path) -> dict[str, int]:
@@ -63,12 +55,7 @@ def _size(path: Path) -> dict[str, int]:
     config, run = workdir.read_run(path)
     options = config["model"] | ({"aux_logits": False} if "aux_logits" in config["model"] else {})  # as it classifies
     network = models.build(**options, num_classes=run["data"]["num_classes"])
-    return _summary(network, tuple(run["data"]["image_shape"]))
-
-
-@functools.cache
-def _summary(network: Any, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    found = summary.summarize(network, image_shape)
+    found = _summarize(network, tuple(run["data"]["image_shape"]))
     return {"parameters": found.params, "MACs": found.macs}
 
 
@@ -77,47 +64,43 @@ def table(groups: Sequence[SeedGroup]) -> list[list[str]]:
     rows = [run.scores for group in groups for run in group.done]
     present = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, (int, float)))
     alike = [name for name in SIZES if len({row.get(name) for row in rows}) < 2]
-    scores = {name: SCORES.get(name, name) for name in (*SCORES, *present)
+    scores = {name: name.replace("_", " ") if name in SCORES else name for name in (*SCORES, *present)
               if name in present and name not in (*alike, *HIDDEN)}
     seconds = {"seconds": "seconds a trial"} if "seconds" in present else {}
     return score_table(groups, comparison.varying(groups), scores | seconds)
 
 
 def publish(scripts: Path, runs: Path, docs: Path, names: Sequence[str] = ()) -> list[str]:
-    """Write tables and pictures of the experiments that have run into their pages, and the index of all pages.
+    """Write tables and pictures of experiments into their pages, and the index of all pages; return those written.
 
-    A page that does not exist yet is begun, with paragraphs to fill in.
+    A page that does not exist yet is begun, with paragraphs to fill in. Raise UserError if there is no such experiment,
+    it has not run, or a page lacks a paragraph.
 
     Args:
       scripts, runs, docs: where the scripts, their runs and the pages are.
       names: the experiments to write; all that have run if there are none.
-    Returns:
-      The names of those written.
-    Raises:
-      UserError: there is no such experiment, it has not run, or a page lacks a paragraph.
     """
     known = {path.stem: path for path in sorted(scripts.glob("*.sh"))}
     chosen = [lookup(known, name, "experiment").stem for name in names] or [
         name for name in known if (runs / name).is_dir()]
     for name in chosen:
-        path = docs / f"{name}.md"
-        text = path.read_text() if path.exists() else _begin(name)
+        path, picture, drawn = docs / f"{name}.md", docs / f"{name}.png", runs / name / "picture.png"
+        text = path.read_text() if path.exists() else "\n\n".join([
+            f"# {name}", *(f"**{paragraph}.** To do." for paragraph in PARAGRAPHS),
+            f"```\nbash scripts/ablations/{name}.sh\n```", "<!-- table -->\n<!-- /table -->", f"![{name}]({name}.png)",
+            "<!-- machine -->\n<!-- /machine -->\n"])
         groups, run = read(runs / name)
-        if (runs / name / "picture.png").exists():
-            (docs / f"{name}.png").write_bytes((runs / name / "picture.png").read_bytes())
+        if drawn.exists():
+            picture.write_bytes(drawn.read_bytes())
         else:
-            comparison.draw(groups, docs / f"{name}.png", _title(text))
-        parts = {"table": _table(groups), "machine": _machine(run, runs / name / "seconds")}
+            comparison.draw(groups, picture, _title(text))
+        parts = {"table": markdown_table(table(groups)), "machine": _machine(run, runs / name / "seconds")}
+        if any(group.runs[0].records for group in groups):
+            parts["table"] += "\nTrain: the mean over the last epoch as it went, with any dropout and augmentation."
         path.write_text(markers.fill(text, parts.__getitem__))
     index = docs / "README.md"
     index.write_text(markers.fill(index.read_text(), {"experiments": list_pages(docs)}.__getitem__))
     return chosen
-
-
-def _begin(name: str) -> str:
-    return "\n\n".join([f"# {name}", *(f"**{paragraph}.** To do." for paragraph in PARAGRAPHS),
-                        f"```\nbash scripts/ablations/{name}.sh\n```", "<!-- table -->\n<!-- /table -->",
-                        f"![{name}]({name}.png)", "<!-- machine -->\n<!-- /machine -->\n"])
 
 
 def _title(page: str) -> str:
@@ -125,27 +108,15 @@ def _title(page: str) -> str:
 
 
 def list_pages(docs: Path) -> str:
-    """Return the table of all experiments: title, and the first sentence of what was found.
-
-    Raises:
-      UserError: a page lacks one of PARAGRAPHS.
-    """
+    """Return the table of all experiments: title and first finding. Raise UserError if a page lacks a paragraph."""
     lines = [["experiment", "what was found"]]
-    for path in sorted(docs.glob("*.md")):
-        if path.name == "README.md":
-            continue
+    for path in sorted({*docs.glob("*.md")} - {docs / "README.md"}):
         said = dict(re.findall(r"^\*\*([\w ]+)\.\*\* (.+?)\n\n", text := path.read_text(), re.DOTALL | re.MULTILINE))
         if lacking := [name for name in PARAGRAPHS if name not in said]:
             raise UserError(f"{path} lacks paragraphs that begin with **NAME.**; write those of: {', '.join(lacking)}")
         found = " ".join(said["Found"].split())
         lines.append([f"[{_title(text)}]({path.name})", re.split(r"(?<=\.) ", found)[0]])
     return markdown_table(lines)
-
-
-def _table(groups: Sequence[SeedGroup]) -> str:
-    trained = any(group.runs[0].records for group in groups)
-    note = "\nTrain: the mean over the last epoch as it went, with any dropout and augmentation." if trained else ""
-    return markdown_table(table(groups)) + note
 
 
 def _machine(run: dict[str, Any], seconds: Path) -> str:

@@ -1,7 +1,8 @@
-"""The pages of docs/: pictures of blocks, and between markers the tables that follow from the code or from runs.
+"""The pages of docs/: between markers stand the pictures and tables that follow from the code or from runs.
 
-The markers: `variants`, a family's networks; `settings`, what its configs train with; `results`, its runs. On
-results.md each data set's runs, and `families`, what ran on every data set alike; on config.md `config`, all fields.
+The markers of a family's page: `blocks`, its picture; `variants`, its networks; `settings`, what its configs train
+with; `results`, its runs. On results.md each data set's runs, and `families`, what ran on every data set alike; on
+config.md `config`, all fields.
 """
 import inspect
 import runpy
@@ -18,8 +19,8 @@ from modern_cnn.errors import UserError
 from modern_cnn.inspection import summary, table
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
 from modern_cnn.sweeps.seeds import markdown_table
-from scripts.publish import blocks, drawing, markers, results
-from scripts.publish.drawing import Panel
+from scripts.publish import blocks, markers, results
+from scripts.publish.blocks import Panel
 
 RECORDS = "results.jsonl"
 DATA = ("Fashion-MNIST", "CIFAR-10")  # what the families are compared on
@@ -29,59 +30,51 @@ MORE = {"vgg11_d2l": ({"width": 0.25}, "the textbook's, 7.2.3: the one it trains
         "vgg13_cifar": ({"skip": True}, "the TensorFlow text's, 10.12")}
 
 
-class Network(NamedTuple):
-    """A line of the table of variants."""
-    name: str
-    options: Mapping[str, Any]
-    origin: str
-
-
 class Family(NamedTuple):
     """A page: the modules of its networks, named like their configs, and its picture; or a choice of networks."""
     modules: Sequence[str]
-    panels: Callable[[], Sequence[Panel]]
+    panels: Sequence[Panel]
     names: Sequence[str] = ()
 
     @property
-    def networks(self) -> list[Network]:
+    def networks(self) -> list[tuple[str, Mapping[str, Any], str]]:
+        """The lines of the table of variants: names, options, and whose they are."""
         found = []
         for name, variant in VARIANTS.items():
             if name in self.names or variant.network.__module__.rpartition(".")[2] in self.modules:
-                found.append(Network(name, {}, variant.origin))
-                found += [Network(name, *MORE[name])] if name in MORE else []
+                found += [(name, {}, variant.origin), *([(name, *MORE[name])] if name in MORE else [])]
         return found
 
-
-def _block(title: str, module: nn.Module, image_shape: Sequence[int], whole: Sequence[type[nn.Module]] = ()) -> Panel:
-    return Panel(title, blocks.trace(module, image_shape, whole))
+    def made(self, record: results.Record) -> bool:
+        """Return whether a run trained one of the networks."""
+        return record["network"] in [name for name, *_ in self.networks]
 
 
 def _network(name: str, whole: Sequence[type[nn.Module]] = ()) -> Panel:
-    return _block(name, models.build(name, VARIANTS[name].num_classes), VARIANTS[name].image_shape, whole)
+    return Panel(name, models.build(name, VARIANTS[name].num_classes), VARIANTS[name].image_shape, whole)
 
 
 _LAYER = partial(densenet.DenseLayer, bottleneck=4)
 FAMILIES = {
-    "lenet": Family(("mlp", "lenet"), lambda: [_network("lenet"), _network("lenet_relu")]),
-    "alexnet": Family(("alexnet",), lambda: [_network("lenet"), _network("alexnet_d2l"), _network("alexnet_2012")]),
-    "vgg": Family(("vgg",), lambda: [
-        _block("VGG block of 2 convolutions", vgg.VGGBlock(256, 2), (56, 56, 128)),
-        _network("vgg11", [vgg.VGGBlock]), _network("vgg16", [vgg.VGGBlock])]),
-    "nin": Family(("nin",), lambda: [
-        _block("NiN block", nin.NiNBlock((96,) * 3, 11, 4), (224, 224, 1)), _network("nin_d2l", [nin.NiNBlock])]),
-    "googlenet": Family(("googlenet",), lambda: [
-        _block("Inception block 3a", googlenet.Inception(googlenet.INCEPTIONS[0]["3a"]), (28, 28, 192))]),
-    "batch_norm": Family((), lambda: [_network("lenet_bn"), _network("lenet_relu_bn")],
+    "lenet": Family(("mlp", "lenet"), [_network("lenet"), _network("lenet_relu")]),
+    "alexnet": Family(("alexnet",), [_network("lenet"), _network("alexnet_d2l"), _network("alexnet_2012")]),
+    "vgg": Family(("vgg",), [Panel("VGG block of 2 convolutions", vgg.VGGBlock(256, 2), (56, 56, 128)),
+                             _network("vgg11", [vgg.VGGBlock]), _network("vgg16", [vgg.VGGBlock])]),
+    "nin": Family(("nin",), [Panel("NiN block", nin.NiNBlock((96,) * 3, 11, 4), (224, 224, 1)),
+                             _network("nin_d2l", [nin.NiNBlock])]),
+    "googlenet": Family(("googlenet",), [
+        Panel("Inception block 3a", googlenet.Inception(googlenet.INCEPTIONS[0]["3a"]), (28, 28, 192))]),
+    "batch_norm": Family((), [_network("lenet_bn"), _network("lenet_relu_bn")],
                          [name for name in VARIANTS if name.endswith("_bn") or name == "googlenet"]),
-    "resnet": Family(("resnet",), lambda: [
-        _block("Residual", resnet.Residual(64), (56, 56, 64)),
-        _block("Residual that halves the map", resnet.Residual(128, strides=2), (56, 56, 64)),
-        _block("Bottleneck", resnet.Bottleneck(64), (56, 56, 256)),
-        _block("Pre-activation", resnet.Residual(64, preactivation=True), (56, 56, 64))]),
-    "densenet": Family(("densenet",), lambda: [
-        _block("Dense layer", densenet.DenseBlock(1, 32, _LAYER), (56, 56, 64)),
-        _block("Dense block of 3 layers", densenet.DenseBlock(3, 32, _LAYER), (56, 56, 64), [densenet.DenseLayer]),
-        _block("Transition", densenet.Transition(80), (56, 56, 160))]),
+    "resnet": Family(("resnet",), [
+        Panel("Residual", resnet.Residual(64), (56, 56, 64)),
+        Panel("Residual that halves the map", resnet.Residual(128, strides=2), (56, 56, 64)),
+        Panel("Bottleneck", resnet.Bottleneck(64), (56, 56, 256)),
+        Panel("Pre-activation", resnet.Residual(64, preactivation=True), (56, 56, 64))]),
+    "densenet": Family(("densenet",), [
+        Panel("Dense layer", densenet.DenseBlock(1, 32, _LAYER), (56, 56, 64)),
+        Panel("Dense block of 3 layers", densenet.DenseBlock(3, 32, _LAYER), (56, 56, 64), [densenet.DenseLayer]),
+        Panel("Transition", densenet.Transition(80), (56, 56, 160))]),
 }
 
 
@@ -93,10 +86,9 @@ def variants(family: Family) -> str:
         variant = VARIANTS[name]
         # With `scan` the numbers are the same, and 1202 layers are traced as fast as 20.
         scan = {"scan": True} if "scan" in inspect.signature(variant.network).parameters else {}
-        network = models.build(name, variant.num_classes, **scan, **options)
-        found = summary.summarize(network, variant.image_shape)
+        found = summary.summarize(models.build(name, variant.num_classes, **scan, **options), variant.image_shape)
         label = ", ".join([f"`{name}`", *(f"`{key}={str(value).lower()}`" for key, value in options.items())])
-        lines.append([label, origin, drawing.shape_text(variant.image_shape), str(variant.num_classes),
+        lines.append([label, origin, blocks.shape_text(variant.image_shape), str(variant.num_classes),
                       f"{found.params:,}", f"{found.bn_running_scalars:,}", table.scaled(found.macs),
                       table.extent(found.receptive_field) if found.receptive_field else "all"])
     return markdown_table(lines)
@@ -105,9 +97,7 @@ def variants(family: Family) -> str:
 def read_configs(root: Path) -> dict[str, dict[str, Any]]:
     """Return the fields that each config of configs/ sets, by the config's --config=."""
     found = {}
-    for path in sorted((root / "configs").glob("*.py")):
-        if path.stem == "base":
-            continue
+    for path in sorted({*(root / "configs").glob("*.py")} - {root / "configs" / "base.py"}):
         module = runpy.run_path(str(path))
         for n, variant in enumerate(module.get("VARIANTS", (None,))):
             config = module["get_config"](*([variant] if variant else []))
@@ -117,15 +107,13 @@ def read_configs(root: Path) -> dict[str, dict[str, Any]]:
 
 def training(family: Family, configs: results.Configs) -> str:
     """Return the table of what a family's configs train with; those that differ in the network alone share a line."""
-    rows: dict[tuple[str, ...], list[str]] = {}
+    rows: dict[tuple[str, ...], str] = {}
     for name, fields in configs.items():
         if Path(name.partition(":")[0]).stem in family.modules:
-            rows.setdefault(_training(fields), []).append(name)
-    lines = [["`--config=`", "data", "size", "pixels", "batch", "optimiser", "rate", "epochs"]]
-    for cells, names in rows.items():
-        more = [f"`:{name.partition(':')[2]}`" for name in names[1:]]
-        lines.append([", ".join([f"`{names[0]}`", *more]), *cells])
-    return markdown_table(lines)
+            cells = _training(fields)
+            rows[cells] = f"{rows[cells]}, `:{name.partition(':')[2]}`" if cells in rows else f"`{name}`"
+    heading = ["`--config=`", "data", "size", "pixels", "batch", "optimiser", "rate", "epochs"]
+    return markdown_table([heading, *([names, *cells] for cells, names in rows.items())])
 
 
 def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -144,13 +132,13 @@ def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
         rate.append(f"x {config['schedule.factor']:g} after {', '.join(after)}")
     elif schedule != "constant":
         rate.append(schedule)
-    rate += [f"warm-up {config['schedule.warmup_epochs']:g}"] if config["schedule.warmup_epochs"] else []
-    augmented = [f"{key.partition('.')[2]} {value:g}".removesuffix(" 1") for key, value in config.items()
-                 if key.startswith("augment.") and value]
+    if config["schedule.warmup_epochs"]:
+        rate.append(f"warm-up {config['schedule.warmup_epochs']:g}")
     pixels, size = str(config["data.normalize"]), config["data.image_size"]
-    return (results.data_name(config["data.source"]), f"{size}x{size}" if size else "as it is",
-            ", ".join([PIXELS.get(pixels, pixels), *augmented]), str(config["data.batch_size"]), ", ".join(optimizer),
-            ", ".join(rate), str(config["epochs"]))
+    changes = [PIXELS.get(pixels, pixels)] + [f"{key.partition('.')[2]} {value:g}".removesuffix(" 1")
+                                              for key, value in config.items() if key.startswith("augment.") and value]
+    return (results.data_name(config["data.source"]), f"{size}x{size}" if size else "as it is", ", ".join(changes),
+            str(config["data.batch_size"]), ", ".join(optimizer), ", ".join(rate), str(config["epochs"]))
 
 
 def config_fields() -> str:
@@ -176,7 +164,7 @@ def missing(records: Sequence[results.Record]) -> str:
     for data in DATA:
         lacking: dict[str, list[str]] = {}
         for page, family in FAMILIES.items():
-            own = [record for record in records if _is_of(record, family) and record["data"].startswith(data)]
+            own = [record for record in records if family.made(record) and record["data"].startswith(data)]
             seeds = max((len(group.runs) for group in results.experiments(own)), default=0)
             if seeds < 3 and family.modules:
                 lacking.setdefault("fewer than three seeds of" if seeds else "no run yet of", []).append(page)
@@ -185,77 +173,57 @@ def missing(records: Sequence[results.Record]) -> str:
     return "\n".join(lines)
 
 
-def _is_of(record: results.Record, family: Family) -> bool:
-    return record["network"] in {network.name for network in family.networks}
-
-
 def part(name: str, page: str, configs: results.Configs, records: Sequence[results.Record]) -> str:
-    """Return what stands between the markers `name` of a page.
-
-    Raises:
-      UserError: the page may not have such a marker.
-    """
-    family = FAMILIES.get(page)
+    """Return what stands between the markers `name` of a page. Raise UserError if it may not have such a marker."""
     together = results.on_all(records, DATA)
     shown = [run.scores for row in together for group in row.values() for run in group.runs]
     alone = [record for record in records if record not in shown]
-    if name == "config":
-        return config_fields()
-    if name == "missing":
-        return missing(records)
-    if name == "families":
-        return results.side_by_side(together, configs, DATA)
-    if name in DATA:
-        return results.table([record for record in alone if record["data"].startswith(name)], configs)
-    if name == "others":
-        return results.table([record for record in alone if not record["data"].startswith(DATA)], configs)
-    if family and name == "variants":
-        return variants(family)
-    if family and name == "settings":
-        return training(family, configs)
-    if family and name == "results":
-        own = [record for record in alone if _is_of(record, family)]
-        rows = [row for row in together if _is_of(row[DATA[0]].runs[0].scores, family)]
+
+    def of_data(names: str | tuple[str, ...], wanted: bool = True) -> str:
+        return results.table([record for record in alone if record["data"].startswith(names) == wanted], configs)
+
+    def of_family(family: Family) -> str:
+        own = [record for record in alone if family.made(record)]
+        rows = [row for row in together if family.made(row[DATA[0]].runs[0].scores)]
         tables = [results.table(own, configs)] * bool(own) + [results.side_by_side(rows, configs, DATA)] * bool(rows)
         return "\n\n".join(tables) or "None yet."
-    raise UserError(f"docs/{page}.md has a marker {name!r}, but nothing is known to stand there; remove it")
+
+    parts: dict[str, Callable[[], str]] = {
+        "config": config_fields, "missing": lambda: missing(records), "others": lambda: of_data(DATA, False),
+        "families": lambda: results.side_by_side(together, configs, DATA)}
+    parts |= {data: partial(of_data, data) for data in DATA}
+    if family := FAMILIES.get(page):
+        parts |= {"blocks": lambda: blocks.draw(family.panels), "variants": lambda: variants(family),
+                  "settings": lambda: training(family, configs), "results": lambda: of_family(family)}
+    if name not in parts:
+        raise UserError(f"docs/{page}.md has a marker {name!r}, but nothing is known to stand there; remove it")
+    return parts[name]()
 
 
 def make(root: Path, records: Sequence[results.Record], only: Sequence[str] = ()) -> dict[Path, str]:
-    """Return {path: text} of every generated file as it should be; `only`: of these pages, by name."""
-    docs, configs = root / "docs", read_configs(root)
-    files = {}
-    for path in sorted(docs.glob("*.md")):
+    """Return {path: text} of every page with generated parts as it should be; `only`: of these pages, by name."""
+    configs, files = read_configs(root), {}
+    for path in sorted((root / "docs").glob("*.md")):
         if path.stem in (only or [path.stem]) and "\n<!-- /" in (text := path.read_text()):
             files[path] = markers.fill(text, partial(part, page=path.stem, configs=configs, records=records))
-    for page, family in FAMILIES.items():
-        if page in (only or [page]):
-            files[docs / "images" / "blocks" / f"{page}.svg"] = drawing.draw(family.panels())
     return files
 
 
 def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequence[str] = ()) -> list[str]:
-    """Add runs to docs/results.jsonl, write the files that are out of date, and return their names.
+    """Add finished runs to docs/results.jsonl, write the pages that are out of date, and return their names.
 
-    Args:
-      root: the checkout.
-      workdirs: those of finished runs.
-      check: write nothing.
-      only: these pages alone, by name.
-    Raises:
-      UserError: a run is not finished; with `check`, files are out of date.
+    With `check` nothing is written; `only` names the pages to look at. Raise UserError if a run has not finished, or if
+    pages are out of date with `check`.
     """
     path = root / "docs" / RECORDS
     old = results.load(path)
     records = results.merge(old, [results.read(directory) for directory in workdirs], list(VARIANTS))
-    stale = {file: text for file, text in make(root, records, only).items()
-             if not file.exists() or file.read_text() != text}
+    stale = {file: text for file, text in make(root, records, only).items() if file.read_text() != text}
     names = [str(file.relative_to(root)) for file in stale]
     if check and names:
         raise UserError(f"out of date: {', '.join(names)}; run python scripts/pages.py")
     if records != old and not check:
         results.save(path, records)
     for file, text in stale.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return names

@@ -21,24 +21,21 @@ Configs = Mapping[str, Mapping[str, Any]]  # the fields of each config that are 
 # Fields that may differ in runs of one experiment: the seed, and where a resumed run may have another value.
 FREE = {"seed", *(name for name, field in settings.FIELDS.items() if field.resume in (settings.ALWAYS, settings.PLACE))}
 KNOWN = {"fashion": "Fashion-MNIST", "cifar100": "CIFAR-100", "cifar": "CIFAR-10", "digits": "digits", "mnist": "MNIST"}
+FILES = " as image files"
 COMMAND = "command: `python scripts/train.py`"
 
 
 def read(directory: Path) -> Record:
-    """Return the record of a finished run.
-
-    Raises:
-      UserError: the directory is not a workdir, or the run has not finished.
-    """
+    """Return the record of a run. Raise UserError if that is not its workdir, or the run has not finished."""
     config, run = workdir.read_run(directory)
     metrics = log.read_metrics(directory / "metrics.jsonl")
     data, batch = run["data"], config["data"]["batch_size"]
     planned = config["epochs"] * (data["sizes"]["train"] // batch)
     planned = min(planned, config.get("max_steps") or planned)
-    trained = [record for record in metrics if record["split"] == "train"]
+    trained, validated, tested = ([record for record in metrics if record["split"] == split]
+                                  for split in ("train", "validation", "test"))
     steps = max((record["step"] for record in trained), default=0)
-    scored = {record["step"]: record for record in metrics if record["split"] == "test"}
-    validated = [record for record in metrics if record["split"] == "validation"]
+    scored = {record["step"]: record for record in tested}
     chosen = max(validated, key=lambda r: (r["accuracy"], -r["loss"], r["step"]))["step"] if validated else steps
     if steps < planned or chosen not in scored:
         raise UserError(f"the run in {directory} has not finished: step {steps:,} of {planned:,}"
@@ -59,8 +56,7 @@ def data_name(source: str) -> str:
     """Return the name of a data set, 'Fashion-MNIST' for 'idx:/data/fashion-mnist'; the folder's of an unknown set."""
     place = source.rstrip("/").rpartition("/")[2].rpartition(":")[2]
     plain = re.sub("[^a-z0-9]", "", place.lower())
-    name = next((name for part, name in KNOWN.items() if part in plain), place)
-    return f"{name} as image files" if source.startswith("folder:") else name
+    return next((name for part, name in KNOWN.items() if part in plain), place) + FILES * source.startswith("folder:")
 
 
 def set_fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,30 +70,40 @@ def load(path: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def merge(old: Sequence[Record], new: Sequence[Record], networks: Sequence[str]) -> list[Record]:
-    """Return both in the order of `networks`; a new record replaces the old one of the same experiment and seed."""
-    order = {name: n for n, name in enumerate(networks)}
-    found = {}
-    for record in [*old, *new]:
-        config = json.dumps({name: value for name, value in sorted(record["config"].items()) if value})
-        found[record["data"], record["network"], config, record["seed"]] = record
-    return [found[key] for key in sorted(found, key=lambda key: (order.get(key[1], len(order)), *key))]
-
-
 def save(path: Path, records: Sequence[Record]) -> None:
     """Write records to a file, one JSON object a line."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def _run(record: Record, **more: Any) -> Run:
-    """Return a record as a run. Fields that are off do not tell runs apart: older versions lack some of them."""
-    config = {name: value for name, value in record["config"].items() if value}
-    return Run({"data": record["data"], "network": record["network"], **config, "seed": record["seed"], **more}, record)
+def _differing(record: Record) -> dict[str, Any]:
+    """Return the fields of a run that are on. The others do not tell runs apart: older versions lack some of them."""
+    return {name: value for name, value in record["config"].items() if value}
 
 
-def experiments(records: Iterable[Record]) -> list[SeedGroup]:
-    """Return the records in groups that differ in the seed alone."""
-    return group_seeds(map(_run, records))
+def merge(old: Sequence[Record], new: Sequence[Record], networks: Sequence[str]) -> list[Record]:
+    """Return both in the order of `networks`; a new record replaces the old one of the same experiment and seed."""
+    order = {name: n for n, name in enumerate(networks)}
+    found = {(record["data"], record["network"], json.dumps(_differing(record), sort_keys=True), record["seed"]): record
+             for record in [*old, *new]}
+    return [found[key] for key in sorted(found, key=lambda key: (order.get(key[1], len(order)), *key))]
+
+
+def experiments(records: Iterable[Record], sets: Sequence[str] = ()) -> list[SeedGroup]:
+    """Return the records in groups that differ in the seed alone, or in how the images of one of `sets` are stored."""
+    runs = []
+    for record in records:
+        data = next((name for name in sets if record["data"].startswith(name)), record["data"])
+        fields = {"data": data, "network": record["network"], **_differing(record), "seed": record["seed"]}
+        runs.append(Run(fields, record))
+    return group_seeds(runs)
+
+
+def on_all(records: Sequence[Record], sets: Sequence[str]) -> list[dict[str, SeedGroup]]:
+    """Return {data set: its runs} for each experiment that ran on all of `sets`."""
+    rows: dict[str, dict[str, SeedGroup]] = {}
+    for group in experiments([record for record in records if record["data"].startswith(tuple(sets))], sets):
+        rows.setdefault(json.dumps(group.fields | {"data": ""}), {})[group.fields["data"]] = group
+    return [row for row in rows.values() if len(row) == len(sets)]
 
 
 def nearest_config(record: Record, configs: Configs) -> tuple[str, list[str]]:
@@ -106,62 +112,44 @@ def nearest_config(record: Record, configs: Configs) -> tuple[str, list[str]]:
     for name, fields in configs.items():
         if fields["model.name"] == record["network"]:
             changed = [key for key, value in record["config"].items() if value != fields.get(key, type(value)())]
-            elsewhere = _plain_name(record) != data_name(fields["data.source"])
+            elsewhere = record["data"].removesuffix(FILES) != data_name(fields["data.source"])
             differences.append((name, changed + ["data.source"] * elsewhere))
     return min(differences, key=lambda difference: len(difference[1]), default=("", []))
 
 
-def _plain_name(record: Record) -> str:
-    return record["data"].removesuffix(" as image files")
-
-
 def _command(record: Record, name: str, fields: Sequence[str]) -> str:
     """Return the arguments of train.py: a config, and the values that a run has for `fields`."""
-    words = [f"--config={name}"] if name else []
-    for field in fields:
-        value = record["config"].get(field)
-        text = str(tuple(value) if isinstance(value, list) else value)
-        if field == "data.source":
-            text = re.sub("[^a-z0-9]", "_", _plain_name(record).lower())
-        words.append(f"--config.{field}=" + (f"'{text}'" if "(" in text else text))
-    return " ".join(words)
+    values = record["config"] | {"data.source": re.sub("[^a-z0-9]", "_", record["data"].removesuffix(FILES).lower())}
+    texts = {field: str(tuple(value) if isinstance(value, list) else value)
+             for field in fields for value in [values.get(field)]}
+    flags = [f"--config.{field}=" + (f"'{text}'" if "(" in text else text) for field, text in texts.items()]
+    return " ".join([f"--config={name}"] * bool(name) + flags)
 
 
 def table(records: Sequence[Record], configs: Configs) -> str:
     """Return a table with a line for each experiment, and below it the machines and versions that the runs used."""
-    notes: list[str] = []
-    lines = [[COMMAND, "parameters", "data", "steps", "test accuracy", "seeds", "training", "on"]]
-    for group in experiments(records):
-        first = group.runs[0].scores
-        made = sorted({_made(run.scores) for run in group.runs})
-        notes += [note for note in made if note not in notes]
-        seconds = group.values("seconds")
-        around = deviation(seconds)
-        lines.append([f"`{_command(first, *nearest_config(first, configs)) or first['network']}`",
-                      f"{first['parameters']:,}", first["data"], f"{first['steps']:,}", _accuracy(group),
-                      _seeds(run.scores["seed"] for run in group.runs),
-                      log.duration(fmean(seconds)) + ("" if around is None else f" ± {log.duration(around)}"),
-                      ", ".join(_letter(notes.index(note)) for note in made)])
     if not records:
         return "None yet."
-    return markdown_table(lines) + "\n" + "\n".join(f"{_letter(n)}: {note}.  " for n, note in enumerate(notes))
-
-
-def on_all(records: Sequence[Record], sets: Sequence[str]) -> list[dict[str, SeedGroup]]:
-    """Return {data set: its runs} for each experiment that ran on all of `sets`."""
-    experiments: dict[str, dict[str, SeedGroup]] = {}
-    for group in group_seeds(_run(record, data=name) for record in records for name in sets
-                             if record["data"].startswith(name)):
-        key = json.dumps({field: value for field, value in group.fields.items() if field != "data"})
-        experiments.setdefault(key, {})[group.fields["data"]] = group
-    return [groups for groups in experiments.values() if len(groups) == len(sets)]
+    letters: dict[str, str] = {}
+    lines = [[COMMAND, "parameters", "data", "steps", "test accuracy", "seeds", "training", "on"]]
+    for group in experiments(records):
+        first, seconds = group.runs[0].scores, group.values("seconds")
+        made = sorted({_made(run.scores) for run in group.runs})
+        for note in made:
+            letters.setdefault(note, chr(ord("a") + len(letters) % 26) + str(len(letters) // 26 or ""))
+        took = [log.duration(number) for number in (fmean(seconds), deviation(seconds)) if number is not None]
+        lines.append([f"`{_command(first, *nearest_config(first, configs)) or first['network']}`",
+                      f"{first['parameters']:,}", first["data"], f"{first['steps']:,}",
+                      figure("accuracy", group.values("accuracy"), count=True), _seeds([group]), " ± ".join(took),
+                      ", ".join(letters[note] for note in made)])
+    return markdown_table(lines) + "\n" + "\n".join(f"{letter}: {note}.  " for note, letter in letters.items())
 
 
 def side_by_side(rows: Sequence[Mapping[str, SeedGroup]], configs: Configs, sets: Sequence[str]) -> str:
     """Return a table with a line for each of the rows of `on_all`, and below it the flags that all commands share."""
     if not rows:
         return "None yet."
-    runs = [run.scores for row in rows for group in row.values() for run in group.runs]
+    groups = [group for row in rows for group in row.values()]
     firsts = [row[sets[0]].runs[0].scores for row in rows]
     nearest = [nearest_config(record, configs) for record in firsts]
     shared = [field for field in dict.fromkeys(field for _, fields in nearest for field in fields)
@@ -171,9 +159,9 @@ def side_by_side(rows: Sequence[Mapping[str, SeedGroup]], configs: Configs, sets
     for row, first, (name, fields) in zip(rows, firsts, nearest, strict=True):
         own = [field for field in fields if field not in (*shared, "data.source")]
         lines.append([f"`{_command(first, name, own)}`", f"{first['parameters']:,}",
-                      *(_accuracy(row[data]) for data in sets)])
-    return (f"{markdown_table(lines)}\nAll with `{_command(firsts[0], '', shared)}`, seeds "
-            f"{_seeds(run['seed'] for run in runs)}, on {'; '.join(sorted(set(map(_made, runs))))}.")
+                      *(figure("accuracy", row[data].values("accuracy"), count=True) for data in sets)])
+    made = "; ".join(sorted({_made(run.scores) for group in groups for run in group.runs}))
+    return f"{markdown_table(lines)}\nAll with `{_command(firsts[0], '', shared)}`, seeds {_seeds(groups)}, on {made}."
 
 
 def _made(record: Record) -> str:
@@ -182,17 +170,9 @@ def _made(record: Record) -> str:
     return f"{record['machine']}{devices}, jax {record['jax']}, commit {record['commit']}"
 
 
-def _letter(number: int) -> str:
-    return chr(ord("a") + number % 26) + (str(number // 26) if number >= 26 else "")
-
-
-def _accuracy(group: SeedGroup) -> str:
-    return figure("accuracy", group.values("accuracy"), count=True)
-
-
-def _seeds(given: Iterable[int]) -> str:
+def _seeds(groups: Sequence[SeedGroup]) -> str:
     """Return '0 to 2', or the seeds one by one if they are not in a row."""
-    seeds = sorted(set(given))
+    seeds = sorted({run.scores["seed"] for group in groups for run in group.runs})
     if len(seeds) > 1 and seeds == [*range(seeds[0], seeds[-1] + 1)]:
         return f"{seeds[0]} to {seeds[-1]}"
     return ", ".join(map(str, seeds))

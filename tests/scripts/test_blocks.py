@@ -1,7 +1,7 @@
-"""Pictures of blocks: the nodes that are found in a traced program, and that they are drawn without overlaps."""
-import xml.etree.ElementTree as ET
+"""Pictures of blocks: the nodes that are found in a traced program, and the boxes and arrows that they are drawn as."""
+import re
 from functools import partial
-from itertools import combinations, pairwise
+from html import unescape
 
 import flax.linen as nn
 import pytest
@@ -10,11 +10,8 @@ from modern_cnn import functional as F
 from modern_cnn.inspection import summary
 from modern_cnn.layers import Conv
 from modern_cnn.models import build, densenet, googlenet, resnet, vgg
-from scripts.publish import drawing, pages
-from scripts.publish.blocks import trace
-from scripts.publish.drawing import Panel, draw
-
-SVG = "{http://www.w3.org/2000/svg}"
+from scripts.publish import pages
+from scripts.publish.blocks import Panel, draw, shape_text, trace
 
 
 def found(*args):
@@ -91,37 +88,76 @@ def test_no_layer_is_lost(name):
         assert nodes.count(kind) == kinds.count(kind)
 
 
-def boxes(root):
-    """Return (left, top, right, bottom) of every rectangle but the background."""
-    found = [[float(rect.get(key)) for key in ("x", "y", "width", "height")] for rect in root.iter(f"{SVG}rect")
-             if rect.get("x")]
-    return [(x, y, x + width, y + height) for x, y, width, height in found]
+def parsed(diagram):
+    """Return for each panel of a diagram (title, {box: (lines, kind)}, {(box, box): what is written at the arrow})."""
+    first, direction, *lines, last = diagram.splitlines()
+    assert (first, direction, last) == ("```mermaid", "flowchart LR", "```")
+    defined = {line.split()[1] for line in lines if line.startswith("classDef ")}
+    panels, order = [], None
+    for line in lines:
+        if title := re.fullmatch(r'subgraph p(\d+)\["(.+)"\]', line):
+            assert int(title[1]) == len(panels)
+            panels.append((unescape(title[2]), {}, {}))
+        elif "~~~" in line or re.fullmatch(r"p\d", line):
+            order = line.split(" ~~~ ")
+        elif not re.fullmatch(r"classDef .+|end|direction TB", line):
+            ends, arrow = [], re.fullmatch(r'(.+) -->(?:\|"(\w+)"\|)? (.+)', line)
+            for end in (arrow[1], arrow[3]) if arrow else (line,):
+                box = re.fullmatch(rf'p{len(panels) - 1}n(\d+)(?:(\["|\(\(")(.+)("\]|"\)\)):::(\w+))?', end)
+                assert box, end
+                ends.append(int(box[1]))
+                if box[2]:
+                    assert (box[2] == '(("') == (box[4] == '"))') == (box[5] == "add")
+                    assert box[5] in defined
+                    panels[-1][1][ends[-1]] = [unescape(text) for text in box[3].split("<br>")], box[5]
+            if arrow:
+                panels[-1][2][tuple(ends)] = arrow[2]
+    assert order == [f"p{n}" for n in range(len(panels))]
+    return panels
 
 
-@pytest.mark.parametrize("page", ["lenet", "vgg", "nin", "googlenet", "resnet", "densenet"])
-def test_the_pictures_can_be_read(page):
-    root = ET.fromstring(drawing.draw(pages.FAMILIES[page].panels()))
-    width, height = (float(root.get(key)) for key in ("width", "height"))
-    assert width <= 900  # the width of a page
-    rectangles = boxes(root)
-    for a, b in combinations(rectangles, 2):  # those that touch may round by a pixel
-        assert a[2] <= b[0] + 1 or b[2] <= a[0] + 1 or a[3] <= b[1] + 1 or b[3] <= a[1] + 1
-    assert all(min(x, y) >= 0 and right <= width and bottom <= height for x, y, right, bottom in rectangles)
-    for text in root.iter(f"{SVG}text"):
-        x, y = float(text.get("x")), float(text.get("y"))
-        half = 3.2 * len(text.text)  # of Helvetica; a bold title has no box
-        around = [box for box in rectangles if box[0] < x < box[2] and box[1] < y < box[3]]
-        assert x >= half
-        assert x + half <= width
-        assert all(box[0] <= x - half and x + half <= box[2] for box in around)
-    for path in root.iter(f"{SVG}path"):
-        if path.get("marker-end"):  # an arrow ends at a box, a sum or the result, and goes through no box
-            points = [tuple(map(float, point.split())) for point in path.get("d")[1:].split("L")]
-            for (ax, ay), (bx, by) in pairwise(points):
-                for left, top, right, bottom in rectangles:
-                    assert not (max(min(ax, bx), left + 2) < min(max(ax, bx), right - 2) and top + 2 < ay < bottom - 2)
-                    assert not (max(min(ay, by), top + 2) < min(max(ay, by), bottom - 2) and left + 2 < ax < right - 2)
+@pytest.mark.parametrize("page", pages.FAMILIES)
+def test_a_picture_has_the_nodes_and_connections_of_the_program(page):
+    """Split into their nodes again, boxes and arrows are what `trace` found; shapes stand at arrows between layers."""
+    panels = pages.FAMILIES[page].panels
+    for panel, (title, boxes, arrows) in zip(panels, parsed(draw(panels)), strict=True):
+        assert title == panel.title
+        nodes, links, last = trace(*panel[1:]), [], {}
+        assert boxes.pop(0) == ([shape_text(nodes[0].shape)], "shape")
+        assert boxes.pop(len(nodes)) == ([shape_text(nodes[-1].shape)], "shape")
+        for first, (lines, kind) in boxes.items():
+            number, kinds = first, []
+            while lines:
+                label = nodes[number].label.split("\n")
+                assert lines[:len(label)] == label
+                lines = lines[len(label):]
+                kinds.append(nodes[number].kind)
+                last[first] = number
+                number += 1
+            links += [(n, n + 1) for n in range(first, last[first])]
+            assert kind in kinds
+            assert len(kinds) == 1 or set(kinds) - {kind} <= {"norm", "activation"}
+        assert sorted(n for first in last for n in range(first, last[first] + 1)) == [*range(1, len(nodes))]
+        links += [(last.get(a, 0), b) for a, b in arrows]
+        assert sorted(links) == sorted([(i, n) for n, node in enumerate(nodes) for i in node.inputs]
+                                       + [(len(nodes) - 1, len(nodes))])
+        assert {(a, b): text for (a, b), text in arrows.items() if text} == {
+            (a, b): shape_text(nodes[last[a]].shape) for a, b in arrows if a and b < len(nodes)}
+
+
+def test_normalisation_and_activation_share_the_box_of_a_layer():
+    after, before = parsed(draw([Panel("a", resnet.Residual(8, strides=2), (8, 8, 4)),
+                                 Panel("b", resnet.Residual(8, preactivation=True), (8, 8, 8))]))
+    assert after[1:] == (
+        {0: (["8x8x4"], "shape"), 1: (["3x3 conv, 8, stride 2", "batch norm", "ReLU"], "conv"),
+         4: (["3x3 conv, 8", "batch norm"], "conv"), 6: (["1x1 conv, 8, stride 2", "batch norm"], "conv"),
+         8: (["+"], "add"), 9: (["ReLU"], "activation"), 10: (["4x4x8"], "shape")},
+        {(0, 1): None, (1, 4): "4x4x8", (0, 6): None, (4, 8): "4x4x8", (6, 8): "4x4x8", (8, 9): "4x4x8", (9, 10): None})
+    assert before[1:] == (
+        {0: (["8x8x8"], "shape"), 1: (["batch norm", "ReLU", "3x3 conv, 8"], "conv"),
+         4: (["batch norm", "ReLU", "3x3 conv, 8"], "conv"), 7: (["+"], "add"), 8: (["8x8x8"], "shape")},
+        {(0, 1): None, (1, 4): "8x8x8", (4, 7): "8x8x8", (0, 7): None, (7, 8): None})
 
 
 def test_labels_are_text_and_not_markup():
-    assert "a &lt; b" in draw([Panel("a < b", trace(resnet.Residual(2), (4, 4, 2)))])
+    assert 'subgraph p0["a &lt; &quot;b&quot;"]' in draw([Panel('a < "b"', resnet.Residual(2), (4, 4, 2))])
