@@ -7,7 +7,8 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a checkout that is not installed
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # works in a checkout that is not installed
 
 from absl import flags
 from ml_collections import config_flags
@@ -15,10 +16,10 @@ from ml_collections import config_flags
 from modern_cnn import cli, runtime
 from modern_cnn.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
-WHAT = flags.DEFINE_enum("what", None, ["contours", "handmade", "publish"],
-                         "contours: gradient descent over badly scaled inputs; handmade: histograms of oriented "
-                         "gradients and a linear classifier; publish: the pages of all experiments that have run.")
+WHAT = flags.DEFINE_enum(
+    "what", None, ["contours", "handmade", "publish"], "contours: gradient descent over badly scaled inputs; handmade: "
+    "histograms of oriented gradients and a linear classifier; publish: the pages of all experiments that have run.",
+    required=True)
 CONFIG = config_flags.DEFINE_config_file("config", None, "For handmade: the config whose `data` section is used.")
 WORKDIR = flags.DEFINE_string("workdir", None, "For contours and handmade: the directory of the experiment.")
 SIZES = flags.DEFINE_list("sizes", ["300", "1000", "3000", "10000"], "For handmade: numbers of training images.")
@@ -47,5 +48,4 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("what")
     cli.run(main)

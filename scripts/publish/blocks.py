@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from string import digits
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -42,7 +43,7 @@ class Panel(NamedTuple):
     title: str
     module: nn.Module
     image_shape: Sequence[int]
-    whole: Sequence[type[nn.Module]] = ()
+    whole: str = ""
 
 
 def draw(panels: Sequence[Panel]) -> str:
@@ -86,27 +87,20 @@ def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def trace(module: nn.Module, image_shape: Sequence[int], whole: Sequence[type[nn.Module]] = ()) -> list[Node]:
+def trace(module: nn.Module, image_shape: Sequence[int], whole: str = "") -> list[Node]:
     """Return the nodes of a module for one image in evaluation, in the order in which they are computed.
 
     Args:
       module: a block or a network that takes one array and returns one.
       image_shape: (height, width, channels).
-      whole: classes of modules that are to be one node each.
+      whole: 'block' makes each module block1, block2, ... one node.
     """
-    classes = {}
-
-    def remember(call, args, kwargs, context):
-        classes[context.module.path] = type(context.module)
-        return call(*args, **kwargs)
-
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with nn.intercept_methods(remember):
-        variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
-        program = traced.trace(module.apply, variables, images)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
+    program = traced.trace(module.apply, variables, images)
     params = flatten_dict(variables["params"])
     layers = {path[:-1]: "norm" if (*path[:-1], "scale") in params else "layer" for path in params}
-    layers |= {path: "module" for path, kind in classes.items() if issubclass(kind, tuple(whole))}
+    layers |= {path[:i + 1]: "module" for path in params for i, name in enumerate(path) if name.rstrip(digits) == whole}
     graph = _Graph(layers, tuple(image_shape))
     graph.run(program, [None] * len(jax.tree.leaves(variables)) + [0])
     return graph.nodes

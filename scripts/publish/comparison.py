@@ -32,11 +32,8 @@ def _number(value: Any) -> float | None:
 
 def axis_of(groups: Sequence[SeedGroup]) -> str | None:
     """Return the field to draw scores against: the first that has at least three numbers; None if there is none."""
-    for field in varying(groups):
-        numbers = {_number(group.fields[field]) for group in groups}
-        if None not in numbers and len(numbers) >= 3:
-            return field
-    return None
+    numbers = {field: {_number(group.fields[field]) for group in groups} for field in varying(groups)}
+    return next((field for field, found in numbers.items() if None not in found and len(found) >= 3), None)
 
 
 def _label(group: SeedGroup, fields: dict[str, str]) -> str:
@@ -90,12 +87,10 @@ def draw(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
     Where a number was varied, they show test accuracy and training loss (or accuracy) against it; else the groups' test
     accuracy, one below the other, and the curves of their training loss in the same colours.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     field = axis_of(groups)
     figure = Figure(figsize=(9.5, 3.9 if field else max(3.9, 0.36 * len(groups) + 1.2)), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     if field:
         losses = all(group.values("train_loss") for group in groups if group.done)

@@ -5,14 +5,13 @@ with; `results`, its runs. On results.md each data set's runs, and `families`, w
 config.md `config`, all fields.
 """
 import inspect
+import json
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from flax import linen as nn
 
 from modern_cnn import models, settings
 from modern_cnn.errors import UserError
@@ -50,7 +49,7 @@ class Family(NamedTuple):
         return record["network"] in [name for name, *_ in self.networks]
 
 
-def _network(name: str, whole: Sequence[type[nn.Module]] = ()) -> Panel:
+def _network(name: str, whole: str = "") -> Panel:
     return Panel(name, models.build(name, VARIANTS[name].num_classes), VARIANTS[name].image_shape, whole)
 
 
@@ -59,9 +58,9 @@ FAMILIES = {
     "lenet": Family(("mlp", "lenet"), [_network("lenet"), _network("lenet_relu")]),
     "alexnet": Family(("alexnet",), [_network("lenet"), _network("alexnet_d2l"), _network("alexnet_2012")]),
     "vgg": Family(("vgg",), [Panel("VGG block of 2 convolutions", vgg.VGGBlock(256, 2), (56, 56, 128)),
-                             _network("vgg11", [vgg.VGGBlock]), _network("vgg16", [vgg.VGGBlock])]),
+                             _network("vgg11", "block"), _network("vgg16", "block")]),
     "nin": Family(("nin",), [Panel("NiN block", nin.NiNBlock((96,) * 3, 11, 4), (224, 224, 1)),
-                             _network("nin_d2l", [nin.NiNBlock])]),
+                             _network("nin_d2l", "block")]),
     "googlenet": Family(("googlenet",), [
         Panel("Inception block 3a", googlenet.Inception(googlenet.INCEPTIONS[0]["3a"]), (28, 28, 192))]),
     "batch_norm": Family((), [_network("lenet_bn"), _network("lenet_relu_bn")],
@@ -73,7 +72,7 @@ FAMILIES = {
         Panel("Pre-activation", resnet.Residual(64, preactivation=True), (56, 56, 64))]),
     "densenet": Family(("densenet",), [
         Panel("Dense layer", densenet.DenseBlock(1, 32, _LAYER), (56, 56, 64)),
-        Panel("Dense block of 3 layers", densenet.DenseBlock(3, 32, _LAYER), (56, 56, 64), [densenet.DenseLayer]),
+        Panel("Dense block of 3 layers", densenet.DenseBlock(3, 32, _LAYER), (56, 56, 64), "layer"),
         Panel("Transition", densenet.Transition(80), (56, 56, 160))]),
 }
 
@@ -160,15 +159,14 @@ def config_fields() -> str:
 
 def missing(records: Sequence[results.Record]) -> str:
     """Return a line for each data set: the families without a run on it, and those with fewer than three seeds."""
-    lines = []
+    lines, few = [], {"no run yet of": (0,), "fewer than three seeds of": (1, 2)}
     for data in DATA:
-        lacking: dict[str, list[str]] = {}
-        for page, family in FAMILIES.items():
-            own = [record for record in records if family.made(record) and record["data"].startswith(data)]
-            seeds = max((len(group.runs) for group in results.experiments(own)), default=0)
-            if seeds < 3 and family.modules:
-                lacking.setdefault("fewer than three seeds of" if seeds else "no run yet of", []).append(page)
-        parts = [f"{what} {', '.join(pages)}" for what, pages in sorted(lacking.items(), reverse=True)]
+        groups = {page: results.experiments(record for record in records
+                                            if family.made(record) and record["data"].startswith(data))
+                  for page, family in FAMILIES.items() if family.modules}
+        seeds = {page: max((len(group.runs) for group in found), default=0) for page, found in groups.items()}
+        parts = [f"{what} {', '.join(lacking)}" for what, numbers in few.items()
+                 if (lacking := [page for page in seeds if seeds[page] in numbers])]
         lines.append(f"- {data}: {'; '.join(parts) or 'nothing is missing'}.")
     return "\n".join(lines)
 
@@ -200,30 +198,24 @@ def part(name: str, page: str, configs: results.Configs, records: Sequence[resul
     return parts[name]()
 
 
-def make(root: Path, records: Sequence[results.Record], only: Sequence[str] = ()) -> dict[Path, str]:
-    """Return {path: text} of every page with generated parts as it should be; `only`: of these pages, by name."""
-    configs, files = read_configs(root), {}
-    for path in sorted((root / "docs").glob("*.md")):
-        if path.stem in (only or [path.stem]) and "\n<!-- /" in (text := path.read_text()):
-            files[path] = markers.fill(text, partial(part, page=path.stem, configs=configs, records=records))
-    return files
-
-
 def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequence[str] = ()) -> list[str]:
     """Add finished runs to docs/results.jsonl, write the pages that are out of date, and return their names.
 
     With `check` nothing is written; `only` names the pages to look at. Raise UserError if a run has not finished, or if
     pages are out of date with `check`.
     """
-    path = root / "docs" / RECORDS
+    path, configs, stale = root / "docs" / RECORDS, read_configs(root), {}
     old = results.load(path)
     records = results.merge(old, [results.read(directory) for directory in workdirs], list(VARIANTS))
-    stale = {file: text for file, text in make(root, records, only).items() if file.read_text() != text}
-    names = [str(file.relative_to(root)) for file in stale]
+    for page in sorted((root / "docs").glob("*.md")):
+        if page.stem in (only or [page.stem]) and "\n<!-- /" in (text := page.read_text()):
+            new = markers.fill(text, partial(part, page=page.stem, configs=configs, records=records))
+            stale |= {page: new} if new != text else {}
+    names = [str(page.relative_to(root)) for page in stale]
     if check and names:
         raise UserError(f"out of date: {', '.join(names)}; run python scripts/pages.py")
     if records != old and not check:
-        results.save(path, records)
-    for file, text in stale.items():
-        file.write_text(text)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    for page, text in stale.items():
+        page.write_text(text)
     return names

@@ -5,6 +5,7 @@ file of records, one JSON object a line, outlives the workdirs.
 """
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -70,11 +71,6 @@ def load(path: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def save(path: Path, records: Sequence[Record]) -> None:
-    """Write records to a file, one JSON object a line."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
 def _differing(record: Record) -> dict[str, Any]:
     """Return the fields of a run that are on. The others do not tell runs apart: older versions lack some of them."""
     return {name: value for name, value in record["config"].items() if value}
@@ -120,9 +116,8 @@ def nearest_config(record: Record, configs: Configs) -> tuple[str, list[str]]:
 def _command(record: Record, name: str, fields: Sequence[str]) -> str:
     """Return the arguments of train.py: a config, and the values that a run has for `fields`."""
     values = record["config"] | {"data.source": re.sub("[^a-z0-9]", "_", record["data"].removesuffix(FILES).lower())}
-    texts = {field: str(tuple(value) if isinstance(value, list) else value)
-             for field in fields for value in [values.get(field)]}
-    flags = [f"--config.{field}=" + (f"'{text}'" if "(" in text else text) for field, text in texts.items()]
+    texts = (str(tuple(value) if isinstance(value, list) else value) for value in map(values.get, fields))
+    flags = [f"--config.{field}={shlex.quote(text)}" for field, text in zip(fields, texts, strict=True)]
     return " ".join([f"--config={name}"] * bool(name) + flags)
 
 
