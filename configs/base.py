@@ -5,7 +5,7 @@ A config file holds only what differs. The command line can override any field: 
 import difflib
 from collections.abc import Sequence
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections.config_dict import ConfigDict, placeholder
 
 from modern_cnn import settings
 
@@ -28,7 +28,7 @@ def of_family(variant: str, variants: Sequence[str], **options: type) -> ConfigD
 def add_options(config: ConfigDict, **options: type) -> None:
     """Let the command line set these options of the network, and the COMMON ones: --config.model.width=0.5."""
     for name, kind in ({name: settings.OPTIONS[name].type for name in COMMON} | options).items():
-        config.model[name] = config_dict.placeholder(kind)
+        config.model[name] = placeholder(kind)
 
 
 def check_variant(variant: str, variants: Sequence[str]) -> str:

@@ -8,15 +8,13 @@ Result: test accuracy after the last epoch 86.9 % (median of seeds 0 to 2; 86.6 
 The network is from the TensorFlow text (section 10.1), which does not train it. Batch, learning rate and epochs are
 those of the textbook's multilayer perceptron (Dive into Deep Learning, section 4.3).
 """
-from ml_collections import config_dict
-
 from configs import base
 
 
 def get_config() -> base.ConfigDict:
     config = base.get_config()
     config.model.update(name="mlp", hidden_sizes=(256, 256, 256), dropout_rate=0.0)
-    config.model.initializer = config_dict.placeholder(str)  # a key of layers.INITIALIZERS; unset: the network's own
+    config.model.initializer = base.placeholder(str)  # a key of layers.INITIALIZERS; unset: the network's own
     config.test_every_epoch = True
     config.data.batch_size = 256
     return config

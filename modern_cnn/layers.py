@@ -4,6 +4,7 @@ Parameters are float32. Each layer computes in `dtype`; None means the wider of 
 """
 import math
 from collections.abc import Callable
+from dataclasses import field
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -56,11 +57,7 @@ ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": nn.tanh, "relu": nn.relu}
 
 
 def initializers(name: str, layer: Literal["conv", "dense"]) -> dict[str, Any]:
-    """Return `kernel_init` and `bias_init` of a row of INITIALIZERS, for `Conv` or `Dense`.
-
-    Raises:
-      UserError: the name is unknown.
-    """
+    """Return `kernel_init` and `bias_init` of a row of INITIALIZERS. Raise UserError if the name is unknown."""
     kernel_init, bias_init = lookup(INITIALIZERS, name, "initializer")[layer]
     return {"kernel_init": kernel_init, "bias_init": bias_init}
 
@@ -68,8 +65,7 @@ def initializers(name: str, layer: Literal["conv", "dense"]) -> dict[str, Any]:
 def scaled(features: int, width: float) -> int:
     """Return a number of channels times a network's `width`, rounded, and at least 1.
 
-    Raises:
-      UserError: `width` is not above 0 or not finite, or `features` is below 1.
+    Raise UserError if `width` is not above 0 or not finite, or `features` is below 1.
     """
     if not 0 < width < math.inf:
         raise UserError(f"width={width} must be above 0 and finite: it multiplies the numbers of channels")
@@ -78,32 +74,34 @@ def scaled(features: int, width: float) -> int:
     return max(1, round(width * features))
 
 
-def _cast_with_scale(layer: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return x in the layer's `dtype`, and the layer's `scale` and `bias` [C], in float32."""
-    scale = layer.param("scale", layer.scale_init, x.shape[-1:])
-    bias = layer.param("bias", nn.initializers.zeros, x.shape[-1:])
-    return x if layer.dtype is None else x.astype(layer.dtype), scale, bias
-
-
-class Dense(nn.Module):
-    """A dense layer, x @ kernel + bias: [..., in] -> [..., features], with the initial values of PyTorch's Linear."""
-    features: int
+class _Weighted(nn.Module, kw_only=True):
+    """What the dense and the convolutional layers share. The initial values are PyTorch's unless others are given."""
     use_bias: bool = True
     dtype: jnp.dtype | None = None
     kernel_init: Initializer = _TORCH
-    bias_init: Initializer | None = None
+    bias_init: Initializer | None = None  # None: `fan_in_uniform` of the layer
+
+
+def _promote(layer: _Weighted, fan_in: int, bias_shape: tuple[int, ...], *arrays: jax.Array) -> list[Any]:
+    """Return the arrays, and the layer's bias or None after them, all in the type that the layer computes in."""
+    bias_init = layer.bias_init or fan_in_uniform(fan_in)
+    bias = layer.param("bias", bias_init, bias_shape) if layer.use_bias else None
+    return promote_dtype(*arrays, bias, dtype=layer.dtype)
+
+
+class Dense(_Weighted):
+    """A dense layer, x @ kernel + bias: [..., in] -> [..., features], with the initial values of PyTorch's Linear."""
+    features: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias_init = self.bias_init or fan_in_uniform(x.shape[-1])
-        bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = _promote(self, x.shape[-1], (self.features,), x, kernel)
         y = x @ kernel
         return y if bias is None else y + bias
 
 
-class Conv(nn.Module):
+class Conv(_Weighted):
     """`functional.conv2d` with a kernel [kh, kw, C // groups, features] and a bias, initialised as PyTorch's Conv2d."""
     features: int
     kernel_size: Pair
@@ -111,64 +109,49 @@ class Conv(nn.Module):
     padding: Padding = "VALID"
     dilation: Pair = 1
     groups: int = 1
-    use_bias: bool = True
-    dtype: jnp.dtype | None = None
-    kernel_init: Initializer = _TORCH
-    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kh, kw = pair(self.kernel_size, "kernel_size")
-        shape = (kh, kw, x.shape[-1] // self.groups, self.features)
+        shape = (*pair(self.kernel_size, "kernel_size"), x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        bias_init = self.bias_init or fan_in_uniform(kh * kw * shape[2])
-        bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = _promote(self, math.prod(shape[:3]), (self.features,), x, kernel)
         return F.conv2d(x, kernel, bias, strides=self.strides, padding=self.padding, dilation=self.dilation,
                         groups=self.groups)
 
 
-class LocallyConnected(nn.Module):
+class LocallyConnected(_Weighted):
     """`functional.locally_connected2d`: a convolution with its own kernel for each output pixel."""
     features: int
     kernel_size: Pair
     strides: Pair = 1
     padding: Padding = "VALID"
-    use_bias: bool = True
-    dtype: jnp.dtype | None = None
+    kernel_init: Initializer = field(
+        default=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0, 1)), kw_only=True)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         window, strides = pair(self.kernel_size, "kernel_size"), pair(self.strides, "strides")
         pads = explicit_padding(self.padding, x.shape[1:3], window, strides)
         out = output_size(x.shape[1:3], window, strides, pads)
-        kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0, 1))
-        kernel = self.param("kernel", kernel_init, (*out, *window, x.shape[-1], self.features))
-        bias_init = fan_in_uniform(window[0] * window[1] * x.shape[-1])
-        bias = self.param("bias", bias_init, (*out, self.features)) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        kernel = self.param("kernel", self.kernel_init, (*out, *window, x.shape[-1], self.features))
+        x, kernel, bias = _promote(self, math.prod(window) * x.shape[-1], (*out, self.features), x, kernel)
         return F.locally_connected2d(x, kernel, bias, strides=strides, padding=pads)
 
 
-class ConvTranspose(nn.Module):
+class ConvTranspose(_Weighted):
     """`functional.conv2d_transpose` with a kernel [kh, kw, features, C] and a bias, initialised as ConvTranspose2d."""
     features: int
     kernel_size: Pair
     strides: Pair = 1
     padding: Padding = "VALID"
     output_padding: Pair = 0
-    use_bias: bool = True
-    dtype: jnp.dtype | None = None
-    kernel_init: Initializer = _TORCH
-    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kh, kw = pair(self.kernel_size, "kernel_size")
-        kernel = self.param("kernel", self.kernel_init, (kh, kw, self.features, x.shape[-1]))
-        bias_init = self.bias_init or fan_in_uniform(kh * kw * self.features)  # PyTorch counts the output's channels
-        bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        shape = (*pair(self.kernel_size, "kernel_size"), self.features, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape)
+        fan_in = math.prod(shape[:3])  # PyTorch counts the output's channels
+        x, kernel, bias = _promote(self, fan_in, (self.features,), x, kernel)
         return F.conv2d_transpose(x, kernel, bias, strides=self.strides, padding=self.padding,
                                   output_padding=self.output_padding)
 
@@ -179,33 +162,23 @@ def _depthwise(kernel_init: Initializer) -> Initializer:
         key, (*shape[:2], 1, shape[2] * shape[3]), dtype).reshape(shape)
 
 
-class DepthwiseConv(nn.Module):
-    """`functional.depthwise_conv2d` with a kernel [kh, kw, C, multiplier] and a bias [C * multiplier].
-
-    Its initial values are those of PyTorch's Conv2d with C groups.
-    """
+class DepthwiseConv(_Weighted):
+    """`functional.depthwise_conv2d`: kernel [kh, kw, C, multiplier], bias [C * multiplier], as Conv2d with C groups."""
     kernel_size: Pair
     multiplier: int = 1
     strides: Pair = 1
     padding: Padding = "VALID"
     dilation: Pair = 1
-    use_bias: bool = True
-    dtype: jnp.dtype | None = None
-    kernel_init: Initializer = _TORCH
-    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kh, kw = pair(self.kernel_size, "kernel_size")
-        shape = (kh, kw, x.shape[-1], self.multiplier)
-        kernel = self.param("kernel", _depthwise(self.kernel_init), shape)
-        bias_init = self.bias_init or fan_in_uniform(kh * kw)
-        bias = self.param("bias", bias_init, (shape[2] * shape[3],)) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        window = pair(self.kernel_size, "kernel_size")
+        kernel = self.param("kernel", _depthwise(self.kernel_init), (*window, x.shape[-1], self.multiplier))
+        x, kernel, bias = _promote(self, math.prod(window), (x.shape[-1] * self.multiplier,), x, kernel)
         return F.depthwise_conv2d(x, kernel, bias, strides=self.strides, padding=self.padding, dilation=self.dilation)
 
 
-class SeparableConv(nn.Module):
+class SeparableConv(_Weighted):
     """`functional.separable_conv2d` with two kernels and a bias after the second convolution.
 
     `depthwise_kernel` [kh, kw, C, multiplier] and `pointwise_kernel` [1, 1, C * multiplier, features] begin as in
@@ -217,10 +190,6 @@ class SeparableConv(nn.Module):
     strides: Pair = 1
     padding: Padding = "VALID"
     dilation: Pair = 1
-    use_bias: bool = True
-    dtype: jnp.dtype | None = None
-    kernel_init: Initializer = _TORCH
-    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -228,26 +197,35 @@ class SeparableConv(nn.Module):
         between = shape[2] * shape[3]
         depthwise = self.param("depthwise_kernel", _depthwise(self.kernel_init), shape)
         pointwise = self.param("pointwise_kernel", self.kernel_init, (1, 1, between, self.features))
-        bias_init = self.bias_init or fan_in_uniform(between)
-        bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
-        x, depthwise, pointwise, bias = promote_dtype(x, depthwise, pointwise, bias, dtype=self.dtype)
+        x, depthwise, pointwise, bias = _promote(self, between, (self.features,), x, depthwise, pointwise)
         return F.separable_conv2d(x, depthwise, pointwise, bias, strides=self.strides, padding=self.padding,
                                   dilation=self.dilation)
 
 
-class BatchNorm(nn.Module):
-    """`functional.batch_norm` with `scale` and `bias` in 'params', `mean` and `var` in 'batch_stats'.
+class _Norm(nn.Module, kw_only=True):
+    """What the normalisations share: `scale` and `bias` [C] in 'params', both float32."""
+    epsilon: float = 1e-5
+    dtype: jnp.dtype | None = None
+    scale_init: Initializer = nn.initializers.ones
+
+
+def _cast_with_scale(layer: _Norm, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return x in the layer's `dtype`, and the layer's `scale` and `bias`."""
+    scale = layer.param("scale", layer.scale_init, x.shape[-1:])
+    bias = layer.param("bias", nn.initializers.zeros, x.shape[-1:])
+    return x if layer.dtype is None else x.astype(layer.dtype), scale, bias
+
+
+class BatchNorm(_Norm):
+    """`functional.batch_norm`, which explains `unbiased` and `axis_name`, with `mean` and `var` in 'batch_stats'.
 
     Apply it with mutable=['batch_stats'] in training. The defaults are PyTorch's and the textbook's (their momentum of
-    0.1 is a decay of 0.9). `functional.batch_norm` explains `unbiased` and `axis_name`.
+    0.1 is a decay of 0.9).
     """
     train: bool
     decay: float = 0.9
-    epsilon: float = 1e-5
     unbiased: bool = False
     axis_name: str | None = None
-    dtype: jnp.dtype | None = None
-    scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -263,11 +241,8 @@ class BatchNorm(nn.Module):
         return y
 
 
-class LayerNorm(nn.Module):
-    """`functional.layer_norm` over height, width and channels of each image, with `scale` and `bias` [C]."""
-    epsilon: float = 1e-5
-    dtype: jnp.dtype | None = None
-    scale_init: Initializer = nn.initializers.ones
+class LayerNorm(_Norm):
+    """`functional.layer_norm` over height, width and channels of each image."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -275,15 +250,9 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, scale, bias, axes=range(1, x.ndim), epsilon=self.epsilon)
 
 
-class GroupNorm(nn.Module):
-    """`functional.group_norm` with `scale` and `bias` [C].
-
-    If `groups` does not divide the channels, their greatest common divisor is used: 16 groups for 48 channels.
-    """
+class GroupNorm(_Norm):
+    """`functional.group_norm`; its groups are the greatest common divisor of `groups` and the channels: 16 of 48."""
     groups: int = 32
-    epsilon: float = 1e-5
-    dtype: jnp.dtype | None = None
-    scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -291,11 +260,8 @@ class GroupNorm(nn.Module):
         return F.group_norm(x, scale, bias, groups=math.gcd(self.groups, x.shape[-1]), epsilon=self.epsilon)
 
 
-class InstanceNorm(nn.Module):
-    """`functional.instance_norm` with `scale` and `bias` [C]. Vectors [N, C] have no pixels: they are only scaled."""
-    epsilon: float = 1e-5
-    dtype: jnp.dtype | None = None
-    scale_init: Initializer = nn.initializers.ones
+class InstanceNorm(_Norm):
+    """`functional.instance_norm`. Vectors [N, C] have no pixels: they are only scaled."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -331,11 +297,8 @@ NORMS = {"batch": BatchNorm, "layer": LayerNorm, "group": GroupNorm, "instance":
 def normalization(name: str, **options) -> Callable[..., nn.Module]:
     """Return a constructor of a normalisation: `norm = normalization('batch', train=train)`; `norm(name='n1')(x)`.
 
-    Args:
-      name: a key of NORMS, or 'frozen', which is batch normalisation by the running statistics, in training too.
-      **options: fields of `BatchNorm`. Fields that the normalisation does not have are ignored.
-    Raises:
-      UserError: the name is unknown.
+    `name` is a key of NORMS (raise UserError if it is not), or 'frozen', which is batch normalisation by the running
+    statistics, in training too. Options that are not fields of the normalisation are ignored.
     """
     if name == "frozen":
         name, options = "batch", options | {"train": False}

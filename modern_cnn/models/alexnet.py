@@ -7,14 +7,13 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from modern_cnn import functional as F
-from modern_cnn.layers import Conv, Dense, Dropout, initializers, normalization, scaled
-from modern_cnn.models.variant import Variant
+from modern_cnn.layers import Dropout, scaled
+from modern_cnn.models.base import ConvNet, Variant
 
 
-class AlexNet(nn.Module):
+class AlexNet(ConvNet, kw_only=True):
     """A convolution 11x11 with stride 4, one 5x5, three 3x3, three max-poolings, two dense layers of 4096 units.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 63 (`alexnet`), 65 (`alexnet_d2l`) or
@@ -31,9 +30,7 @@ class AlexNet(nn.Module):
       dropout_first: dropout before each hidden dense layer (torchvision), or after it (paper and textbook).
       hidden_bias: initial bias of the second, fourth and fifth convolution and the hidden dense layers (section 5);
         None takes the initializer's.
-      width: factor of the convolutions' channels.
     """
-    num_classes: int = 10
     features: Sequence[int] = (64, 192, 384, 256, 256)
     padding: int = 2
     groups: int = 1
@@ -43,19 +40,11 @@ class AlexNet(nn.Module):
     dropout_rate: float = 0.5
     dropout_first: bool = True
     hidden_bias: float | None = None
-    width: float = 1.0
-    norm: str = "none"
-    unbiased: bool = True
-    axis_name: str | None = None
-    initializer: str = "torch"
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         raised = {} if self.hidden_bias is None else {"bias_init": nn.initializers.constant(self.hidden_bias)}
-        conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
-        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype)
+        conv, dense, norm = self.constructors(train)
         dropout = partial(Dropout, self.dropout_rate, train)
         split = partial(conv, groups=self.groups, **raised)
         convolutions = (partial(conv, kernel_size=11, strides=4, padding=self.padding),

@@ -1,5 +1,5 @@
 """DenseNet: each layer reads the maps of all layers before it (Huang et al. 2016, "Densely connected CNNs")."""
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -8,11 +8,9 @@ import jax.numpy as jnp
 
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, lookup
-from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, normalization, scaled
-from modern_cnn.models.variant import Variant
+from modern_cnn.layers import Conv, Dropout, scaled
+from modern_cnn.models.base import EVAL_NORM, Constructor, ConvNet, Variant
 
-Constructor = Callable[..., nn.Module]
-_EVAL_NORM = partial(BatchNorm, train=False)  # for a block alone; to train it, norm=partial(BatchNorm, train=True)
 _STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
 
 
@@ -31,7 +29,7 @@ class DenseLayer(nn.Module):
     bottleneck: int = 0
     dropout: Constructor = partial(Dropout, 0.0, train=False)
     conv: Constructor = Conv
-    norm: Constructor = _EVAL_NORM
+    norm: Constructor = EVAL_NORM
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array]) -> jax.Array:
@@ -44,11 +42,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """`layers` dense layers: [N, H, W, C] -> [N, H, W, C + layers * growth], with the input first.
-
-    Attributes:
-      layer: constructor, `layer(growth, name=...)`.
-    """
+    """`layers` dense layers, `layer(growth, name=...)`: [N, H, W, C] -> [N, H, W, C + layers * growth], input first."""
     layers: int
     growth: int
     layer: Constructor = DenseLayer
@@ -65,7 +59,7 @@ class Transition(nn.Module):
     """Normalisation, ReLU, 1x1 convolution and 2x2 average pooling: [N, H, W, C] -> [N, H/2, W/2, features]."""
     features: int
     conv: Constructor = Conv
-    norm: Constructor = _EVAL_NORM
+    norm: Constructor = EVAL_NORM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -73,7 +67,7 @@ class Transition(nn.Module):
         return F.avg_pool(self.conv(self.features, 1, name="conv")(x), 2)
 
 
-class DenseNet(nn.Module):
+class DenseNet(ConvNet, kw_only=True):
     """A stem, dense blocks with transitions between them that halve the map, global average pooling, a dense layer.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 29 with the 'imagenet' stem.
@@ -87,32 +81,24 @@ class DenseNet(nn.Module):
       stem_features: the stem's channels, before `width`.
       use_bias: give the convolutions biases; without normalisation they always have them.
       dropout_rate: rate after each layer of a dense block (the paper: 0.2 without augmentation).
-      width: factor of the channels.
       remat: store only the maps that layers add, and the transitions' inputs; compute the rest again in the backward
         pass (Pleiss et al. 2017, "Memory-efficient implementation of DenseNets").
     """
     block_sizes: Sequence[int]
-    num_classes: int = 10
     growth: int = 32
     bottleneck: int = 4
     compression: float = 0.5
     stem: str = "imagenet"
     stem_features: int = 64
     use_bias: bool = False
-    dropout_rate: float = 0.0
-    width: float = 1.0
     norm: str = "batch"
-    unbiased: bool = True
-    axis_name: str | None = None
     initializer: str = "densenet"
     remat: bool = False
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        conv = partial(Conv, use_bias=self.use_bias or self.norm == "none", dtype=self.dtype,
-                       **initializers(self.initializer, "conv"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype)
+        conv, dense, norm = self.constructors(train)
+        conv = partial(conv, use_bias=self.use_bias or self.norm == "none")
         if not 0 < self.compression <= 1:
             raise UserError(f"compression={self.compression} must be above 0 and at most 1: a share of the channels")
         maybe_remat = nn.remat if self.remat else lambda module: module
@@ -132,7 +118,7 @@ class DenseNet(nn.Module):
                 x = maybe_remat(Transition)(kept, conv, norm, name=f"transition{i}")(x)
                 self.sow("intermediates", f"stage{i}_halved", x)
         x = F.global_avg_pool(nn.relu(norm(name="norm2")(x)))
-        return Dense(self.num_classes, dtype=self.dtype, **initializers(self.initializer, "dense"), name="dense")(x)
+        return dense(self.num_classes, name="dense")(x)
 
 
 # The paper's table 1. densenet121 has 7,978,856 parameters.

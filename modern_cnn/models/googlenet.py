@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError
-from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
-from modern_cnn.models.variant import Variant
+from modern_cnn.layers import Conv, Dense, Dropout, Identity, scaled
+from modern_cnn.models.base import Constructor, ConvNet, Variant
 
 # The channels of each Inception block, stage by stage: see `Inception.features`.
 INCEPTIONS = (
@@ -30,8 +30,8 @@ class ConvUnit(nn.Module):
     kernel_size: int
     strides: int = 1
     padding: int = 0
-    conv: Callable[..., nn.Module] = Conv
-    norm: Callable[..., nn.Module] = Identity
+    conv: Constructor = Conv
+    norm: Constructor = Identity
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -52,7 +52,7 @@ class Inception(nn.Module):
     features: Sequence[int]
     kernel_size: int = 5
     branches: Sequence[int] = BRANCHES
-    unit: Callable[..., nn.Module] = ConvUnit
+    unit: Constructor = ConvUnit
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -79,9 +79,9 @@ class AuxiliaryHead(nn.Module):
     features: int
     num_classes: int
     pool: Callable[[jax.Array], jax.Array]
-    dropout: Callable[..., nn.Module] = partial(Dropout, 0.7, train=False)
-    unit: Callable[..., nn.Module] = ConvUnit
-    dense: Callable[..., nn.Module] = Dense
+    dropout: Constructor = partial(Dropout, 0.7, train=False)
+    unit: Constructor = ConvUnit
+    dense: Constructor = Dense
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -93,7 +93,7 @@ class AuxiliaryHead(nn.Module):
         return x
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(ConvNet, kw_only=True):
     """A stem, nine Inception blocks in three stages, global average pooling and one dense layer.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 15 (`googlenet`), or 79
@@ -107,10 +107,8 @@ class GoogLeNet(nn.Module):
       response_norm: normalise by local response before and after the stem's last two convolutions (figure 3).
       aux_logits: build the auxiliary heads. `init` makes their parameters whatever `train` is.
       aux_pool: pooling at the start of the auxiliary heads.
-      width: factor of the channels.
       remat: store only each Inception block's input for the backward pass, and compute the rest again.
     """
-    num_classes: int = 10
     kernel_size: int = 5
     branches: Sequence[int] = BRANCHES
     pool: Callable[[jax.Array], jax.Array] = _CEIL_POOL
@@ -118,23 +116,14 @@ class GoogLeNet(nn.Module):
     response_norm: bool = False
     aux_logits: bool = True
     aux_pool: Callable[[jax.Array], jax.Array] = partial(F.adaptive_avg_pool, output_size=4)
-    dropout_rate: float = 0.0
     aux_dropout_rate: float = 0.7
-    width: float = 1.0
-    norm: str = "none"
-    unbiased: bool = True
-    axis_name: str | None = None
     initializer: str = "keras"
     remat: bool = False
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        conv = partial(Conv, use_bias=self.norm == "none", dtype=self.dtype, **initializers(self.initializer, "conv"))
-        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, epsilon=1e-3, unbiased=self.unbiased,
-                             axis_name=self.axis_name, dtype=self.dtype)
-        unit = partial(ConvUnit, conv=conv, norm=norm)
+        conv, dense, norm = self.constructors(train, epsilon=1e-3)
+        unit = partial(ConvUnit, conv=partial(conv, use_bias=self.norm == "none"), norm=norm)
         if not self.branches or set(self.branches) - set(BRANCHES):
             raise UserError(f"branches={self.branches} must be some of {BRANCHES}, at least one")
         inception = partial(nn.remat(Inception) if self.remat else Inception, kernel_size=self.kernel_size,
@@ -155,7 +144,8 @@ class GoogLeNet(nn.Module):
                 x = inception([scaled(n, self.width) for n in features], name=f"inception{label}")(x)
                 if label in _AUX_AFTER and self.aux_logits and (train or self.is_initializing()):
                     aux(scaled(128, self.width), name=_AUX_AFTER[label])(x)
-            x = self.pool(x) if stage == 3 else self.last_pool(x) if stage == 4 else x
+            if stage < 5:
+                x = (self.pool if stage == 3 else self.last_pool)(x)
             self.sow("intermediates", f"stage{stage}", x)
         x = Dropout(self.dropout_rate, train)(F.global_avg_pool(x))
         return dense(self.num_classes, name="dense")(x)

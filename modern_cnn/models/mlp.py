@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn.layers import Dense, Dropout, initializers
-from modern_cnn.models.variant import Variant
+from modern_cnn.models.base import Variant
 
 
 class MLP(nn.Module):
     """Dense layers with ReLU, by default 784-256-256-256-10: 335,114 parameters (the TensorFlow text, section 10.1).
 
-    Kernels are Xavier uniform and biases zero, which are Keras's defaults.
-
-    Call: images [N, H, W, C] float -> logits [N, num_classes].
+    Call: images [N, H, W, C] float -> logits [N, num_classes]. Initial values are Keras's: Xavier uniform, and zero.
     """
     num_classes: int = 10
     hidden_sizes: Sequence[int] = (256, 256, 256)

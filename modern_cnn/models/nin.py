@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from modern_cnn import functional as F
-from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
-from modern_cnn.models.variant import Variant
+from modern_cnn.layers import Conv, Dropout, Identity, scaled
+from modern_cnn.models.base import Constructor, ConvNet, Variant
 
 
 class Stage(NamedTuple):
@@ -34,8 +33,8 @@ class NiNBlock(nn.Module):
     kernel_size: int
     strides: int = 1
     padding: int = 0
-    conv: Callable[..., nn.Module] = Conv
-    norm: Callable[..., nn.Module] = Identity
+    conv: Constructor = Conv
+    norm: Constructor = Identity
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -46,11 +45,12 @@ class NiNBlock(nn.Module):
         return x
 
 
-class NiN(nn.Module):
+class NiN(ConvNet, kw_only=True):
     """NiN blocks with pooling between them; the last has one channel for each class, and its mean is the class's logit.
 
     The last block ends in ReLU as in the authors' code: no logit is below 0, and a class with a map of zeros does not
-    learn. If `norm` is set, normalisation precedes each ReLU except those of the last block.
+    learn. If `norm` is set, normalisation precedes each ReLU except those of the last block. `width` does not change
+    channels that are classes.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 67 (`nin_d2l`, `nin_imagenet`).
 
@@ -58,23 +58,15 @@ class NiN(nn.Module):
       stages: blocks, and the pooling and dropout after each.
       hidden: units of hidden dense layers, e.g. AlexNet's (4096, 4096). They and a dense layer for the logits replace
         the last block and its average; () is the logits' layer alone. None keeps the last block.
-      width: factor of the channels, except those that are classes.
     """
     stages: Sequence[Stage]
-    num_classes: int = 10
     hidden: Sequence[int] | None = None
     dropout_rate: float = 0.5
-    width: float = 1.0
-    norm: str = "none"
-    unbiased: bool = True
-    axis_name: str | None = None
     initializer: str = "densenet"  # He's normal: the authors' fixed deviations suit their own preprocessing
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype)
+        conv, dense, norm = self.constructors(train)
         for i, stage in enumerate(self.stages if self.hidden is None else self.stages[:-1], start=1):
             features = [self.num_classes if n is None else scaled(n, self.width) for n in stage.features]
             x = NiNBlock(features, stage.kernel_size, stage.strides, stage.padding, conv,
@@ -84,7 +76,6 @@ class NiN(nn.Module):
             x = Dropout(self.dropout_rate, train)(x) if stage.dropout else x
         if self.hidden is None:
             return F.global_avg_pool(x)
-        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
         x = x.reshape(len(x), -1)
         for i, units in enumerate(self.hidden, start=1):
             x = nn.relu(dense(units, name=f"dense{i}")(x))

@@ -3,7 +3,7 @@
 Its relatives are here too: pre-activation (He et al. 2016, "Identity mappings in deep residual networks"), the thin
 networks for CIFAR, the plain networks without shortcuts, and the networks of the two textbooks.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -13,11 +13,9 @@ import jax.numpy as jnp
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, did_you_mean, lookup
 from modern_cnn.functional.conv import Padding
-from modern_cnn.layers import BatchNorm, Conv, Dense, Dropout, initializers, normalization, scaled
-from modern_cnn.models.variant import Variant
+from modern_cnn.layers import Conv, Dropout, scaled
+from modern_cnn.models.base import EVAL_NORM, Constructor, ConvNet, Variant
 
-Constructor = Callable[..., nn.Module]
-_EVAL_NORM = partial(BatchNorm, train=False)  # for a block alone; to train it, norm=partial(BatchNorm, train=True)
 _SHORTCUTS = ("projection", "conv", "pad", "none")
 _STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1},
           "notebook": {"kernel_size": 3}}
@@ -25,18 +23,11 @@ _STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {
 
 def add_shortcut(y: jax.Array, x: jax.Array, *, strides: int, kind: str, conv: Constructor,
                  norm: Constructor) -> jax.Array:
-    """Return y plus the block's input x, which is brought to the shape of y. Call it inside a compact method.
+    """Return y [N, H / strides, W / strides, features] plus the block's input x [N, H, W, C], brought to y's shape.
 
-    Args:
-      y: what the block computed from x, [N, H / strides, W / strides, features].
-      x: the block's input [N, H, W, C].
-      strides: the block's stride.
-      kind: how to change the shape of x: 'projection', a 1x1 convolution and normalisation (the paper's option B);
-        'conv', the convolution alone; 'pad', each `strides`-th pixel, and channels of zeros at the end (option A).
-        'none' returns y alone.
-      conv, norm: constructors, as in `Residual`.
-    Raises:
-      UserError: `kind` is unknown.
+    `kind` says how: 'projection', a 1x1 convolution and normalisation (the paper's option B); 'conv', the convolution
+    alone; 'pad', each `strides`-th pixel, and channels of zeros at the end (option A). 'none' returns y alone. Raise
+    UserError if it is another. `conv` and `norm` are constructors, as in `Residual`. Call it inside a compact method.
     """
     if kind not in _SHORTCUTS:
         raise UserError(f"there is no shortcut {kind!r}{did_you_mean(kind, _SHORTCUTS)}")
@@ -71,66 +62,48 @@ class Residual(nn.Module):
     padding: Padding = 1
     zero_init: bool = False
     conv: Constructor = Conv
-    norm: Constructor = _EVAL_NORM
+    norm: Constructor = EVAL_NORM
+
+    def convolutions(self) -> list[tuple[int, int, int]]:
+        """Return (channels, size of the window, stride) of each convolution."""
+        return [(self.features, 3, self.strides), (self.features, 3, 1)]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros
-        conv1 = partial(self.conv, self.features, 3, strides=self.strides, padding=self.padding, name="conv1")
-        conv2 = partial(self.conv, self.features, 3, padding=self.padding, name="conv2")
-        add = partial(add_shortcut, strides=self.strides, kind=self.shortcut, conv=self.conv)
+        *convs, last = [
+            partial(self.conv, features, size, strides=stride, padding=self.padding if size > 1 else 0, name=f"conv{i}")
+            for i, (features, size, stride) in enumerate(self.convolutions(), start=1)]
+        add = partial(add_shortcut, strides=self.strides, kind=self.shortcut, conv=self.conv, norm=self.norm)
         if self.preactivation:
             y = x if self.activated else nn.relu(self.norm(name="norm1")(x))
-            if self.strides != 1 or x.shape[-1] != self.features:
-                x = y  # a projection reads the activated input, and is not normalised
-            y = nn.relu(self.norm(name="norm2")(conv1()(y)))
-            y = conv2(**({"kernel_init": zeros, "bias_init": zeros} if self.zero_init else {}))(y)
-            return add(y, x, kind="conv" if self.shortcut == "projection" else self.shortcut, norm=self.norm)
-        y = nn.relu(self.norm(name="norm1")(conv1()(x)))
-        y = self.norm(name="norm2", **({"scale_init": zeros} if self.zero_init else {}))(conv2()(y))
-        return nn.relu(add(y, x, norm=self.norm))
+            if self.strides != 1 or x.shape[-1] != self.convolutions()[-1][0]:
+                x = y
+            for i, conv in enumerate(convs, start=2):
+                y = nn.relu(self.norm(name=f"norm{i}")(conv()(y)))
+            y = last(**({"kernel_init": zeros, "bias_init": zeros} if self.zero_init else {}))(y)
+            return add(y, x, kind="conv" if self.shortcut == "projection" else self.shortcut)
+        y = x
+        for i, conv in enumerate(convs, start=1):
+            y = nn.relu(self.norm(name=f"norm{i}")(conv()(y)))
+        norm = self.norm(name=f"norm{len(convs) + 1}", **({"scale_init": zeros} if self.zero_init else {}))
+        return nn.relu(add(norm(last()(y)), x))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Residual):
     """1x1, 3x3 and 1x1 convolutions and a shortcut: [N, H, W, C] -> [N, H / strides, W / strides, 4 * features].
 
     The 3x3 convolution has the stride, as in torchvision ("v1.5"); with `stride_in_1x1` the first one has it, as in the
     paper (figure 5). The other attributes are those of `Residual`.
     """
-    features: int
-    strides: int = 1
-    preactivation: bool = False
-    activated: bool = False
-    shortcut: str = "projection"
-    padding: Padding = 1
-    zero_init: bool = False
     stride_in_1x1: bool = False
-    conv: Constructor = Conv
-    norm: Constructor = _EVAL_NORM
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        zeros = nn.initializers.zeros
+    def convolutions(self) -> list[tuple[int, int, int]]:
         first, second = (self.strides, 1) if self.stride_in_1x1 else (1, self.strides)
-        conv1 = partial(self.conv, self.features, 1, strides=first, name="conv1")
-        conv2 = partial(self.conv, self.features, 3, strides=second, padding=self.padding, name="conv2")
-        conv3 = partial(self.conv, 4 * self.features, 1, name="conv3")
-        add = partial(add_shortcut, strides=self.strides, kind=self.shortcut, conv=self.conv)
-        if self.preactivation:
-            y = x if self.activated else nn.relu(self.norm(name="norm1")(x))
-            if self.strides != 1 or x.shape[-1] != 4 * self.features:
-                x = y
-            y = nn.relu(self.norm(name="norm2")(conv1()(y)))
-            y = nn.relu(self.norm(name="norm3")(conv2()(y)))
-            y = conv3(**({"kernel_init": zeros, "bias_init": zeros} if self.zero_init else {}))(y)
-            return add(y, x, kind="conv" if self.shortcut == "projection" else self.shortcut, norm=self.norm)
-        y = nn.relu(self.norm(name="norm1")(conv1()(x)))
-        y = nn.relu(self.norm(name="norm2")(conv2()(y)))
-        y = self.norm(name="norm3", **({"scale_init": zeros} if self.zero_init else {}))(conv3()(y))
-        return nn.relu(add(y, x, norm=self.norm))
+        return [(self.features, 1, first), (self.features, 3, second), (4 * self.features, 1, 1)]
 
 
-class ResNet(nn.Module):
+class ResNet(ConvNet, kw_only=True):
     """A stem, stages of blocks, global average pooling and a dense layer. Each stage but the first halves the map.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes].
@@ -143,13 +116,11 @@ class ResNet(nn.Module):
       preactivation, shortcut, padding, stride_in_1x1: attributes of the blocks.
       zero_init_residual: begin with blocks that are the identity (Goyal et al. 2017, section 5.1).
       use_bias: give the convolutions biases; without normalisation they always have them.
-      width: factor of the channels.
       remat: store only each block's input for the backward pass, and compute the rest again.
       scan: run the blocks of a stage after the first as a loop over one block, with parameters stacked along a first
         axis. Compiling takes as long as for two blocks a stage.
     """
     stage_sizes: Sequence[int]
-    num_classes: int = 10
     stage_features: Sequence[int] = (64, 128, 256, 512)
     block: str = "residual"
     stem: str = "imagenet"
@@ -159,24 +130,17 @@ class ResNet(nn.Module):
     stride_in_1x1: bool = False
     zero_init_residual: bool = False
     use_bias: bool = False
-    dropout_rate: float = 0.0
-    width: float = 1.0
     norm: str = "batch"
     decay: float = 0.9
     epsilon: float = 1e-5
-    unbiased: bool = True
-    axis_name: str | None = None
     initializer: str = "resnet"
     remat: bool = False
     scan: bool = False
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        conv = partial(Conv, use_bias=self.use_bias or self.norm == "none", dtype=self.dtype,
-                       **initializers(self.initializer, "conv"))
-        norm = normalization(self.norm, train=train, decay=self.decay, epsilon=self.epsilon, unbiased=self.unbiased,
-                             axis_name=self.axis_name, dtype=self.dtype)
+        conv, dense, norm = self.constructors(train, decay=self.decay, epsilon=self.epsilon)
+        conv = partial(conv, use_bias=self.use_bias or self.norm == "none")
         block = self._block(conv, norm)
 
         width = scaled(self.stage_features[0], self.width)
@@ -201,7 +165,7 @@ class ResNet(nn.Module):
         if self.preactivation:
             x = nn.relu(norm(name="norm2")(x))
         x = Dropout(self.dropout_rate, train)(F.global_avg_pool(x))
-        return Dense(self.num_classes, dtype=self.dtype, **initializers(self.initializer, "dense"), name="dense")(x)
+        return dense(self.num_classes, name="dense")(x)
 
     def _block(self, conv: Constructor, norm: Constructor) -> Constructor:
         """Return the constructor of the blocks, with this network's options."""

@@ -2,16 +2,15 @@
 
 Maps are flattened in the order height, width, channels. PyTorch puts channels first: `dense1` has its rows permuted.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from modern_cnn import functional as F
-from modern_cnn.layers import Conv, Dense, Dropout, Identity, initializers, normalization, scaled
-from modern_cnn.models.variant import Variant
+from modern_cnn.layers import Conv, Dropout, Identity, scaled
+from modern_cnn.models.base import Constructor, ConvNet, Variant
 
 
 class VGGBlock(nn.Module):
@@ -26,8 +25,8 @@ class VGGBlock(nn.Module):
     convolutions: int
     kernel_size: int = 3
     skip: bool = False
-    conv: Callable[..., nn.Module] = Conv
-    norm: Callable[..., nn.Module] = Identity
+    conv: Constructor = Conv
+    norm: Constructor = Identity
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -41,7 +40,7 @@ class VGGBlock(nn.Module):
         return F.max_pool(x, 2)
 
 
-class VGG(nn.Module):
+class VGG(ConvNet, kw_only=True):
     """Five VGG blocks and three dense layers.
 
     Call: images [N, H, W, C] float -> logits [N, num_classes]; H and W at least 32.
@@ -52,30 +51,21 @@ class VGG(nn.Module):
       skip: add a shortcut over the convolutions of the last block (the TensorFlow text's section 10.12).
       pooled_size: average the last map to a square of this size, so that any image fits; 0 leaves the map as it is.
       hidden: units of the hidden dense layers.
-      width: factor of the convolutions' channels.
       remat: store only each block's input for the backward pass, and compute the rest again.
     """
     stage_sizes: Sequence[int]
-    num_classes: int = 10
     stage_features: Sequence[int] = (64, 128, 256, 512, 512)
     kernel_size: int = 3
     skip: bool = False
     pooled_size: int = 7
     hidden: Sequence[int] = (4096, 4096)
     dropout_rate: float = 0.5
-    width: float = 1.0
-    norm: str = "none"
-    unbiased: bool = True
-    axis_name: str | None = None
     initializer: str = "vgg"
     remat: bool = False
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
-        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
-        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype)
+        conv, dense, norm = self.constructors(train)
         block = partial(nn.remat(VGGBlock) if self.remat else VGGBlock, conv=conv, norm=norm)
 
         for i, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):

@@ -1,0 +1,59 @@
+"""What the networks share, and the record of a named one, from which everything that lists the networks is derived."""
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from modern_cnn.layers import BatchNorm, Conv, Dense, initializers, normalization
+
+Constructor = Callable[..., nn.Module]
+EVAL_NORM = partial(BatchNorm, train=False)  # for a block alone; to train it, norm=partial(BatchNorm, train=True)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named network: a class with some of its fields set, and how it was published.
+
+    Attributes:
+      options: the fields that differ from the defaults of the class.
+      image_shape: (H, W, C) of the images that the network was published for. Most networks take other sizes too.
+      num_classes: the number of classes that it was published for.
+      origin: whose definition it is, in the words of the tables in docs/.
+      torchvision: whether torchvision publishes weights of it.
+    """
+    network: type[nn.Module]
+    options: Mapping[str, Any]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    origin: str
+    torchvision: bool = False
+
+
+class ConvNet(nn.Module, kw_only=True):
+    """A convolutional network. Call: images [N, H, W, C] float -> logits [N, num_classes].
+
+    Attributes:
+      width: factor of the convolutions' channels.
+      norm, unbiased, axis_name: name of the normalisation, and fields of `BatchNorm`.
+      initializer: a key of `layers.INITIALIZERS`.
+      dtype: of the computations; parameters are float32.
+    """
+    num_classes: int = 10
+    dropout_rate: float = 0.0
+    width: float = 1.0
+    norm: str = "none"
+    unbiased: bool = True
+    axis_name: str | None = None
+    initializer: str = "torch"
+    dtype: jnp.dtype | None = None
+
+    def constructors(self, train: bool, **options: Any) -> tuple[Constructor, Constructor, Constructor]:
+        """Return those of convolutions, dense layers and normalisations; `options` are fields of the last."""
+        conv = partial(Conv, dtype=self.dtype, **initializers(self.initializer, "conv"))
+        dense = partial(Dense, dtype=self.dtype, **initializers(self.initializer, "dense"))
+        norm = normalization(self.norm, train=train, unbiased=self.unbiased, axis_name=self.axis_name, dtype=self.dtype,
+                             **options)
+        return conv, dense, norm
