@@ -3,16 +3,12 @@
     python scripts/export.py --workdir=runs/mine --out=mine.stablehlo
     python scripts/export.py --workdir=runs/mine --out=mine.onnx --format=onnx
 
-StableHLO: any batch size, on CPUs, GPUs and TPUs. A program needs jax and flatbuffers to load it:
-
-    network = jax.export.deserialize(pathlib.Path("mine.stablehlo").read_bytes())
-    logits = network.call(images)
-
-ONNX: for onnxruntime and other programs that read ONNX. It is written by jax2onnx, which needs its own environment:
+StableHLO: any batch size, on CPUs, GPUs and TPUs. A program needs jax and flatbuffers to load it. ONNX: for onnxruntime
+and other programs that read ONNX. It is written by jax2onnx, which needs its own environment:
 `python3 -m venv .venv-onnx && .venv-onnx/bin/pip install -r requirements-onnx.txt`, then .venv-onnx/bin/python.
 
-Images are float32 [N, H, W, C], normalised as in training. OUT.json, written beside the file, holds their shape, mean
-and deviation, and the names of the classes.
+The script prints the code that loads the file. Images are float32 [N, H, W, C], normalised as in training. OUT.json,
+written beside the file, holds their shape, mean and deviation, and the names of the classes.
 """
 import sys
 from pathlib import Path

@@ -33,11 +33,9 @@ def overview() -> None:
     from modern_cnn import models
     from modern_cnn.inspection import summary, table
 
-    # The header's cells are as wide as the columns, so that the table can be printed line by line.
-    head, found = [f"{'network':18}", f"{'images':>11}", "classes", f"{'parameters':>11}", f"{'running':>9}",
-                   f"{'MACs':>14}", "field"], []
+    line, found = "{:18}  {:>11}  {:>7}  {:>11}  {:>9}  {:>14}  {:>5}", []
     if not JSON.value:
-        print(*cli.text_table([head]))
+        print(line.format("network", "images", "classes", "parameters", "running", "MACs", "field"))
     for name, (image_shape, num_classes) in models.INPUTS.items():
         # With `scan` the totals are the same, and 1202 layers are traced as fast as 20.
         scan = {"scan": True} if "scan" in inspect.signature(models.MODELS[name]).parameters else {}
@@ -45,10 +43,9 @@ def overview() -> None:
         del totals["layers"]
         found.append({"model": name, "num_classes": num_classes, **totals})
         if not JSON.value:
-            cells = [name, "x".join(map(str, image_shape)), str(num_classes), f"{totals['params']:,}",
-                     f"{totals['bn_running_scalars']:,}", f"{totals['macs']:,}",
-                     table.extent(totals["receptive_field"] or ("all", "all"))]
-            print(cli.text_table([head, cells], "lrrrrrr")[1], flush=True)
+            counts = (f"{totals[total]:,}" for total in ("params", "bn_running_scalars", "macs"))
+            print(line.format(name, "x".join(map(str, image_shape)), num_classes, *counts,
+                              table.extent(totals["receptive_field"] or ("all", "all"))), flush=True)
     if JSON.value:
         print(json.dumps(found))
 

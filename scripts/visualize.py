@@ -26,9 +26,12 @@ from ml_collections import config_flags
 from modern_cnn import cli, runtime
 from modern_cnn.errors import UserError
 
-WHATS = ("filters", "features", "deconv", "saliency", "gradcam", "occlusion", "batch_norm", "surface", "augment")
+# The flags of each picture. It is drawn by the function draw_WHAT of inspection/views.py.
+WHATS = {"filters": [], "features": ["images", "layer"], "deconv": ["layer", "units", "count"],
+         "saliency": ["images", "count"], "gradcam": ["images", "count", "layer"], "occlusion": ["images", "count"],
+         "batch_norm": [], "surface": ["other"], "augment": ["images", "count", "source"]}
 
-WHAT = flags.DEFINE_enum("what", None, WHATS, "The picture to draw; see above.")
+WHAT = flags.DEFINE_enum("what", None, list(WHATS), "The picture to draw; see above.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run, made by scripts/train.py or import_weights.py.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "For augment: a config instead of a run.")
 OUT = flags.DEFINE_string("out", None, "The PNG file to write; by default WHAT.png in the workdir.")
@@ -52,48 +55,29 @@ def numbers(flag) -> list[int]:
         raise UserError(f"--{flag.name}={','.join(flag.value)}: not whole numbers with commas between them") from None
 
 
-def draw(what: str | None, out: Path) -> Path:
-    """Draw one of WHATS with the values of the flags that it needs."""
+def main() -> None:
+    runtime.configure()
     from modern_cnn import settings
     from modern_cnn.inspection import views
 
-    images, layer, count = numbers(IMAGES), LAYER.value, COUNT.value
-    if what == "augment":
-        if bool(CONFIG.value) == bool(WORKDIR.value):
-            raise UserError("augment takes either --config or --workdir")
-        chosen = WORKDIR.value or settings.read(CONFIG.value)
-        return views.draw_augmentation(chosen, out, images, count, SOURCE.value)
-    if not WORKDIR.value:
-        raise UserError("--workdir is missing: the directory of a trained run")
-    network = views.TrainedNetwork(WORKDIR.value, SPLIT.value, SOURCE.value)
-    match what:
-        case "filters":
-            return views.draw_filters(network, out)
-        case "features":
-            return views.draw_features(network, out, images, layer)
-        case "deconv":
-            return views.draw_deconvolution(network, out, layer, numbers(UNITS), count)
-        case "saliency":
-            return views.draw_saliency(network, out, images, count)
-        case "gradcam":
-            return views.draw_grad_cam(network, out, images, count, layer)
-        case "occlusion":
-            return views.draw_occlusion(network, out, images, count)
-        case "batch_norm":
-            return views.draw_batch_norm(WORKDIR.value, out)
-        case _:  # surface
-            return views.draw_surface(network, out, OTHER.value)
-
-
-def main() -> None:
-    runtime.configure()
-    if WORKDIR.value == "":
+    what, workdir = WHAT.value, WORKDIR.value
+    if workdir == "":
         raise UserError("--workdir is empty; is a shell variable unset?")
-    if not OUT.value and not WORKDIR.value:
-        raise UserError("--workdir is missing" + (", or --out for the picture" if WHAT.value == "augment" else ""))
-    print(draw(WHAT.value, Path(OUT.value or f"{WORKDIR.value}/{WHAT.value}.png")))
+    if not OUT.value and not workdir:
+        raise UserError("--workdir is missing" + (", or --out for the picture" if what == "augment" else ""))
+    values = {"images": numbers(IMAGES), "units": numbers(UNITS), "count": COUNT.value, "layer": LAYER.value,
+              "other": OTHER.value, "source": SOURCE.value}
+    if what != "augment":
+        if not workdir:
+            raise UserError("--workdir is missing: the directory of a trained run")
+        subject = views.TrainedNetwork(Path(workdir), SPLIT.value, SOURCE.value)
+    elif bool(CONFIG.value) == bool(workdir):
+        raise UserError("augment takes either --config or --workdir")
+    else:
+        subject = Path(workdir) if workdir else settings.read(CONFIG.value)
+    draw = getattr(views, f"draw_{what}")
+    print(draw(subject, Path(OUT.value or f"{workdir}/{what}.png"), **{name: values[name] for name in WHATS[what]}))
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("what")
     cli.run(main)

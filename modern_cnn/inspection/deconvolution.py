@@ -50,14 +50,9 @@ class _Deconvolution(Replay):
 def project(module: nn.Module, variables: Any, images: Array, layer: str, signal: Array) -> jax.Array:
     """Return a signal in a layer, sent back to the pixels with the switches that the images set.
 
-    Args:
-      images: [N, H, W, C], normalised as in training.
-      layer: a key of `features.layers`.
-      signal: shaped like the layer's value for these images; `keep_one` of that value shows one unit.
-    Returns:
-      [N, H, W, C], positive where the signal asks for brighter pixels.
-    Raises:
-      UserError: no such layer, or a network that loops.
+    The result is [N, H, W, C], like the normalised images, and positive where the signal asks for brighter pixels. The
+    signal is shaped like the layer's value for these images; `keep_one` of that value shows one unit. Raise UserError
+    if there is no such layer, or if the network loops.
     """
     traced = jax.make_jaxpr(with_layer(module, layer))(variables, images)
     weights = jax.tree.leaves(variables)
@@ -90,12 +85,9 @@ def receptive_field(module: nn.Module, variables: Any, images: Array, layer: str
     def box(place: int) -> Box:
         found = []
         for view, length in zip(seen, images.shape[1:3], strict=True):
-            if view.size >= length:
-                found += [0, length]
-            else:
-                start = view.start + sum(jump * int(i) for jump, i in zip(
-                    view.jumps[1:-1], np.unravel_index(place, sides), strict=True))
-                found += [start, start + int(view.size)]
+            whole = view.size >= length
+            start = 0 if whole else view.start + int(np.dot(view.jumps[1:-1], np.unravel_index(place, sides)))
+            found += [start, length if whole else start + int(view.size)]
         return tuple(found)
 
     return box
@@ -103,8 +95,6 @@ def receptive_field(module: nn.Module, variables: Any, images: Array, layer: str
 
 def cut(image: np.ndarray, box: Box, outside: float) -> np.ndarray:
     """Return the pixels of an image [H, W, C] inside a box, and `outside` where the box hangs over the border."""
-    top, bottom, left, right = box
-    height, width = image.shape[:2]
-    inside = image[max(top, 0):bottom, max(left, 0):right]
-    return np.pad(inside, ((max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)), (0, 0)),
-                  constant_values=outside)
+    rim = max(0, *(-edge for edge in box), box[1] - image.shape[0], box[3] - image.shape[1])
+    top, bottom, left, right = (edge + rim for edge in box)
+    return np.pad(image, ((rim, rim), (rim, rim), (0, 0)), constant_values=outside)[top:bottom, left:right]

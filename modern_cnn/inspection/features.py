@@ -3,6 +3,7 @@
 Everywhere: `variables` as `module.apply` takes them, `images` float [N, H, W, C] normalised as in training, `labels`
 int [N] the classes that are asked about, and the network in evaluation mode.
 """
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from flax.traverse_util import flatten_dict
 from jax.extend.core import JaxprEqn, Var
 
 from modern_cnn.errors import UserError, lookup
+from modern_cnn.inspection.summary import summarize
 from modern_cnn.inspection.traced import Array, Place, Replay
 
 
@@ -49,8 +51,7 @@ def layers(module: nn.Module, variables: Any, images: Array) -> dict[str, tuple[
 def with_layer(module: nn.Module, layer: str) -> Callable[[Any, Array], tuple[jax.Array, jax.Array]]:
     """Return a function: (variables, images [N, H, W, C]) -> (value of the layer [N, ...], logits [N, K]).
 
-    Raises:
-      UserError: when it is called, for a layer that the network does not have.
+    It raises UserError for a layer that the network does not have.
     """
     def function(variables, images):
         found, logits = _captured(module, variables, images)
@@ -60,37 +61,21 @@ def with_layer(module: nn.Module, layer: str) -> Callable[[Any, Array], tuple[ja
 
 
 def first_filters(module: nn.Module, variables: Any, images: Array) -> tuple[str, jax.Array]:
-    """Return (name, kernel [kh, kw, C, O]) of the first convolution.
-
-    Raises:
-      UserError: the network has none.
-    """
-    found = []
-
-    def note(following, args, kwargs, context):
-        kernel = context.module.variables.get("params", {}).get("kernel")
-        if context.method_name == "__call__" and getattr(kernel, "ndim", 0) == 4:
-            found.append(("/".join(context.module.path), kernel))
-        return following(*args, **kwargs)
-
-    with nn.intercept_methods(note):
-        jax.eval_shape(lambda: plain(module).apply(variables, images[:1], train=False))
-    if not found:
-        raise UserError(f"{type(module).__name__} has no convolution, so it has no filters to show")
-    return found[0]
+    """Return (name, kernel [kh, kw, C, O]) of the first convolution. Raise UserError if the network has none."""
+    kernels: dict[str, Any] = flatten_dict(variables["params"], sep="/")
+    for layer in summarize(module, images.shape[1:]).layers:
+        if layer.kind == "conv":
+            return layer.name, kernels[f"{layer.name}/kernel"]
+    raise UserError(f"{type(module).__name__} has no convolution, so it has no filters to show")
 
 
 def feature_maps(module: nn.Module, variables: Any, images: Array, layer: str) -> jax.Array:
-    """Return the value of a stage or module, [N, H', W', C'] or [N, C']. Raises UserError for an unknown name."""
+    """Return the value of a stage or module, [N, H', W', C'] or [N, C']. Raise UserError for an unknown name."""
     return with_layer(module, layer)(variables, images)[0]
 
 
 def stages(module: nn.Module, variables: Any, images: Array, side: int = 4) -> list[str]:
-    """Return the names of the stages whose maps [N, H', W', C'] have at least `side` pixels a side, in order.
-
-    Raises:
-      UserError: there is no such stage.
-    """
+    """Return the names of the stages of at least `side` x `side` pixels, in order. Raise UserError if there is none."""
     known = layers(module, variables, images)
     found = [name for name, shape in known.items()
              if name.startswith("stage") and len(shape) == 4 and min(shape[1:3]) >= side]
@@ -125,51 +110,42 @@ def grad_cam(module: nn.Module, variables: Any, images: Array, labels: Array, la
     """Return the evidence for a class in a layer: [N, H', W'] of the layer's size, at least 0.
 
     It is the sum of the layer's maps, each weighted by the mean over pixels of the gradient of the class's logit, then
-    rectified (Selvaraju et al. 2016, "Grad-CAM", equations 1 and 2).
-
-    Raises:
-      UserError: no such layer, one without height and width, or a network that loops.
+    rectified (Selvaraju et al. 2016, "Grad-CAM", equations 1 and 2). Raise UserError if there is no such layer, if it
+    has no height and width, or if the network loops.
     """
     traced = jax.make_jaxpr(with_layer(module, layer))(variables, images)
-    value, leaves = traced.jaxpr.outvars[0], [*jax.tree.leaves(variables), images]
-    shape, dtype = traced.out_avals[0].shape, traced.out_avals[0].dtype
-    if len(shape) != 4:
-        raise UserError(f"{layer} is {list(shape[1:])}, not a map: Grad-CAM needs height and width")
+    leaves, value = [*jax.tree.leaves(variables), images], traced.out_avals[0]
+    if value.ndim != 4:
+        raise UserError(f"{layer} is {list(value.shape[1:])}, not a map: Grad-CAM needs height and width")
 
     def score(change):
-        maps, logits = _Shifted(value, change).run(traced, leaves)
+        maps, logits = _Shifted(traced.jaxpr.outvars[0], change).run(traced, leaves)
         return _scores(logits, labels).sum(), maps
 
-    gradient, maps = jax.grad(score, has_aux=True)(jnp.zeros(shape, dtype))
+    gradient, maps = jax.grad(score, has_aux=True)(jnp.zeros(value.shape, value.dtype))
     return nn.relu((maps * gradient.mean((1, 2), keepdims=True)).sum(-1))
 
 
 def occlusion(module: nn.Module, variables: Any, images: Array, labels: Array, *, size: int, stride: int = 1,
               fill: float = 0.0) -> jax.Array:
-    """Return the probability of a class while a square covers a part of the image.
+    """Return the probability of a class while a square covers a part of the image: [N, H / stride, W / stride].
 
-    Zeiler and Fergus 2013, section 4.2.
-
-    Args:
-      size, stride: side of the square, and how far it moves, in pixels.
-      fill: value of the square; 0 is the mean of images that are normalised by it.
-    Returns:
-      [N, ceil(H / stride), ceil(W / stride)]. For value (i, j) the square begins at pixel i * stride +
-      (stride - size) // 2 of the height, and likewise of the width, so that the map fits over the image.
+    Zeiler and Fergus 2013, section 4.2. The sides of the map are rounded up. `size` is the side of the square in
+    pixels. For value (i, j) it begins at pixel i * stride + (stride - size) // 2 of the height, and likewise of the
+    width, so that the map fits over the image. `fill` is its value; 0 is the mean of images that are normalised by it.
     """
-    height, width = images.shape[1:3]
-    starts = np.stack(np.meshgrid(*(np.arange(0, n, stride) + (stride - size) // 2 for n in (height, width)),
-                                  indexing="ij"), -1)
+    sides = images.shape[1:3]
+    starts = [np.arange(0, n, stride) + (stride - size) // 2 for n in sides]
 
     @jax.jit
     def covered(start):
-        rows, columns = (jnp.arange(n) - first for n, first in zip((height, width), start, strict=True))
+        rows, columns = (jnp.arange(n) - first for n, first in zip(sides, start, strict=True))
         inside = ((rows >= 0) & (rows < size))[:, None] & ((columns >= 0) & (columns < size))
         pictures = jnp.where(inside[:, :, None], fill, images)
         return _scores(nn.softmax(class_logits(module, variables, pictures)), labels)
 
-    found = jnp.stack([covered(start) for start in starts.reshape(-1, 2)], 1)
-    return found.reshape(len(images), *starts.shape[:2])
+    found = jnp.stack([covered(np.array(start)) for start in itertools.product(*starts)], 1)
+    return found.reshape(len(images), *map(len, starts))
 
 
 def window_of(image_size: int) -> tuple[int, int]:

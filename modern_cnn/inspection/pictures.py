@@ -1,21 +1,23 @@
-"""Pictures of arrays: each function writes one PNG file and returns its path."""
+"""Pictures of arrays: each function writes one PNG file and returns its path.
+
+An image is [H, W, 1] or [H, W, 3] in [0, 1]; n images are [n, H, W, C].
+"""
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure  # not pyplot, which would look for a screen
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-DPI = 100
 GAP = 1.0  # white, between tiles
-HEAT = "inferno"
 
 
-def _figure(width: float, height: float) -> Any:
-    """Return a matplotlib figure, its size in inches; made without pyplot, which would look for a screen."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+def _panels(width: float, height: float, rows: int, columns: int, **options: Any) -> tuple[Any, np.ndarray]:
+    """Return a figure, its size in inches, and its panels [rows, columns]; `options` are those of subplots."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def _save(figure: Any, title: str, path: Path) -> Path:
@@ -23,18 +25,15 @@ def _save(figure: Any, title: str, path: Path) -> Path:
     figure.suptitle(title, fontsize=11)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
     return path
 
 
-def _show(axis: Any, picture: np.ndarray, title: str = "", **options: Any) -> None:
-    """Draw an image [H, W], [H, W, 1] or [H, W, 3] in [0, 1] without ticks; `options` are those of imshow."""
-    if picture.ndim == 3 and picture.shape[2] == 1:
-        picture = picture[:, :, 0]
-    axis.imshow(picture, **{"cmap": "gray", "interpolation": "nearest"}
-                | ({} if "cmap" in options else {"vmin": 0, "vmax": 1}) | options)
+def _show(axis: Any, picture: np.ndarray, title: str = "", **options: Any) -> Any:
+    """Draw and return an image, or values [H, W] in [0, 1], without ticks; `options` are those of imshow."""
     axis.set_title(title, fontsize=9)
     axis.set_axis_off()
+    return axis.imshow(picture, **{"cmap": "gray", "interpolation": "nearest", "vmin": 0, "vmax": 1} | options)
 
 
 def around_grey(values: np.ndarray, share: float = 1.0) -> np.ndarray:
@@ -56,11 +55,9 @@ def tiles(images: np.ndarray, columns: int, pixels: int = 1) -> np.ndarray:
     """
     zoom = max(1, -(-pixels // images.shape[2]))
     images = images.repeat(zoom, 1).repeat(zoom, 2)
-    gap = max(1, images.shape[2] // 16)
-    rows = -(-len(images) // columns)
-    extra = rows * columns - len(images)
-    padded = np.pad(images, ((0, extra), (0, gap), (0, gap), *((0, 0),) * (images.ndim - 3)), constant_values=GAP)
-    padded[len(images):] = GAP
+    gap, rows = max(1, images.shape[2] // 16), -(-len(images) // columns)
+    padding = (0, rows * columns - len(images)), (0, gap), (0, gap), *((0, 0),) * (images.ndim - 3)
+    padded = np.pad(images, padding, constant_values=GAP)
     height, width, *channels = padded.shape[1:]
     table = padded.reshape(rows, columns, height, width, *channels).swapaxes(1, 2)
     return table.reshape(rows * height, columns * width, *channels)[:-gap, :-gap]
@@ -71,75 +68,65 @@ def filters(kernel: np.ndarray, title: str, path: Path) -> Path:
     each = np.moveaxis(np.asarray(kernel, np.float32), -1, 0)
     if each.shape[3] != 3:
         each = np.moveaxis(each[..., :3], 3, 1).reshape(-1, *each.shape[1:3], 1)
-    columns = int(np.ceil(np.sqrt(4 * len(each))))
-    table = tiles(around_grey(each), columns, 24)
-    figure = _figure(8, 8 * table.shape[0] / table.shape[1] + 0.5)
-    _show(figure.subplots(), table)
+    table = tiles(around_grey(each), int(np.ceil(np.sqrt(4 * len(each)))), 24)
+    figure, axes = _panels(8, 8 * table.shape[0] / table.shape[1] + 0.5, 1, 1)
+    _show(axes[0, 0], table)
     return _save(figure, title, path)
 
 
 def feature_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str, path: Path, most: int = 24) -> Path:
-    """Draw an image and its feature maps, each from black to white on its own scale.
+    """Draw an image and its feature maps [H, W, C] by layers' names, each from black to white on its own scale.
 
-    Args:
-      maps: name of a layer -> [H, W, C].
-      most: channels that are shown of each layer: those that vary most.
+    Of each layer, the `most` channels that vary most are shown.
     """
-    figure = _figure(9, 0.6 + 1.55 * len(maps))
-    axes = figure.subplots(len(maps), 2, squeeze=False, width_ratios=(1, 8))
-    for row, (name, values) in zip(axes, maps.items(), strict=True):
+    figure, axes = _panels(9, 0.6 + 1.55 * len(maps), len(maps), 2, width_ratios=(1, 8))
+    for (left, right), (name, values) in zip(axes, maps.items(), strict=True):
         order = np.sort(np.argsort(-values.std((0, 1)), kind="stable")[:most])
-        _show(row[1], tiles(stretched(np.moveaxis(values[:, :, order], -1, 0)), -(-most // 2), 32),
+        _show(right, tiles(stretched(np.moveaxis(values[:, :, order], -1, 0)), -(-most // 2), 32),
               f"{name}: {values.shape[0]}x{values.shape[1]}, {len(order)} of {values.shape[2]} channels")
-        row[0].set_axis_off()
+        left.set_axis_off()
     _show(axes[0, 0], image, "the image")
     return _save(figure, title, path)
 
 
-def projections(units: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
+def projections(units: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str, path: Path) -> Path:
     """Draw activations of units sent back to the pixels, beside the parts of the images that the units saw.
 
-    Args:
-      units: for each, 'title', 'projections' [n, h, w, C] (signed) and 'patches' [n, h, w, C] in [0, 1].
+    Each of `units` is (title, projections [n, h, w, C], signed, images [n, h, w, C]).
     """
     columns = min(3, len(units))
     rows = -(-len(units) // columns)
-    figure = _figure(3.6 * columns, 0.5 + 1.95 * rows)
+    figure, axes = _panels(3.6 * columns, 0.5 + 1.95 * rows, rows, columns)
     figure.get_layout_engine().set(wspace=0.04)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
+    for axis in axes.flat[len(units):]:
         axis.set_axis_off()
-    for axis, unit in zip(axes, units, strict=False):
-        across = int(np.ceil(np.sqrt(len(unit["patches"]))))
-        both = [tiles(images, across, 60) for images in (around_grey(unit["projections"], 0.6), unit["patches"])]
-        gap = np.full((len(both[0]), both[0].shape[1] // 12, both[0].shape[2]), GAP)
-        _show(axis, np.concatenate([both[0], gap, both[1]], 1), unit["title"])
+    for axis, (name, back, patches) in zip(axes.flat, units, strict=False):
+        across = int(np.ceil(np.sqrt(len(patches))))
+        left, right = (tiles(images, across, 60) for images in (around_grey(back, 0.6), patches))
+        gap = np.full((len(left), left.shape[1] // 12, left.shape[2]), GAP)
+        _show(axis, np.concatenate([left, gap, right], 1), name)
     return _save(figure, title, path)
 
 
-def beside(images: np.ndarray, names: Sequence[str], maps: np.ndarray, labels: Sequence[str], title: str, path: Path, *,
-           over: float = 0.0, bar: str = "", smooth: bool = False) -> Path:
-    """Draw images [N, H, W, C] in [0, 1] with `names` above their maps [N, h, w] with `labels`.
+def beside(images: np.ndarray, names: Sequence[str], maps: np.ndarray, title: str, path: Path, *,
+           labels: Sequence[str] = (), over: float = 0.0, bar: str = "", smooth: bool = False) -> Path:
+    """Draw images with `names` above their maps [N, h, w] with `labels`.
 
     Args:
       over: above 0, the map is drawn over the image with this opacity.
       bar: meaning of the colours; all maps then share one scale, 0 to 1, with a bar. Without it each has its own.
       smooth: interpolate between the values of a map.
     """
-    count = len(images)
-    figure = _figure(1.5 * count + (0.8 if bar else 0), 3.4 + 0.25 * any(labels))
-    axes = figure.subplots(2, count, squeeze=False)
-    height, width = images.shape[1:3]
-    drawn = None
-    for column, (image, name, values, label) in enumerate(zip(images, names, maps, labels, strict=True)):
-        _show(axes[0, column], image, name)
+    count, height, width = images.shape[:3]
+    figure, axes = _panels(1.5 * count + (0.8 if bar else 0), 3.4 + 0.25 * bool(labels), 2, count)
+    options: dict[str, Any] = {} if bar else {"vmin": None, "vmax": None}
+    options |= {"cmap": "inferno", "alpha": over or None, "interpolation": "bilinear" if smooth else "nearest"}
+    drawn, labels = None, labels or [""] * count
+    for (top, bottom), image, name, values, label in zip(axes.T, images, names, maps, labels, strict=True):
+        _show(top, image, name)
         if over:
-            _show(axes[1, column], image, label)
-        drawn = axes[1, column].imshow(
-            values, cmap=HEAT, alpha=over or None, extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-            interpolation="bilinear" if smooth else "nearest", **({"vmin": 0, "vmax": 1} if bar else {}))
-        axes[1, column].set_title(label, fontsize=9)
-        axes[1, column].set_axis_off()
+            _show(bottom, image)
+        drawn = _show(bottom, values, label, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **options)
     if bar:
         figure.colorbar(drawn, ax=axes[1], label=bar, shrink=0.9)
     return _save(figure, title, path)
@@ -157,12 +144,11 @@ def norms(records: Sequence[Mapping[str, Any]], percentiles: Sequence[int], titl
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
     columns = min(len(names), 5 if len(names) % 5 == 0 else 4)
     rows = -(-len(names) // columns)
-    figure = _figure(2.2 * columns + 0.6, 1.9 * rows + 0.8)
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    figure, axes = _panels(2.2 * columns + 0.6, 1.9 * rows + 0.8, rows, columns, sharex=True)
     epochs = [record["epoch"] for record in records]
-    for axis in axes[len(names):]:
+    for axis in axes.flat[len(names):]:
         axis.set_visible(False)
-    for axis, name in zip(axes, names, strict=False):
+    for axis, name in zip(axes.flat, names, strict=False):
         for kind, color in (("mean", "tab:blue"), ("deviation", "tab:orange")):
             low, middle, high = np.array([record[kind][name] for record in records]).T
             axis.fill_between(epochs, low, high, color=color, alpha=0.25, linewidth=0)
@@ -170,12 +156,12 @@ def norms(records: Sequence[Mapping[str, Any]], percentiles: Sequence[int], titl
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
-    for axis in axes[max(0, len(names) - columns):len(names)]:
+    for axis in axes.flat[max(0, len(names) - columns):len(names)]:
         axis.set_xlabel("epoch", fontsize=8)
         axis.tick_params(labelbottom=True)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
-    low, middle, high = percentiles
-    return _save(figure, f"{title}\nmedian over the channels; shaded: percentiles {low} to {high}", path)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    shaded = f"percentiles {percentiles[0]} to {percentiles[2]}"
+    return _save(figure, f"{title}\nmedian over the channels; shaded: {shaded}", path)
 
 
 def _by_number(name: str) -> list[str | int]:
@@ -183,45 +169,39 @@ def _by_number(name: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def surface(panels: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
-    """Draw loss and accuracy along lines through parameter space.
+def surface(panels: Sequence[tuple[str, str, Sequence[float], Mapping[str, Any]]], title: str, path: Path) -> Path:
+    """Draw loss and accuracy along lines through parameter space; step 0 is marked.
 
-    Args:
-      panels: for each, 'title', 'xlabel', 'steps' [n], 'result' (a step, marked) and 'lines', a list of
-        (label, loss [n], accuracy [n]).
+    A panel is (title, what a step is, steps [n], {label of a line: (loss [n], accuracy [n])}).
     """
-    from matplotlib.ticker import MaxNLocator, ScalarFormatter
-
-    figure = _figure(4.6 * len(panels), 5.4)
-    axes = figure.subplots(2, len(panels), squeeze=False, sharex="col")
-    for column, panel in zip(axes.T, panels, strict=True):
-        for label, *values in panel["lines"]:
-            for axis, line in zip(column, values, strict=True):
-                axis.plot(panel["steps"], line, marker="o", markersize=2.5, linewidth=1.3, label=label)
-        for axis in column:
-            axis.axvline(panel["result"], color="black", linewidth=0.8, linestyle=":")
+    figure, axes = _panels(4.6 * len(panels), 5.4, 2, len(panels), sharex="col")
+    for (top, bottom), (name, xlabel, steps, lines) in zip(axes.T, panels, strict=True):
+        for axis, number in ((top, 0), (bottom, 1)):
+            for label, values in lines.items():
+                axis.plot(steps, values[number], marker="o", markersize=2.5, linewidth=1.3, label=label)
+            axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
             axis.grid(alpha=0.3)
-        column[0].set_title(panel["title"], fontsize=10)
-        column[0].set_yscale("log")
-        for format_ticks in (column[0].yaxis.set_major_formatter, column[0].yaxis.set_minor_formatter):
-            format_ticks(ScalarFormatter())
-        column[1].xaxis.set_major_locator(MaxNLocator(6))
-        column[1].set_ylim(0, 1)
-        column[1].set_xlabel(panel["xlabel"], fontsize=9)
-        column[0].legend(fontsize=8)
+        top.set_title(name, fontsize=10)
+        top.set_yscale("log")
+        top.yaxis.set_major_formatter(ScalarFormatter())
+        top.yaxis.set_minor_formatter(ScalarFormatter())
+        top.legend(fontsize=8)
+        bottom.xaxis.set_major_locator(MaxNLocator(6))
+        bottom.set_ylim(0, 1)
+        bottom.set_xlabel(xlabel, fontsize=9)
     axes[0, 0].set_ylabel("cross-entropy (nats)")
     axes[1, 0].set_ylabel("accuracy")
     return _save(figure, title, path)
 
 
 def augmented(images: np.ndarray, names: Sequence[str], draws: np.ndarray, title: str, path: Path) -> Path:
-    """Draw images [N, H, W, C] in [0, 1], each at the left of a row of its augmented versions [K, N, H, W, C]."""
-    figure = _figure(1.05 * (len(draws) + 1), 1.12 * len(images) + 0.6)
-    axes = figure.subplots(len(images), len(draws) + 1, squeeze=False)
-    for row, (image, name) in enumerate(zip(images, names, strict=True)):
-        _show(axes[row, 0], image, name)
-        for axis, draw in zip(axes[row, 1:], draws[:, row], strict=True):
-            _show(axis, draw)
+    """Draw images, each at the left of a row of its augmented versions [K, N, H, W, C]."""
+    columns = len(draws) + 1
+    figure, axes = _panels(1.05 * columns, 1.12 * len(images) + 0.6, len(images), columns)
+    for row, image, name, versions in zip(axes, images, names, draws.swapaxes(0, 1), strict=True):
+        _show(row[0], image, name)
+        for axis, version in zip(row[1:], versions, strict=True):
+            _show(axis, version)
     axes[0, 0].set_title(f"original\n{names[0]}", fontsize=9)
-    axes[0, (len(draws) + 1) // 2].set_title("augmented", fontsize=9)
+    axes[0, columns // 2].set_title("augmented", fontsize=9)
     return _save(figure, title, path)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from modern_cnn.errors import UserError
@@ -22,33 +23,28 @@ class View:
     """The pixels that the elements of an array see along one image axis.
 
     The element at indices i sees `size` pixels from start + sum(jumps[a] * i[a] for every axis a) on.
-
-    Attributes:
-      start: the first pixel that element 0 sees; negative where that is padding.
-      size: infinite where each element sees the whole image, because no axis moves over the image any more.
-      jumps: pixels from one element to the next for each axis of the array; 0: that axis does not move over the image.
     """
-    start: int
-    size: float
-    jumps: tuple[int, ...]
+    start: int  # the first pixel that element 0 sees; negative where that is padding
+    size: float  # infinite where each element sees the whole image, because no axis moves over the image any more
+    jumps: tuple[int, ...]  # pixels from one element to the next for each axis; 0: it does not move over the image
 
     def become(self, start: int, size: float, jumps: Iterable[int]) -> "View":
         """Return a view with these values, of the whole image where no axis moves over the image any more."""
-        jumps = tuple(jumps)
-        return View(start, math.inf if any(self.jumps) and not any(jumps) else size, jumps)
+        jumps = tuple(map(int, jumps))
+        return View(int(start), math.inf if any(self.jumps) and not any(jumps) else size, jumps)
 
-    def window(self, axis: int, extent: int, stride: int = 1, low: int = 0) -> "View":
-        """Return the view of a window of `extent` elements that slides along `axis`, `low` elements padded in front."""
-        jump = self.jumps[axis]
-        jumps = (*self.jumps[:axis], jump * stride, *self.jumps[axis + 1:])
-        return self.become(self.start - low * jump, self.size + (extent - 1) * jump, jumps)
+    def window(self, extent: Any = 1, stride: Any = 1, low: Any = 0) -> "View":
+        """Return the view of a sliding window of `extent` elements, `low` elements padded in front.
+
+        Each is one number for all axes, or one for each axis.
+        """
+        low, more, stride, jumps = np.broadcast_arrays(low, np.subtract(extent, 1), stride, self.jumps)
+        return self.become(self.start - low @ jumps, self.size + int(more @ jumps), jumps * stride)
 
     def fold(self, axes: Sequence[int], shape: Sequence[int]) -> "View":
         """Return the view of all elements along `axes` together; the axes stay and do not move over the image."""
-        view = self
-        for axis in axes:
-            view = view.window(axis, shape[axis], stride=0)
-        return view
+        folded = np.isin(range(len(shape)), axes)
+        return self.window(np.where(folded, shape, 1), np.where(folded, 0, 1))
 
     def move(self, axes: Iterable[int | None]) -> "View":
         """Return the view with its axes reordered: axis a of the result was axes[a], or is new where that is None."""
@@ -81,8 +77,9 @@ class FieldInterpreter(Interpreter[Value]):
         if inner(eqn):
             return self.enter(eqn, inputs, place)
         if any(isinstance(value, tuple) for value in inputs):
-            axes = [_views(eqn, [v[axis] if isinstance(v, tuple) else None for v in inputs]) for axis in (0, 1)]
-            return list(zip(*axes, strict=True))
+            rule: Callable[..., View] = _RULES.get(eqn.primitive.name, _pointwise)
+            height, width = ([v[axis] if isinstance(v, tuple) else None for v in inputs] for axis in (0, 1))
+            return [(rule(eqn, height, out), rule(eqn, width, out)) for out in range(len(eqn.outvars))]
         return [max((axes for axes in inputs if isinstance(axes, int)), default=None)] * len(eqn.outvars)
 
     def slice(self, value: Value, place: Place) -> Value:
@@ -93,28 +90,14 @@ class FieldInterpreter(Interpreter[Value]):
 
 
 def views(function: Callable[[Any, Array], Any], variables: Any, images: Array) -> tuple[View, View]:
-    """Return what the first output of `function(variables, images)` sees along the image's height and its width.
-
-    Args:
-      images: [N, H, W, C].
-    """
+    """Return what the first output of `function(variables, images [N, H, W, C])` sees along height and width."""
     found = FieldInterpreter().read(trace(function, variables, images))[0]
     if not isinstance(found, tuple):
         raise ValueError("the first output of this function does not depend on the images")
     return found
 
 
-def _views(eqn: JaxprEqn, views: Sequence[View | None]) -> list[View]:
-    """Return the views of an equation's outputs from those of its inputs (None: a weight or a constant; not all)."""
-    rule: Callable[..., View]
-    name = eqn.primitive.name
-    if name.startswith("reduce_window"):
-        rule = _reduce_window
-    else:
-        rule = _RULES.get(name, _reduce if name.startswith("reduce_") and "axes" in eqn.params else _pointwise)
-    return [rule(eqn, views, out) for out in range(len(eqn.outvars))]
-
-
+# The rules return the view of output number `out` from those of the inputs (None: a weight or a constant; not all).
 def _pointwise(eqn, views, out):
     """Return the views of an operation on elements, or of one without a rule: the whole image if axes change."""
     shape = eqn.outvars[out].aval.shape
@@ -126,37 +109,32 @@ def _pointwise(eqn, views, out):
 
 
 def _convolution(eqn, views, out):
-    spec, kernel = eqn.params["dimension_numbers"], eqn.invars[1].aval.shape
-    if views[1] or any(d > 1 for d in eqn.params["lhs_dilation"]):  # no classifier correlates images or transposes
+    spec, params, kernel = eqn.params["dimension_numbers"], eqn.params, eqn.invars[1].aval.shape
+    if views[1] or any(d > 1 for d in params["lhs_dilation"]):  # no classifier correlates images or transposes
         return _pointwise(eqn, views, out)
-    view = views[0].fold([spec.lhs_spec[1]], eqn.invars[0].aval.shape)
-    for axis, k, stride, (low, _), dilation in zip(
-            spec.lhs_spec[2:], spec.rhs_spec[2:], eqn.params["window_strides"], eqn.params["padding"],
-            eqn.params["rhs_dilation"], strict=True):
-        view = view.window(axis, (kernel[k] - 1) * dilation + 1, stride, low)
-    return view.move(spec.lhs_spec[spec.out_spec.index(axis)] for axis in range(len(kernel)))
+    channels = eqn.invars[0].aval.shape[spec.lhs_spec[1]]
+    extents = [(kernel[axis] - 1) * d + 1 for axis, d in zip(spec.rhs_spec[2:], params["rhs_dilation"], strict=True)]
+    view = views[0].move(spec.lhs_spec).window(  # batch, channels, then the axes of the image
+        [1, channels, *extents], [1, 0, *params["window_strides"]], [0, 0, *(low for low, _ in params["padding"])])
+    return view.move(spec.out_spec.index(axis) for axis in range(len(kernel)))
 
 
 def _dot_general(eqn, views, out):
     contracted, batch = eqn.params["dimension_numbers"]
-    ranks = [var.aval.ndim for var in eqn.invars]
-    free = [[a for a in range(ranks[i]) if a not in (*contracted[i], *batch[i])] for i in (0, 1)]
     seen = []
-    for i, other in ((0, 1), (1, 0)):
-        if views[i]:
-            new = [None] * len(free[other])
-            axes = [*batch[i], *(free[0] + new if i == 0 else new + free[1])]
-            seen.append(views[i].fold(contracted[i], eqn.invars[i].aval.shape).move(axes))
+    for i, view in enumerate(views):
+        if view:
+            free = [a for a in range(len(view.jumps)) if a not in (*contracted[i], *batch[i])]
+            new = [None] * (eqn.outvars[0].aval.ndim - len(batch[i]) - len(free))
+            axes = [*batch[i], *(new + free if i else free + new)]
+            seen.append(view.fold(contracted[i], eqn.invars[i].aval.shape).move(axes))
     return join(seen)
 
 
 def _reduce_window(eqn, views, out):
-    view = views[0]
-    for axis, (size, stride, (low, _), dilation) in enumerate(zip(
-            eqn.params["window_dimensions"], eqn.params["window_strides"], eqn.params["padding"],
-            eqn.params["window_dilation"], strict=True)):
-        view = view.window(axis, (size - 1) * dilation + 1, stride, low)
-    return view
+    size, dilation, padding = (np.array(eqn.params[part])
+                               for part in ("window_dimensions", "window_dilation", "padding"))
+    return views[0].window((size - 1) * dilation + 1, eqn.params["window_strides"], padding[:, 0])
 
 
 def _reduce(eqn, views, out):
@@ -191,28 +169,24 @@ def _broadcast(eqn, views, out):
 
 
 def _slice(eqn, views, out):
-    view, strides = views[0], eqn.params["strides"] or (1,) * len(views[0].jumps)
-    for axis, (first, stride) in enumerate(zip(eqn.params["start_indices"], strides, strict=True)):
-        view = view.window(axis, 1, stride, -first)
-    return view
+    return views[0].window(1, eqn.params["strides"] or 1, np.negative(eqn.params["start_indices"]))
 
 
 def _pad(eqn, views, out):
-    view = views[0]
-    for axis, (low, _, interior) in enumerate(eqn.params["padding_config"]):
-        if interior and view.jumps[axis]:
-            return _pointwise(eqn, views, out)
-        view = view.window(axis, 1, low=low)
-    return view
+    low, _, interior = np.transpose(eqn.params["padding_config"])
+    return _pointwise(eqn, views, out) if any(interior * views[0].jumps) else views[0].window(low=low)
+
+
+def _along(axis, low, view):
+    """Return a view of an array that begins `low` elements further along an axis."""
+    return view.window(low=[low if a == axis else 0 for a in range(len(view.jumps))])
 
 
 def _concatenate(eqn, views, out):
-    axis, first, moved = eqn.params["dimension"], 0, []
-    for var, view in zip(eqn.invars, views, strict=True):
-        if view:
-            moved.append(view.window(axis, 1, low=first))
-        first += var.aval.shape[axis]
-    return join(moved)
+    axis = eqn.params["dimension"]
+    ends = np.cumsum([var.aval.shape[axis] for var in eqn.invars])
+    return join([_along(axis, end - var.aval.shape[axis], view)
+                 for var, view, end in zip(eqn.invars, views, ends, strict=True) if view])
 
 
 def _stack(eqn, views, out):
@@ -221,20 +195,15 @@ def _stack(eqn, views, out):
 
 
 def _split(eqn, views, out):
-    return views[0].window(eqn.params["axis"], 1, low=-sum(eqn.params["sizes"][:out]))
+    return _along(eqn.params["axis"], -sum(eqn.params["sizes"][:out]), views[0])
 
 
 _RULES = {
-    "conv_general_dilated": _convolution,
-    "dot_general": _dot_general,
-    "reshape": _reshape,
-    "broadcast_in_dim": _broadcast,
-    "slice": _slice,
-    "pad": _pad,
-    "concatenate": _concatenate,
-    "stack": _stack,
-    "split": _split,
-    "transpose": lambda eqn, views, out: views[0].move(eqn.params["permutation"]),
+    "conv_general_dilated": _convolution, "dot_general": _dot_general, "reshape": _reshape,
+    "broadcast_in_dim": _broadcast, "slice": _slice, "pad": _pad, "concatenate": _concatenate, "stack": _stack,
+    "split": _split, "transpose": lambda eqn, views, out: views[0].move(eqn.params["permutation"]),
     "squeeze": lambda eqn, views, out: views[0].move(
         a for a in range(len(views[0].jumps)) if a not in eqn.params["dimensions"]),
+    **{f"reduce_window_{name}": _reduce_window for name in ("max", "min", "sum")},
+    **{f"reduce_{name}": _reduce for name in ("max", "min", "sum", "prod", "and", "or", "xor")},
 }

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict
 from jax.extend.core import JaxprEqn
 
 from modern_cnn.errors import UserError
-from modern_cnn.inspection.receptive_field import FieldInterpreter, Value
+from modern_cnn.inspection.receptive_field import FieldInterpreter, Value, View
 from modern_cnn.inspection.traced import Path, Place, inner, trace
 
 # Layers without variables: by the name scope that functional/ gives them, and by equation where a network does without.
@@ -39,8 +39,8 @@ class Row:
     bn_running_scalars: int = 0
     macs: int = 0  # multiply-accumulates of convolutions and matrix products; no bias, normalisation or activation
     activation_bytes: int = 0  # of the output
-    receptive_field: tuple[int | str, int | str] | None = None  # height and width in pixels; 'all': the whole image
-    stride: tuple[int, int] | None = None  # pixels of the image from one output to the next; 0 where each sees all
+    receptive_field: tuple[int | str, ...] | None = None  # height and width in pixels; 'all': the whole image
+    stride: tuple[int, ...] | None = None  # pixels of the image from one output to the next; 0 where each sees all
     calls: int = 0  # above 1 where a scan repeats the layer
 
 
@@ -59,30 +59,25 @@ class Summary:
 
 
 def summarize(module: nn.Module, image_shape: Sequence[int]) -> Summary:
-    """Return the layers of a network and their totals for one image in evaluation.
+    """Return the layers of a network and their totals for one image (height, width, channels) in evaluation.
 
-    Args:
-      module: a network as `models.build` makes them.
-      image_shape: (height, width, channels).
-    Raises:
-      UserError: the network cannot take such images, or the layers that it runs depend on their content.
+    Raise UserError if the network cannot take such images, or if the layers that it runs depend on their content.
     """
     height, width, channels = image_shape
     images = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
     try:
         variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
         program = trace(lambda variables, images: module.apply(variables, images, train=False), variables, images)
+    except UserError:
+        raise
     except (ValueError, TypeError, AttributeError, ArithmeticError, MemoryError) as e:
-        if isinstance(e, UserError):
-            raise
         raise UserError(f"the network cannot be built for {'x'.join(map(str, image_shape))} images: {e}") from e
-    layers = _Layers({path[:-1] for collection in variables.values() for path in flatten_dict(collection)})
-    layers.read(program)
     params: dict[Path, Any] = flatten_dict(variables.get("params", {}))
     stats: dict[Path, Any] = flatten_dict(variables.get("batch_stats", {}))
+    layers = _Layers({path[:-1] for path in (*params, *stats)})
+    layers.read(program)
     rows = layers.finish(params, stats, type(module).__name__)
-    fields: list[Any] = [row.receptive_field for row in rows
-                         if row.receptive_field and "all" not in row.receptive_field]
+    fields: list[Any] = [row.receptive_field for row in rows]
     return Summary(
         image_shape=(height, width, channels),
         params=sum(leaf.size for leaf in params.values()),
@@ -91,7 +86,7 @@ def summarize(module: nn.Module, image_shape: Sequence[int]) -> Summary:
         bn_running_scalars=sum(leaf.size for leaf in stats.values()),
         macs=sum(row.macs for row in rows),
         activation_bytes=sum(row.activation_bytes for row in rows),
-        receptive_field=max(fields, default=None),
+        receptive_field=max((field for field in fields if field and "all" not in field), default=None),
         layers=rows)
 
 
@@ -109,60 +104,48 @@ class _Layers(FieldInterpreter):
         self.call_bytes, self.call_window = 0, False  # its output so far; whether it has had its window
 
     def visit(self, eqn: JaxprEqn, inputs: list[Value], place: Place) -> Sequence[Value]:
-        outputs = super().visit(eqn, inputs, place)
-        if not inner(eqn) and any(isinstance(value, tuple) for value in outputs):  # else it computes on weights alone
-            self.count(eqn, inputs, outputs, place)
-        return outputs
-
-    def count(self, eqn: JaxprEqn, inputs: Sequence[Value], outputs: Sequence[Value], place: Place) -> None:
         """Add an equation on the image to the row of its layer, if it belongs to one."""
+        outputs = super().visit(eqn, inputs, place)
+        seen = [pair for pair in zip(eqn.outvars, outputs, strict=True) if isinstance(pair[1], tuple)]
+        if inner(eqn) or not seen:  # it computes on weights alone
+            return outputs
         macs = _macs(eqn, inputs)
-        module, function = self.layer(eqn, inputs, place, macs)
-        if function is None and module not in self.layers:
+        module, function = place.owner(self.modules, FUNCTIONS)
+        if module in self.layers:
+            function = None
+        elif function is None and _pools(eqn, inputs):
+            function = _REDUCTIONS[eqn.primitive.name]
+        elif function is None and macs:
+            function = eqn.primitive.name
+        elif function is None:
             self.call = None
-            return
+            return outputs
         window = function is not None and eqn.primitive.name.startswith("reduce_window")
         call = module, function, place.step
         if self.call != call or (window and self.call_window):  # two windows in a row are two poolings
             self.call, self.call_bytes, self.call_window = call, 0, False
-            kind = "other" if function is None else FUNCTIONS.get(function, "other")
+            kind = FUNCTIONS.get(function or "", "other")
             self.row = self.rows.setdefault((module, function, place.position if function else ()), Row("", kind))
             self.row.calls += 1
         self.call_window |= window
         if macs:
             self.row.macs += macs
             self.row.kind = _KERNELS.get(next((v for v in inputs if isinstance(v, int)), 0), "product")
-        for var, views in zip(eqn.outvars, outputs, strict=True):
-            if isinstance(views, tuple):  # the layer's output, if no later equation of the call makes another
-                aval: Any = var.aval
-                size = aval.size * aval.dtype.itemsize
-                self.row.activation_bytes += size - self.call_bytes
-                self.call_bytes = size
-                self.row.output_shape = aval.shape[1:]
-                height, width = views
-                self.row.receptive_field = _pixels(height.size), _pixels(width.size)
-                self.row.stride = int(max(height.jumps, default=0)), int(max(width.jumps, default=0))
-
-    def layer(self, eqn: JaxprEqn, inputs: Sequence[Value], place: Place, macs: int) -> tuple[Path, str | None]:
-        """Return the module of an equation, and the function where that is the layer."""
-        module, function = place.owner(self.modules, FUNCTIONS)
-        if module in self.layers:
-            return module, None
-        if function is None and _pools(eqn, inputs):
-            function = _REDUCTIONS[eqn.primitive.name]
-        if function is None and macs:
-            function = eqn.primitive.name
-        return module, function
+        # The last output is the layer's, if no later equation of the call makes another.
+        aval, views = cast(Any, seen[-1][0]).aval, cast(tuple[View, View], seen[-1][1])
+        self.row.activation_bytes += aval.size * aval.dtype.itemsize - self.call_bytes
+        self.call_bytes = aval.size * aval.dtype.itemsize
+        self.row.output_shape = aval.shape[1:]
+        self.row.receptive_field = tuple("all" if math.isinf(view.size) else int(view.size) for view in views)
+        self.row.stride = tuple(max(view.jumps, default=0) for view in views)
+        return outputs
 
     def finish(self, params: Mapping[Path, Any], stats: Mapping[Path, Any], root: str) -> list[Row]:
         """Return the rows with names and parameters, then rows for parameters of no layer.
 
-        Args:
-          params, stats: leaves of the network's variables by their paths.
-          root: the name of the network.
+        `params` and `stats` are the leaves of the network's variables by their paths, `root` is its name.
         """
-        calls = Counter((module, function) for module, function, _ in self.rows)
-        numbers = Counter()
+        calls, numbers = Counter(key[:2] for key in self.rows), Counter()
         for (module, function, _), row in self.rows.items():
             numbers[module, function] += 1
             number = numbers[module, function] if calls[module, function] > 1 else ""
@@ -180,10 +163,6 @@ class _Layers(FieldInterpreter):
                     row.kind = "norm"
                 setattr(row, counter, getattr(row, counter) + leaf.size)
         return [*self.rows.values(), *idle.values()]
-
-
-def _pixels(size: float) -> int | str:
-    return "all" if math.isinf(size) else int(size)
 
 
 def _macs(eqn: Any, inputs: Sequence[Value]) -> int:

@@ -32,19 +32,12 @@ def filter_normalized(key: jax.Array, params: Any) -> Any:
     return jax.tree.unflatten(structure, [draw(*each) for each in zip(keys, leaves, strict=True)])
 
 
-def difference(end: Any, start: Any) -> Any:
-    """Return the direction from one network's variables to another's."""
-    return jax.tree.map(jnp.subtract, end, start)
-
-
-def along(module: nn.Module, variables: Any, direction: Any, steps: Iterable[float], images: Array,
-          labels: Array, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+def along(module: nn.Module, variables: Any, direction: Any, steps: Iterable[float], images: Array, labels: Array,
+          batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Return (loss, accuracy), each [number of steps], of `variables + step * direction` in evaluation mode.
 
-    Args:
-      variables: as `module.apply` takes them.
-      direction: like `variables`, or some of its collections: {'params': filter_normalized(key, params)}.
-      images, labels: float [N, H, W, C] and int [N]; the loss is the mean cross-entropy over all of them, in nats.
+    The direction is like `variables`, or some of its collections: {'params': filter_normalized(key, params)}. The loss
+    is the mean cross-entropy over all images, float [N, H, W, C], and their labels, int [N], in nats.
     """
     @jax.jit
     def sums(step, images, labels):

@@ -23,16 +23,10 @@ LOOPS = ("scan", "while", "cond")
 
 
 class Place(NamedTuple):
-    """The place of an equation in a traced program.
-
-    Attributes:
-      names: its name stack, outermost name first: modules, and the scopes of functions.
-      position: the number of the equation in its jaxpr, after the numbers of the equations around that jaxpr.
-      step: the step of each scan around it.
-    """
-    names: Path = ()
-    position: tuple[int, ...] = ()
-    step: tuple[int, ...] = ()
+    """The place of an equation in a traced program."""
+    names: Path = ()  # its name stack, outermost name first: modules, and the scopes of functions
+    position: tuple[int, ...] = ()  # its number in its jaxpr, after the numbers of the equations around that jaxpr
+    step: tuple[int, ...] = ()  # of each scan around it
 
     def owner(self, modules: Container[Path], functions: Container[str]) -> tuple[Path, str | None]:
         """Return the innermost of `modules` in the name stack, and the innermost of `functions`, or None."""
@@ -44,6 +38,9 @@ class Place(NamedTuple):
             elif name in functions:
                 function = name
         return module, function
+
+
+TOP = Place()  # the whole program
 
 
 class Interpreter(Generic[Value]):
@@ -61,46 +58,39 @@ class Interpreter(Generic[Value]):
         """Return what one step of a scan gets of a value that the scan loops over; by default the value itself."""
         return value
 
-    def run(self, program: ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
-        """Return the values of the program's outputs."""
-        return self._run(program.jaxpr, program.consts, inputs, Place())
+    def run(self, program: ClosedJaxpr, inputs: Sequence[Value], around: Place = TOP) -> list[Value]:
+        """Return the values of the program's outputs. `around` is the place of the equation that holds it."""
+        values = dict(zip(program.jaxpr.constvars, map(self.constant, program.consts), strict=True))
+        values.update(zip(program.jaxpr.invars, inputs, strict=True))
+
+        def read(atoms):
+            return [self.constant(atom.val) if isinstance(atom, Literal) else values[atom] for atom in atoms]
+
+        for number, eqn in enumerate(program.jaxpr.eqns):
+            names = filter(None, str(eqn.source_info.name_stack).split("/"))
+            place = Place((*around.names, *names), (*around.position, number), around.step)
+            values.update(zip(eqn.outvars, self.visit(eqn, read(eqn.invars), place), strict=True))
+        return read(program.jaxpr.outvars)
 
     def enter(self, eqn: Any, inputs: Sequence[Value], place: Place) -> list[Value]:
         """Return the values of an equation's outputs from the program that it holds: that of a jit, a remat, a scan.
 
         The body of a scan is run once for each step. Outputs that the scan stacks have their last step's value.
         """
-        program = inner(eqn)
-        assert program is not None, eqn.primitive
-        jaxpr: Any = program.jaxpr
+        program: Any = inner(eqn)
         if eqn.primitive.name != "scan":
-            return self._run(jaxpr, program.consts, inputs, place)
+            return self.run(program, inputs, place)
         # Inputs are constants, the carry, then what is scanned over; outputs are the carry, then what is stacked. The
         # last of each lose or get an axis. The parameters that count them have other names in other versions of JAX.
-        scanned = sum(var.aval.shape != own.aval.shape for var, own in zip(eqn.invars, jaxpr.invars, strict=True))
-        carried = sum(var.aval.shape == own.aval.shape for var, own in zip(eqn.outvars, jaxpr.outvars, strict=True))
+        scanned = sum(var.aval.shape != own.shape for var, own in zip(eqn.invars, program.in_avals, strict=True))
+        carried = sum(var.aval.shape == own.shape for var, own in zip(eqn.outvars, program.out_avals, strict=True))
         first, last = len(inputs) - carried - scanned, len(inputs) - scanned
         carry, slices = inputs[first:last], [self.slice(value, place) for value in inputs[last:]]
         outputs = []
         for step in range(eqn.params["length"]):
-            outputs = self._run(jaxpr, program.consts, [*inputs[:first], *carry, *slices],
-                                place._replace(step=(*place.step, step)))
+            outputs = self.run(program, [*inputs[:first], *carry, *slices], place._replace(step=(*place.step, step)))
             carry = outputs[:carried]
         return outputs
-
-    def _run(self, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Value], around: Place) -> list[Value]:
-        """Return the values of a jaxpr's outputs. `around` is the place of the equation that holds it."""
-        values = dict(zip(jaxpr.constvars, map(self.constant, constants), strict=True))
-        values.update(zip(jaxpr.invars, inputs, strict=True))
-
-        def read(atoms):
-            return [self.constant(atom.val) if isinstance(atom, Literal) else values[atom] for atom in atoms]
-
-        for number, eqn in enumerate(jaxpr.eqns):
-            names = filter(None, str(eqn.source_info.name_stack).split("/"))
-            place = Place((*around.names, *names), (*around.position, number), around.step)
-            values.update(zip(eqn.outvars, self.visit(eqn, read(eqn.invars), place), strict=True))
-        return read(jaxpr.outvars)
 
 
 class Replay(Interpreter[jax.Array]):

@@ -1,9 +1,15 @@
-"""Pictures of a trained network: each function draws one for a run's result and returns the path of its PNG file."""
+"""Pictures of a trained network: each function draws one for a run's result and returns the path of its PNG file.
+
+Where they take `images`, these are numbers of images in the split; without any, they show `count` images, one of each
+class in turn. A `layer` is by default the last stage of at least 4x4 pixels.
+"""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,26 +18,22 @@ from modern_cnn.data import augment, sources
 from modern_cnn.data.sources import Dataset
 from modern_cnn.errors import UserError
 from modern_cnn.inspection import deconvolution, features, pictures, surface
+from modern_cnn.inspection.traced import Array
 from modern_cnn.runs import load, log, workdir
 from modern_cnn.settings import Settings, from_json
 
 POOL = 2000  # images among which the strongest activations are looked for
 STRONGEST = 9  # activations of a unit that are shown
 SURFACE_IMAGES, POINTS, DIRECTIONS = 1024, 25, 3
+Examples = tuple[np.ndarray, jax.Array, np.ndarray]  # pixels in [0, 1], normalised images, labels
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """The result of a run, and the split of its data that images are taken from.
-
-    Attributes:
-      directory: the run's workdir.
-      split: train, validation or test.
-      source: another data source than the run's own, with the same classes and shapes; empty: the run's own.
-    """
-    directory: str | Path
-    split: str = "test"
-    source: str = ""
+    """The result of a run, and the split of its data that images are taken from."""
+    directory: Path
+    split: str = "test"  # train, validation or test
+    source: str = ""  # another data source than the run's own, with the same classes and shapes; empty: the run's own
 
     @cached_property
     def run(self) -> load.TrainedRun:
@@ -48,21 +50,26 @@ class TrainedNetwork:
         return self.run.settings.model["name"]
 
     @property
+    def arguments(self) -> tuple[nn.Module, dict[str, Any]]:
+        """The module and its variables, which the functions of `features` begin with."""
+        return self.run.module, self.run.variables
+
+    @property
     def blank(self) -> np.ndarray:
         """One image of zeros, float32 [1, H, W, C]."""
         return np.zeros((1, *self.run.spec.image_shape), np.float32)
 
-    def examples(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, jax.Array, np.ndarray]:
-        """Return (pixels in [0, 1], normalised images, labels) of the split's images with these numbers."""
+    def examples(self, indices: Sequence[int] | np.ndarray) -> Examples:
+        """Return the split's images with these numbers."""
         images, labels = load.examples(self.data, self.split, np.asarray(indices))
         return images / 255.0, augment.normalize(images, self.data.spec.mean, self.data.spec.std), labels
 
-    def spread(self, count: int) -> tuple[np.ndarray, jax.Array, np.ndarray]:
-        """Return `examples` of `count` images, evenly over the split; all of them where it has fewer."""
+    def spread(self, count: int) -> Examples:
+        """Return `count` images, evenly over the split; all of them where it has fewer."""
         return self.examples(np.unique(np.linspace(0, self.data.spec.sizes[self.split] - 1, count).round().astype(int)))
 
-    def choose(self, indices: Sequence[int], count: int = 6) -> tuple[np.ndarray, jax.Array, np.ndarray]:
-        """Return `examples` of `indices`; where these are none, of one image of each class in turn, `count` in all."""
+    def choose(self, indices: Sequence[int], count: int = 6) -> Examples:
+        """Return the images with these numbers; without any, one image of each class in turn, `count` in all."""
         if indices:
             return self.examples(indices)
         pixels, images, labels = self.spread(40 * count)
@@ -70,14 +77,13 @@ class TrainedNetwork:
         order = np.lexsort((labels, nth))[:count]
         return pixels[order], images[order], labels[order]
 
-    def last_stage(self) -> str:
-        """Return the name of the last stage of at least 4x4 pixels."""
-        return features.stages(self.run.module, self.run.variables, self.blank)[-1]
+    def stages(self) -> list[str]:
+        """Return the names of the stages of at least 4x4 pixels."""
+        return features.stages(*self.arguments, self.blank)
 
-    def describe(self, images: jax.Array, labels: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """Return (captions, probabilities of the labels); a caption is 'cat', or 'cat (dog 0.83)' if the answer is dog.
-        """
-        chances = np.asarray(jax.nn.softmax(features.class_logits(self.run.module, self.run.variables, images)))
+    def describe(self, images: Array, labels: Array) -> tuple[list[str], np.ndarray]:
+        """Return (captions, probabilities of the labels). A caption is 'cat', or if wrong 'cat (dog 0.83)'."""
+        chances = np.asarray(jax.nn.softmax(features.class_logits(*self.arguments, images)))
         names = self.data.spec.class_names
         return [names[label] if row.argmax() == label else f"{names[label]}\n({names[row.argmax()]} {row.max():.2f})"
                 for row, label in zip(chances, labels, strict=True)], chances[range(len(labels)), labels]
@@ -85,139 +91,127 @@ class TrainedNetwork:
 
 def draw_filters(network: TrainedNetwork, out: Path) -> Path:
     """Draw the kernels of the first convolution."""
-    name, kernel = features.first_filters(network.run.module, network.run.variables, network.blank)
+    name, kernel = features.first_filters(*network.arguments, network.blank)
     kh, kw, channels, count = kernel.shape
     return pictures.filters(np.asarray(kernel), f"{network.name}, {name}: {count} filters of {kh}x{kw}x{channels}", out)
 
 
-def draw_features(network: TrainedNetwork, out: Path, indices: Sequence[int] = (), layer: str | None = None) -> Path:
-    """Draw the feature maps of the first chosen image, at a layer or at every stage of at least 4x4 pixels."""
-    module, variables = network.run.module, network.run.variables
-    pixels, images, labels = network.choose(indices)
-    names = [layer] if layer else features.stages(module, variables, network.blank)
-    maps = {name: np.asarray(features.feature_maps(module, variables, images[:1], name)[0]) for name in names}
-    flat = [name for name, values in maps.items() if values.ndim != 3]
-    if flat:
-        raise UserError(f"the layer {flat[0]} has no height and width to show: choose another layer")
+def draw_features(network: TrainedNetwork, out: Path, images: Sequence[int] = (), layer: str | None = None) -> Path:
+    """Draw the feature maps of the first of the images, at a layer or at every stage of at least 4x4 pixels."""
+    pixels, normalized, labels = network.choose(images)
+    maps = {name: np.asarray(features.feature_maps(*network.arguments, normalized[:1], name)[0])
+            for name in ([layer] if layer else network.stages())}
+    for name, values in maps.items():
+        if values.ndim != 3:
+            raise UserError(f"the layer {name} has no height and width to show: choose another layer")
     answer = network.data.spec.class_names[labels[0]]
     return pictures.feature_maps(pixels[0], maps, f"{network.name} looks at: {answer}", out)
 
 
-def draw_deconvolution(network: TrainedNetwork, out: Path, layer: str | None = None, units: Sequence[int] = (),
-                       count: int = 6) -> Path:
+def draw_deconv(network: TrainedNetwork, out: Path, layer: str | None = None, units: Sequence[int] = (),
+                count: int = 6) -> Path:
     """Draw the strongest activations of units, sent back to the pixels, beside what they saw.
 
-    Args:
-      layer: by default the last stage of at least 4x4 pixels.
-      units: channels of the layer; by default the `count` that respond most.
+    `units` are channels of the layer; by default the `count` that respond most.
     """
-    arguments, layer = (network.run.module, network.run.variables), layer or network.last_stage()
+    arguments, layer = network.arguments, layer or network.stages()[-1]
     pixels, images, _ = network.spread(POOL)
     maps = jax.jit(features.feature_maps, static_argnums=(0, 3))
-    values, places = (np.concatenate(part) for part in zip(
-        *(deconvolution.strongest(maps(*arguments, images[i:i + 128], layer)) for i in range(0, len(images), 128)),
-        strict=True))
+    found = [deconvolution.strongest(maps(*arguments, images[i:i + 128], layer)) for i in range(0, len(images), 128)]
+    values, places = map(np.concatenate, zip(*found, strict=True))
     best = np.argsort(-values, 0, kind="stable")[:STRONGEST]  # [9, channels]
     units = units or [*np.argsort(-np.take_along_axis(values, best, 0).mean(0), kind="stable")[:count]]
-    missing = [unit for unit in units if not 0 <= unit < values.shape[1]]
-    if missing:
-        raise UserError(f"there is no unit {missing[0]}: {layer} has the units 0 to {values.shape[1] - 1}")
     project, shown = jax.jit(deconvolution.project, static_argnums=(0, 3)), []
     field = deconvolution.receptive_field(*arguments, network.blank, layer)
     for unit in units:
-        rows = best[:, unit]
-        seen = images[rows]
-        one = deconvolution.keep_one(maps(*arguments, seen, layer), jnp.full(len(rows), unit),
-                                     jnp.asarray(places[rows, unit]))
-        back = np.asarray(project(*arguments, seen, layer, one))
-        boxes = [field(place) for place in places[rows, unit]]
-        shown.append({"title": f"unit {unit}"} | {
-            name: np.stack([deconvolution.cut(image, box, outside) for image, box in zip(values, boxes, strict=True)])
-            for name, values, outside in (("projections", back, 0.0), ("patches", pixels[rows], 0.5))})
+        if not 0 <= unit < values.shape[1]:
+            raise UserError(f"there is no unit {unit}: {layer} has the units 0 to {values.shape[1] - 1}")
+        rows, at = best[:, unit], places[best[:, unit], unit]
+        one = deconvolution.keep_one(maps(*arguments, images[rows], layer), jnp.full(len(rows), unit), jnp.asarray(at))
+        back = np.asarray(project(*arguments, images[rows], layer, one))
+        shown.append((f"unit {unit}", *(
+            np.stack([deconvolution.cut(image, field(place), outside) for image, place in zip(each, at, strict=True)])
+            for each, outside in ((back, 0.0), (pixels[rows], 0.5)))))
     return pictures.projections(shown, f"{network.name}, {layer}: the {STRONGEST} strongest activations of a unit sent "
                                 "back to the pixels, and what they saw", out)
 
 
-def draw_saliency(network: TrainedNetwork, out: Path, indices: Sequence[int] = (), count: int = 6) -> Path:
+def draw_saliency(network: TrainedNetwork, out: Path, images: Sequence[int] = (), count: int = 6) -> Path:
     """Draw how much each pixel moves the logit of the true class."""
-    pixels, images, labels = network.choose(indices, count)
-    maps = jax.jit(features.saliency, static_argnums=0)(network.run.module, network.run.variables, images, labels)
-    return pictures.beside(pixels, network.describe(images, labels)[0], np.asarray(maps), [""] * len(labels),
+    pixels, *chosen = network.choose(images, count)
+    maps = jax.jit(features.saliency, static_argnums=0)(*network.arguments, *chosen)
+    return pictures.beside(pixels, network.describe(*chosen)[0], np.asarray(maps),
                            f"{network.name}: the pixels that move the class's logit", out)
 
 
-def draw_grad_cam(network: TrainedNetwork, out: Path, indices: Sequence[int] = (), count: int = 6,
-                  layer: str | None = None) -> Path:
-    """Draw the evidence for the true class in a layer, by default the last stage of at least 4x4 pixels."""
-    layer = layer or network.last_stage()
-    pixels, images, labels = network.choose(indices, count)
-    maps = jax.jit(features.grad_cam, static_argnums=(0, 4))(network.run.module, network.run.variables, images, labels,
-                                                             layer)
-    return pictures.beside(pixels, network.describe(images, labels)[0], np.asarray(maps), [""] * len(labels),
+def draw_gradcam(network: TrainedNetwork, out: Path, images: Sequence[int] = (), count: int = 6,
+                 layer: str | None = None) -> Path:
+    """Draw the evidence for the true class in a layer."""
+    layer = layer or network.stages()[-1]
+    pixels, *chosen = network.choose(images, count)
+    maps = jax.jit(features.grad_cam, static_argnums=(0, 4))(*network.arguments, *chosen, layer)
+    return pictures.beside(pixels, network.describe(*chosen)[0], np.asarray(maps),
                            f"{network.name}: where {layer} speaks for the class", out, over=0.6, smooth=True)
 
 
-def draw_occlusion(network: TrainedNetwork, out: Path, indices: Sequence[int] = (), count: int = 6) -> Path:
+def draw_occlusion(network: TrainedNetwork, out: Path, images: Sequence[int] = (), count: int = 6) -> Path:
     """Draw the probability of the true class while a grey square covers each place."""
-    pixels, images, labels = network.choose(indices, count)
+    pixels, *chosen = network.choose(images, count)
     size, stride = features.window_of(min(network.data.spec.image_shape[:2]))
-    maps = features.occlusion(network.run.module, network.run.variables, images, labels, size=size, stride=stride)
-    captions, chances = network.describe(images, labels)
-    return pictures.beside(pixels, captions, np.asarray(maps), [f"uncovered {chance:.2f}" for chance in chances],
+    maps = features.occlusion(*network.arguments, *chosen, size=size, stride=stride)
+    captions, chances = network.describe(*chosen)
+    return pictures.beside(pixels, captions, np.asarray(maps),
                            f"{network.name}: the class's probability with a grey square of {size}x{size} pixels here",
-                           out, bar="probability")
+                           out, labels=[f"uncovered {chance:.2f}" for chance in chances], bar="probability")
 
 
 def draw_surface(network: TrainedNetwork, out: Path, other: str | Path | None = None) -> Path:
     """Draw the loss along random directions, and on the way from another run's result or from the initial weights."""
-    variables = network.run.variables
+    module, variables = network.arguments
     _, images, labels = network.spread(SURFACE_IMAGES)
-    along = partial(surface.along, network.run.module, variables, images=images, labels=labels)
-    steps = np.linspace(-1, 1, POINTS)
-    draw = jax.jit(surface.filter_normalized)
-    lines = [(f"direction {i}", *along({"params": draw(jax.random.key(i), variables["params"])}, steps))
-             for i in range(1, DIRECTIONS + 1)]
-    panels = [{"title": "random directions, filter-normalised", "xlabel": "step; 0: the result",
-               "steps": steps, "result": 0, "lines": lines}]
     if other:
         start, label = load.load_run(other).variables, "the other run"
     else:
         key, _ = jax.random.split(jax.random.key(network.run.settings.seed))  # as training.program.Program does
-        start, label = dict(network.run.module.init(key, network.blank, train=False)), "the initial weights"
+        start, label = dict(module.init(key, network.blank, train=False)), "the initial weights"
     if jax.tree.map(np.shape, start) != jax.tree.map(np.shape, variables):
         raise UserError(f"{other} holds another network than {network.directory}")
-    steps = np.linspace(-1, 0.25, POINTS)
-    panels.append({"title": f"from {label} to the result", "xlabel": f"step; -1: {label}, 0: the result",
-                   "steps": steps, "result": 0,
-                   "lines": [("the line", *along(surface.difference(variables, start), steps))]})
+    draw, panels = jax.jit(surface.filter_normalized), []
+    random = {f"direction {i}": {"params": draw(jax.random.key(i), variables["params"])}
+              for i in range(1, DIRECTIONS + 1)}
+    straight = {"the line": jax.tree.map(jnp.subtract, variables, start)}
+    for title, xlabel, last, lines in (
+            ("random directions, filter-normalised", "step; 0: the result", 1, random),
+            (f"from {label} to the result", f"step; -1: {label}, 0: the result", 0.25, straight)):
+        steps = np.linspace(-1, last, POINTS)
+        panels.append((title, xlabel, steps, {name: surface.along(module, variables, direction, steps, images, labels)
+                                              for name, direction in lines.items()}))
     return pictures.surface(panels, f"{network.name}: loss and accuracy on {len(labels):,} images of {network.split}",
                             out)
 
 
-def draw_batch_norm(directory: str | Path, out: Path) -> Path:
+def draw_batch_norm(network: TrainedNetwork, out: Path) -> Path:
     """Draw how the running statistics of batch normalisation moved while a run trained."""
-    records = log.read_norms(Path(directory))
+    records = log.read_norms(network.directory)
     if not records or not records[0]["mean"]:
-        raise UserError(f"{directory} has no record of batch normalisation: train with --config.log_norms=true, and a "
-                        "network with batch normalisation")
-    name = workdir.read_run(Path(directory))[0]["model"]["name"]
+        raise UserError(f"{network.directory} has no record of batch normalisation: train with "
+                        "--config.log_norms=true, and a network with batch normalisation")
+    name = workdir.read_run(network.directory)[0]["model"]["name"]
     return pictures.norms(records, log.NORM_PERCENTILES, f"{name}'s batch normalisation while it trained", out)
 
 
-def draw_augmentation(settings: Settings | str | Path, out: Path, indices: Sequence[int] = (), count: int = 6,
-                      source: str = "") -> Path:
-    """Draw training images beside eight augmented versions of each.
+def draw_augment(settings: Settings | Path, out: Path, images: Sequence[int] = (), count: int = 6,
+                 source: str = "") -> Path:
+    """Draw training images beside eight augmented versions of each, for the settings of a config or a run's workdir.
 
-    Args:
-      settings: of a config, or the workdir of a run.
-      source: another data source than that of the settings; empty: their own.
+    `source` is another data source than that of the settings; empty: their own.
     """
-    if not isinstance(settings, Settings):
-        settings = from_json(workdir.read_run(Path(settings))[0])
+    if isinstance(settings, Path):
+        settings = from_json(workdir.read_run(settings)[0])
     data = sources.load(replace(settings.data, source=source or settings.data.source))
-    numbers = indices or np.linspace(0, data.spec.sizes["train"] - 1, count).astype(int)
-    images, labels = load.examples(data, "train", np.asarray(numbers))
-    draws = [augment.augment(jax.random.key(i), jnp.asarray(images), settings.augment) for i in range(8)]
-    return pictures.augmented(images / 255.0, [data.spec.class_names[label] for label in labels],
+    numbers = images or np.linspace(0, data.spec.sizes["train"] - 1, count).astype(int)
+    pixels, labels = load.examples(data, "train", np.asarray(numbers))
+    draws = [augment.augment(jax.random.key(i), jnp.asarray(pixels), settings.augment) for i in range(8)]
+    return pictures.augmented(pixels / 255.0, [data.spec.class_names[label] for label in labels],
                               np.clip(np.stack(draws) / 255.0, 0, 1), f"{settings.model['name']}'s training images",
                               out)

@@ -35,19 +35,12 @@ logits, = network.run(None, {{"images": images}})  # float32 [any number, {shape
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """The files that `export_run` wrote, and their check.
-
-    Attributes:
-      path, info: the file of the network, and the JSON file beside it.
-      difference: largest difference between its logits and those of the checkpoint, over CHECKED random images.
-      largest: largest absolute value of these logits, for comparison.
-      loading: Python code that loads the file.
-    """
-    path: Path
-    info: Path
-    difference: float
-    largest: float
-    loading: str
+    """The files that `export_run` wrote, and their check."""
+    path: Path  # of the network
+    info: Path  # the JSON file beside it
+    difference: float  # the largest between its logits and those of the checkpoint, over CHECKED random images
+    largest: float  # absolute value of these logits, for comparison
+    loading: str  # Python code that loads the file
 
 
 def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
@@ -55,10 +48,8 @@ def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
     """Return `function(variables, images)` for `jax.export.deserialize`: images float32 [N, H, W, C] for any N.
 
     One program serves all `platforms`, each with the formulations that are fast there: on CPUs it is the same program
-    that evaluation runs (see functional/formulations.py). It holds the variables once.
-
-    Raises:
-      UserError: no platform, or one that is not in PLATFORMS.
+    that evaluation runs (see functional/formulations.py). It holds the variables once. Raise UserError if there is no
+    platform, or one that is not in PLATFORMS.
     """
     from jax import export  # imports flatbuffers
 
@@ -67,21 +58,19 @@ def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
         raise UserError(f"--platforms={','.join(platforms)}: choose from {', '.join(PLATFORMS)}")
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *image_shape), jnp.float32)
 
-    def on(platform: str) -> Callable:
-        def formulated(*args):
-            with formulations.platform(platform):
-                return function(*args)
-        return formulated
+    def on(platform, *args):
+        with formulations.platform(platform):
+            return function(*args)
 
-    program = jax.jit(lambda images: jax.lax.platform_dependent(variables, images, cpu=on("cpu"), default=on("gpu")))
+    program = jax.jit(lambda images: jax.lax.platform_dependent(variables, images, cpu=partial(on, "cpu"),
+                                                                default=partial(on, "gpu")))
     return bytes(export.export(program, platforms=tuple(platforms))(images).serialize())
 
 
 def to_onnx(function: Callable, variables: Any, image_shape: Sequence[int], name: str) -> bytes:
     """Return `function(variables, images)` as ONNX: input 'images' float32 [N, H, W, C] for any N, output 'logits'.
 
-    Raises:
-      UserError: jax2onnx is not installed, or cannot write the network as ONNX.
+    Raise UserError if jax2onnx is not installed, or cannot write the network as ONNX.
     """
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
@@ -109,18 +98,12 @@ def _run(format: str, content: bytes, images: np.ndarray) -> np.ndarray:
 
 def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo",
                platforms: Sequence[str] = PLATFORMS) -> Exported:
-    """Write the result of a run, weights included, to `out`, and a description to `out`.json.
+    """Write the result of a workdir, weights included, to `out` as 'stablehlo' or 'onnx', and a description beside it.
 
     The network takes images normalised as in training, (pixels / 255 - mean) / std. `out`.json holds mean and std, the
-    shape of the images, the names of the classes and the origin of the weights.
-
-    Args:
-      directory: the workdir.
-      out: a file; its directory is created.
-      format: 'stablehlo' or 'onnx'.
-      platforms: where the StableHLO can run, from PLATFORMS.
-    Raises:
-      UserError: no good checkpoint, a file that cannot be written, jax2onnx not installed, or an unknown platform.
+    shape of the images, the names of the classes and the origin of the weights. The directory of `out` is created. The
+    StableHLO can run on `platforms`. Raise UserError if there is no good checkpoint, if the file cannot be written, if
+    jax2onnx is not installed, or for an unknown platform.
     """
     trained, out = load_run(directory), Path(out)
     spec, model = trained.spec, trained.settings.model

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,31 +33,28 @@ class Prediction:
 def image_files(paths: Sequence[str]) -> list[str]:
     """Return the files among `paths`, and all image files below its folders, in order.
 
-    Raises:
-      UserError: no paths, one that does not exist, or a folder without images.
+    Raise UserError for no paths, for one that does not exist, and for a folder without images.
     """
     if not paths:
         raise UserError("no files: name images, or folders of images")
     files: list[str] = []
     for path in paths:
+        found = [path]
         if os.path.isdir(path):
             found = [entry.path for entry in formats.files_under(path)
                      if entry.name.lower().endswith(decoding.IMAGE_ENDINGS)]
             if not found:
                 raise UserError(f"{path} holds no images (looked for {', '.join(decoding.IMAGE_ENDINGS)})")
-            files += found
-        elif os.path.exists(path):
-            files.append(path)
-        else:
+        elif not os.path.exists(path):
             raise UserError(f"there is no file or folder {path}")
+        files += found
     return files
 
 
 def read_image(file: str, image_shape: Sequence[int]) -> np.ndarray:
     """Return an image uint8 [H, W, C] as training reads it: in the network's size, and gray or RGB as the network.
 
-    Raises:
-      UserError: the file does not decode, or it has another size and the network's images are not square.
+    Raise UserError if the file does not decode, or has another size where the network's images are not square.
     """
     height, width, channels = image_shape
     image = decoding.decode(Path(file), height if height == width else 0)
@@ -69,14 +66,10 @@ def read_image(file: str, image_shape: Sequence[int]) -> np.ndarray:
 
 
 def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iterator[Prediction | UserError]:
-    """Yield for each file, in order, its prediction by the result of a run, or the error that it cannot be read.
+    """Yield for each file, in order, its prediction by the result of a workdir, or the error that it cannot be read.
 
-    Args:
-      directory: the workdir.
-      files: image files; they are processed in batches.
-      top_k: number of classes in a prediction; all if there are fewer.
-    Raises:
-      UserError: no good checkpoint, or a network whose images are neither gray nor RGB.
+    A prediction has `top_k` classes, or all if there are fewer. Raise UserError if there is no good checkpoint, or if
+    the network's images are neither gray nor RGB.
     """
     trained = load_run(directory)
     spec = trained.spec
@@ -86,8 +79,7 @@ def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iter
 
     @jax.jit
     def probabilities(variables: Any, images: jax.Array) -> jax.Array:
-        images = augment.normalize(images, spec.mean, spec.std)
-        logits = cast(jax.Array, trained.module.apply(variables, images, train=False))
+        logits: Any = trained.module.apply(variables, augment.normalize(images, spec.mean, spec.std), train=False)
         return jax.nn.softmax(logits.astype(np.float32))
 
     def read(file: str) -> np.ndarray | UserError:
@@ -99,56 +91,46 @@ def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iter
     size = min(trained.settings.data.batch_size, len(files))
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), size):
-            names = files[start:start + size]
-            images = list(pool.map(read, names))
+            images = list(pool.map(read, files[start:start + size]))
             batch = np.zeros((size, *spec.image_shape), np.uint8)  # all of one size, so that it is compiled once
             for row, image in enumerate(images):
                 if not isinstance(image, UserError):
                     batch[row] = image
             found = np.asarray(probabilities(trained.variables, batch))
-            for name, image, row in zip(names, images, found, strict=False):
+            for name, image, row in zip(files[start:], images, found, strict=False):
                 best = np.argsort(-row, kind="stable")[:top_k]
                 yield image if isinstance(image, UserError) else Prediction(
                     name, [(spec.class_names[i], float(row[i])) for i in best])
 
 
-def _table(predictions: Sequence[Prediction]) -> str:
-    """Return a line for each file, with its classes side by side."""
+def text_of(predictions: Sequence[Prediction], format: str) -> str:
+    """Return predictions as 'json', as 'csv' (file, rank from 1, class, probability), or as 'table': a line a file."""
+    if format == "json":
+        return json.dumps([{"file": p.file, "predictions": [{"class": name, "probability": share}
+                                                            for name, share in p.classes]} for p in predictions]) + "\n"
+    if format == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("file", "rank", "class", "probability"))
+        writer.writerows((p.file, rank, *chosen) for p in predictions for rank, chosen in enumerate(p.classes, start=1))
+        return text.getvalue()
     rows = [[p.file, *(f"{name} {100 * share:5.1f} %" for name, share in p.classes)] for p in predictions]
     align = "l" + "r" * (len(rows[0]) - 1) if rows else ""
     return "".join(f"{line}\n" for line in cli.text_table(rows, align))
 
 
-def _csv(predictions: Sequence[Prediction]) -> str:
-    """Return a row for each file and class: file, rank from 1, class, probability."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "rank", "class", "probability"))
-    writer.writerows((p.file, rank, *chosen) for p in predictions for rank, chosen in enumerate(p.classes, start=1))
-    return text.getvalue()
-
-
-def _json(predictions: Sequence[Prediction]) -> str:
-    return json.dumps([{"file": p.file, "predictions": [{"class": name, "probability": share}
-                                                        for name, share in p.classes]} for p in predictions]) + "\n"
-
-
-FORMATS = {"table": _table, "csv": _csv, "json": _json}
-
-
 def report(directory: str | Path, paths: Sequence[str], *, top_k: int = 1, format: str = "table",
            out: str = "") -> None:
-    """Write the predictions for files and folders to `out` (if '', print them), as one of FORMATS.
+    """Write the predictions for files and folders to `out` (if '', print them), in a format of `text_of`.
 
-    Raises:
-      UserError: bad input; or, after the other predictions were written, files that could not be read.
+    Raise UserError for bad input; or, after the other predictions were written, for files that could not be read.
     """
     done, failed = [], []
     for result in predict(directory, image_files(paths), top_k):
         (failed if isinstance(result, UserError) else done).append(result)
         if isinstance(result, UserError):
             log.warning("skipped: %s", result)
-    text = FORMATS[format](done)
+    text = text_of(done, format)
     if out:
         with disk_errors(Path(out)):
             Path(out).write_text(text)

@@ -131,8 +131,8 @@ def test_the_loss_along_a_line_is_numpys():
              "batch_stats": {"norm": {"mean": normal(4, seed=3), "var": 1 + normal(4, seed=4) ** 2}}}
     with jax.enable_x64(True):
         end = jax.tree.map(lambda leaf: 1.1 * leaf, start)
-        loss, accuracy = surface.along(Small(), end, surface.difference(end, start), (-1, 0, 0.5), images, labels,
-                                       batch_size=3)
+        loss, accuracy = surface.along(Small(), end, jax.tree.map(np.subtract, end, start), (-1, 0, 0.5), images,
+                                       labels, batch_size=3)
         only_weights = surface.along(Small(), end, {"params": start["params"]}, (0.5,), images, labels)
     for factor, statistics, found in [(1, 1, (loss[0], accuracy[0])), (1.1, 1.1, (loss[1], accuracy[1])),
                                       (1.15, 1.15, (loss[2], accuracy[2])), (1.6, 1.1, np.ravel(only_weights))]:

@@ -37,14 +37,12 @@ DRAWN = {
     "feature maps": lambda path: pictures.feature_maps(
         IMAGES[0, ..., :1], {"stage1": normal(4, 4, 40), "stage2": normal(2, 2, 3)}, "t", path),
     "projections": lambda path: pictures.projections(
-        [{"title": "unit 1", "projections": normal(9, 4, 4, 3), "patches": IMAGES[0, :4, :4][None].repeat(9, 0)}] * 4,
-        "t", path),
-    "heat beside images": lambda path: pictures.beside(IMAGES, "abc", normal(3, 8, 8), "def", "t", path),
-    "heat over images": lambda path: pictures.beside(IMAGES, "abc", normal(3, 2, 2), "def", "t", path, over=0.5,
+        [("unit 1", normal(9, 4, 4, 3), IMAGES[0, :4, :4][None].repeat(9, 0))] * 4, "t", path),
+    "heat beside images": lambda path: pictures.beside(IMAGES, "abc", normal(3, 8, 8), "t", path, labels="def"),
+    "heat over images": lambda path: pictures.beside(IMAGES, "abc", normal(3, 2, 2), "t", path, labels="def", over=0.5,
                                                      bar="probability", smooth=True),
     "norms": lambda path: pictures.norms(RECORDS, (15, 50, 85), "t", path),
-    "surface": lambda path: pictures.surface([{"title": "a", "xlabel": "step", "steps": [0, 1], "result": 0,
-                                               "lines": [("one", [1, 2], [0, 1])]}] * 2, "t", path),
+    "surface": lambda path: pictures.surface([("a", "step", [0, 1], {"one": ([1, 2], [0, 1])})] * 2, "t", path),
     "augmented": lambda path: pictures.augmented(IMAGES, "abc", IMAGES[None].repeat(2, 0), "t", path),
 }
 
