@@ -31,7 +31,7 @@ LIST = flags.DEFINE_bool("list", False, "Print every network, with its totals at
 def overview() -> None:
     """Print the totals of every network, each as soon as it is summarised."""
     from modern_cnn import models
-    from modern_cnn.inspection import summary, table
+    from modern_cnn.inspection import summary
 
     line, found = "{:18}  {:>11}  {:>7}  {:>11}  {:>9}  {:>14}  {:>5}", []
     if not JSON.value:
@@ -45,7 +45,7 @@ def overview() -> None:
         if not JSON.value:
             counts = (f"{totals[total]:,}" for total in ("params", "bn_running_scalars", "macs"))
             print(line.format(name, "x".join(map(str, image_shape)), num_classes, *counts,
-                              table.extent(totals["receptive_field"] or ("all", "all"))), flush=True)
+                              summary.extent(totals["receptive_field"] or ("all", "all"))), flush=True)
     if JSON.value:
         print(json.dumps(found))
 
@@ -53,7 +53,7 @@ def overview() -> None:
 def main() -> None:
     runtime.configure()
     from modern_cnn import models
-    from modern_cnn.inspection import summary, table
+    from modern_cnn.inspection import summary
 
     if LIST.value:
         return overview()
@@ -67,7 +67,7 @@ def main() -> None:
         print(json.dumps({"model": MODEL.value, "num_classes": num_classes, **dataclasses.asdict(found)}))
     else:
         print(f"{MODEL.value}, images {'x'.join(map(str, image_shape))}, {num_classes:,} classes", "",
-              *table.lines(found), sep="\n")
+              *summary.lines(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from modern_cnn import models, settings
 from modern_cnn.errors import UserError
-from modern_cnn.inspection import summary, table
+from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
 from modern_cnn.sweeps.seeds import markdown_table
 from scripts.publish import blocks, markers, results
@@ -88,8 +88,8 @@ def variants(family: Family) -> str:
         found = summary.summarize(models.build(name, variant.num_classes, **scan, **options), variant.image_shape)
         label = ", ".join([f"`{name}`", *(f"`{key}={str(value).lower()}`" for key, value in options.items())])
         lines.append([label, origin, blocks.shape_text(variant.image_shape), str(variant.num_classes),
-                      f"{found.params:,}", f"{found.bn_running_scalars:,}", table.scaled(found.macs),
-                      table.extent(found.receptive_field) if found.receptive_field else "all"])
+                      f"{found.params:,}", f"{found.bn_running_scalars:,}", summary.scaled(found.macs),
+                      summary.extent(found.receptive_field) if found.receptive_field else "all"])
     return markdown_table(lines)
 
 

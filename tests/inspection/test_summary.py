@@ -16,8 +16,7 @@ from jax import lax
 from modern_cnn import functional as F
 from modern_cnn import models
 from modern_cnn.errors import UserError
-from modern_cnn.inspection import table
-from modern_cnn.inspection.summary import Row, summarize
+from modern_cnn.inspection.summary import Row, lines, scaled, summarize
 from modern_cnn.layers import Conv, ConvTranspose, Dense, DepthwiseConv, GroupNorm, LocallyConnected, SeparableConv
 from tests.test_cli import ROOT, refused
 
@@ -259,11 +258,11 @@ def test_what_cannot_be_summarized():
 
 def test_the_text_fits_a_terminal():
     for name in ("googlenet", "densenet121", "resnet1202"):
-        lines = table.lines(of(name, **({"scan": True} if name == "resnet1202" else {})))
-        assert max(map(len, lines)) <= 120
-    assert "stage1_blocks/conv1 x199" in "\n".join(lines)
-    assert [table.scaled(n) for n in (0, 999, 1000, 1_498_376_192)] == ["0", "999", "1.000 k", "1.498 G"]
-    assert [table.scaled(n, "B", 1024) for n in (1023, 102_228_128, 2**41)] == ["1023 B", "97.49 MiB", "2048 GiB"]
+        text = lines(of(name, **({"scan": True} if name == "resnet1202" else {})))
+        assert max(map(len, text)) <= 120
+    assert "stage1_blocks/conv1 x199" in "\n".join(text)
+    assert [scaled(n) for n in (0, 999, 1000, 1_498_376_192)] == ["0", "999", "1.000 k", "1.498 G"]
+    assert [scaled(n, "B", 1024) for n in (1023, 102_228_128, 2**41)] == ["1023 B", "97.49 MiB", "2048 GiB"]
 
 
 def test_the_script_prints_a_table(script):
