@@ -4,8 +4,7 @@
     python scripts/pages.py --runs=runs/lenet-0,runs/lenet-1
     python scripts/pages.py --check
 
---runs adds finished runs to docs/results.jsonl, one line each; a run replaces an old one with the same settings, data
-and seed. --check writes nothing, and fails if a file is out of date.
+A run that --runs adds to docs/results.jsonl replaces an old one with the same settings, data and seed.
 """
 import sys
 from pathlib import Path

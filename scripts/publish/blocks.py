@@ -123,7 +123,7 @@ class _Graph(Interpreter[int | None]):
 
     def node(self, eqn: Any, sources: list[int], place: Place) -> int:
         """Return the node of an equation: that of its layer, a new one, or the one that its input comes from."""
-        (owner, kind), label = self.layer(place), ""
+        (owner, kind), label, node = self.layer(place), "", self.nodes[-1]
         primitive = "relu" if traced.is_relu(eqn) else eqn.primitive.name
         if owner is None:
             if primitive not in _OPERATIONS or (primitive in ("add", "concatenate") and len(sources) == 1):
@@ -131,10 +131,10 @@ class _Graph(Interpreter[int | None]):
             kind, label = _OPERATIONS[primitive]
         window = kind == "pool" and primitive.startswith("reduce_window")
         if owner is None or owner != self.last or (window and self.last_window):  # two poolings in a row are two
-            self.nodes.append(Node(kind, label, ()))
-            self.last_window = False
+            node, self.last_window = Node(kind, label, ()), False
+            self.nodes.append(node)
         self.last, self.last_window = owner, self.last_window or window
-        number, node = len(self.nodes) - 1, self.nodes[-1]
+        number = len(self.nodes) - 1
         node.shape = eqn.outvars[0].aval.shape[1:]
         node.inputs += [i for i in sources if i != number and i not in node.inputs]
         if owner is not None:

@@ -21,7 +21,7 @@ def varying(groups: Sequence[SeedGroup]) -> dict[str, str]:
             for field, name in short_names(fields).items()}
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Any) -> Any:
     """Return the number in a value: itself, the blocks of all stages, the depth at the end of a network's name."""
     if isinstance(value, list) and all(isinstance(part, int) for part in value):
         return sum(value)
@@ -60,7 +60,7 @@ def draw_against(axes: Any, groups: Sequence[SeedGroup], field: str, score: str)
             x, mean, around = zip(*sorted(points), strict=True)
             axes.errorbar(x, mean, around, color=color, marker=MARKERS[i % len(MARKERS)], markersize=4, capsize=2.5,
                           linewidth=1.3, label=label or None)
-    numbers = sorted({number for group in groups if (number := _number(group.fields[field])) is not None})
+    numbers = sorted({_number(group.fields[field]) for group in groups})
     if numbers[0] > 0 and numbers[-1] > WIDE * numbers[0]:
         axes.set_xscale("log")
     axes.minorticks_off()
@@ -69,16 +69,6 @@ def draw_against(axes: Any, groups: Sequence[SeedGroup], field: str, score: str)
     axes.set_xlabel("depth" if isinstance(value, str) else "blocks" if isinstance(value, list)
                     else varying(groups).get(field, field))
     axes.set_ylabel(LABELS[score])
-
-
-def _draw_rows(axes, groups: Sequence[SeedGroup], score: str) -> None:
-    """Draw a score, a row for each group, the first on top."""
-    for i, (group, color) in enumerate(zip(groups, colors(len(groups)), strict=True)):
-        if point := _point(group, score):
-            axes.errorbar(point[0], i, xerr=point[1], color=color, marker="o", markersize=5, capsize=3)
-    axes.set_yticks(range(len(groups)), [_label(group, varying(groups)) for group in groups], fontsize=8)
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.set_xlabel(LABELS[score])
 
 
 def draw(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
@@ -96,12 +86,16 @@ def draw(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
         losses = all(group.values("train_loss") for group in groups if group.done)
         draw_against(left, groups, field, "test_accuracy")
         draw_against(right, groups, field, "train_loss" if losses else "train_accuracy")
-        handles, labels = left.get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8,
+        if handles := left.get_legend_handles_labels()[0]:
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8,
                           frameon=False)
     else:
-        _draw_rows(left, groups, "test_accuracy")
+        for i, (group, color) in enumerate(zip(groups, colors(len(groups)), strict=True)):  # a row each
+            if point := _point(group, "test_accuracy"):
+                left.errorbar(point[0], i, xerr=point[1], color=color, marker="o", markersize=5, capsize=3)
+        left.set_yticks(range(len(groups)), [_label(group, varying(groups)) for group in groups], fontsize=8)
+        left.set_ylim(len(groups) - 0.5, -0.5)
+        left.set_xlabel(LABELS["test_accuracy"])
         draw_curves(right, groups, "train", "loss")
     for axes in (left, right):
         axes.grid(alpha=0.3)
