@@ -49,10 +49,7 @@ def layers(module: nn.Module, variables: Any, images: Array) -> dict[str, tuple[
 
 
 def with_layer(module: nn.Module, layer: str) -> Callable[[Any, Array], tuple[jax.Array, jax.Array]]:
-    """Return a function: (variables, images [N, H, W, C]) -> (value of the layer [N, ...], logits [N, K]).
-
-    It raises UserError for a layer that the network does not have.
-    """
+    """Return a function: (variables, images) -> (the layer's value, logits [N, K]). UserError: no such layer."""
     def function(variables, images):
         found, logits = _captured(module, variables, images)
         return lookup(found, layer, "layer"), logits

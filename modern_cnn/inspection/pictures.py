@@ -49,10 +49,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
 
 
 def tiles(images: np.ndarray, columns: int, pixels: int = 1) -> np.ndarray:
-    """Return images [N, H, W(, C)] in rows in one array, each enlarged to a width of `pixels` or more.
-
-    The space between them and after the last one is white.
-    """
+    """Return images [N, H, W(, C)] in rows in one array, enlarged to `pixels` or more in width, with white between."""
     zoom = max(1, -(-pixels // images.shape[2]))
     images = images.repeat(zoom, 1).repeat(zoom, 2)
     gap, rows = max(1, images.shape[2] // 16), -(-len(images) // columns)
@@ -112,10 +109,8 @@ def beside(images: np.ndarray, names: Sequence[str], maps: np.ndarray, title: st
            labels: Sequence[str] = (), over: float = 0.0, bar: str = "", smooth: bool = False) -> Path:
     """Draw images with `names` above their maps [N, h, w] with `labels`.
 
-    Args:
-      over: above 0, the map is drawn over the image with this opacity.
-      bar: meaning of the colours; all maps then share one scale, 0 to 1, with a bar. Without it each has its own.
-      smooth: interpolate between the values of a map.
+    With `over` above 0, the map is drawn over the image with this opacity. `bar` is the meaning of the colours; all
+    maps then share one scale, 0 to 1, with a bar. Without it each has its own. `smooth` maps are interpolated.
     """
     count, height, width = images.shape[:3]
     figure, axes = _panels(1.5 * count + (0.8 if bar else 0), 3.4 + 0.25 * bool(labels), 2, count)
@@ -134,11 +129,9 @@ def beside(images: np.ndarray, names: Sequence[str], maps: np.ndarray, title: st
 
 def norms(records: Sequence[Mapping[str, Any]], percentiles: Sequence[int], title: str, path: Path,
           most: int = 12) -> Path:
-    """Draw how the running mean and deviation of batch normalisation moved, in a panel for each layer.
+    """Draw how the running mean and deviation of batch normalisation moved, in a panel for each of `most` layers.
 
-    Args:
-      records: for each, 'epoch', 'mean' and 'deviation' (layer -> three percentiles over its channels).
-      most: panels that are drawn at most, of layers that are evenly spaced.
+    A record has 'epoch', 'mean' and 'deviation' (layer -> three percentiles over its channels).
     """
     names = sorted(records[0]["mean"], key=_by_number)
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]

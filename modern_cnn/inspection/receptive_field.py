@@ -34,10 +34,7 @@ class View:
         return View(int(start), math.inf if any(self.jumps) and not any(jumps) else size, jumps)
 
     def window(self, extent: Any = 1, stride: Any = 1, low: Any = 0) -> "View":
-        """Return the view of a sliding window of `extent` elements, `low` elements padded in front.
-
-        Each is one number for all axes, or one for each axis.
-        """
+        """Return the view of a sliding window of `extent` elements, `low` padded in front: of all axes, or of each."""
         low, more, stride, jumps = np.broadcast_arrays(low, np.subtract(extent, 1), stride, self.jumps)
         return self.become(self.start - low @ jumps, self.size + int(more @ jumps), jumps * stride)
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from modern_cnn.errors import UserError
 from modern_cnn.functional import formulations
@@ -51,8 +52,6 @@ def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
     that evaluation runs (see functional/formulations.py). It holds the variables once. Raise UserError if there is no
     platform, or one that is not in PLATFORMS.
     """
-    from jax import export  # imports flatbuffers
-
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
         raise UserError(f"--platforms={','.join(platforms)}: choose from {', '.join(PLATFORMS)}")
@@ -62,9 +61,8 @@ def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
         with formulations.platform(platform):
             return function(*args)
 
-    program = jax.jit(lambda images: jax.lax.platform_dependent(variables, images, cpu=partial(on, "cpu"),
-                                                                default=partial(on, "gpu")))
-    return bytes(export.export(program, platforms=tuple(platforms))(images).serialize())
+    run = partial(jax.lax.platform_dependent, variables, cpu=partial(on, "cpu"), default=partial(on, "gpu"))
+    return bytes(export.export(jax.jit(run), platforms=tuple(platforms))(images).serialize())
 
 
 def to_onnx(function: Callable, variables: Any, image_shape: Sequence[int], name: str) -> bytes:
@@ -88,8 +86,6 @@ def to_onnx(function: Callable, variables: Any, image_shape: Sequence[int], name
 def _run(format: str, content: bytes, images: np.ndarray) -> np.ndarray:
     """Return the logits of the exported network."""
     if format == "stablehlo":
-        from jax import export
-
         return np.asarray(export.deserialize(bytearray(content)).call(images))
     import onnxruntime  # pyright: ignore[reportMissingImports]
 

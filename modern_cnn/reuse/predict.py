@@ -119,8 +119,7 @@ def text_of(predictions: Sequence[Prediction], format: str) -> str:
     return "".join(f"{line}\n" for line in cli.text_table(rows, align))
 
 
-def report(directory: str | Path, paths: Sequence[str], *, top_k: int = 1, format: str = "table",
-           out: str = "") -> None:
+def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: str = "table", out: str = "") -> None:
     """Write the predictions for files and folders to `out` (if '', print them), in a format of `text_of`.
 
     Raise UserError for bad input; or, after the other predictions were written, for files that could not be read.
