@@ -8,6 +8,7 @@ and of input channels. The reverse makes a file for PyTorch's load_state_dict fr
 
     python scripts/import_weights.py --workdir=runs/resnet18 --export=resnet18.safetensors
 """
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ MODEL = flags.DEFINE_string("model", None, "The network: resnet18, vgg16_bn, len
 WEIGHTS = flags.DEFINE_string(
     "weights", None, "A .safetensors file, or .pth or .pt if PyTorch is installed. A pickle that holds more than "
     "tensors is refused, because it could run any program.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory to write, new or empty; with --export, that of the run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory to write, new or empty; with --export, that of the run.",
+                              required=True)
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 0, "Height and width of the images; 0: the size that the network was published for, mostly 224.")
 NORMALIZE = flags.DEFINE_enum(
@@ -34,14 +36,6 @@ SOURCE = flags.DEFINE_string("source", "", "The data that evaluate.py scores on 
 CLASSES = flags.DEFINE_string("classes", None, "A text file with the name of a class on each line; by default numbers.")
 OPTION = flags.DEFINE_multi_string("option", [], "An option of the network, e.g. --option=width=0.25; may be repeated.")
 EXPORT = flags.DEFINE_string("export", None, "Write the result of --workdir to this .safetensors file instead.")
-
-
-def class_names(path: str | None) -> list[str]:
-    """Return the names of classes in a text file; none if there is no path."""
-    try:
-        return Path(path).read_text().strip().splitlines() if path else []
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"cannot read the names of classes: {e}") from e
 
 
 def import_weights(workdir: str, model: str, path: str) -> None:
@@ -66,9 +60,12 @@ def import_weights(workdir: str, model: str, path: str) -> None:
         config.model.aux_logits = module.aux_logits
     config.data.image_size = image_shape[0]
     config.data.normalize = NORMALIZE.value or weights.expected_normalize(model, image_shape[2])
-    origin = {"file": Path(path).name, "sha256": files.sha256(path)}
-    imported.write_run(workdir, settings.read(config), module, variables, image_shape, class_names(CLASSES.value),
-                       origin)
+    try:
+        classes = Path(CLASSES.value).read_text().strip().splitlines() if CLASSES.value else []
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"cannot read the names of classes: {e}") from e
+    origin = {"file": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    imported.write_run(workdir, settings.read(config), module, variables, image_shape, classes, origin)
 
 
 def export_weights(workdir: str, path: str) -> None:
@@ -96,5 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     cli.run(main)

@@ -14,8 +14,8 @@ from ml_collections import config_flags
 from modern_cnn import cli, runtime
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Path of a config, with its variant after a colon: configs/lenet.py:lenet_bn. "
-    "Any field can be overridden for all trials: --config.data.batch_size=64.")
+    "config", None, "Path of a config, with its variant after a colon: configs/lenet.py:lenet_bn. Any field can be "
+    "overridden for all trials: --config.data.batch_size=64.")
 SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "A field and its values: seed=0:8 (0 to 7), data.batch_size=32:129:32, model.norm=batch,none. With "
     "several of these flags every combination is a trial.")

@@ -14,9 +14,8 @@ from modern_cnn.errors import UserError
 def parse(sweeps: Sequence[str], config: ml_collections.ConfigDict) -> dict[str, list]:
     """Return {field: its values} for `field=1,2`, `field=0:8` or `field=0:8:2` (the end is left out), `field=a,b`.
 
-    Raises:
-      UserError: a field that the config does not have, with the closest; a value that is not of the field's type; a
-        field or a value that is given twice; an empty range.
+    Raise UserError for a field that the config does not have (with the closest), a value that is not of the field's
+    type, a field or a value that is given twice, and an empty range.
     """
     fields: dict[str, list] = {}
     for given in sweeps:
@@ -60,9 +59,9 @@ def _values(field: str, text: str, kind: type) -> list[Any]:
         if kind in (int, float):
             if ":" not in text:
                 return [kind(text)]
-            start, end, *step = map(Decimal, text.split(":"))  # as floats, 0.1:0.4:0.1 would have four values
-            stride = step[0] if step else Decimal(1)
-            return [kind(start + i * stride) for i in range(math.ceil((end - start) / stride))]
+            full = text if text.count(":") > 1 else f"{text}:1"
+            start, end, step = map(Decimal, full.split(":"))  # as floats, 0.1:0.4:0.1 would have four values
+            return [kind(start + i * step) for i in range(math.ceil((end - start) / step))]
         value = ast.literal_eval(text)
         return [tuple(value) if kind is tuple else value]
     except (ValueError, SyntaxError, KeyError, TypeError, ArithmeticError):

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from modern_cnn.sweeps.seeds import SEED, Records, Run, SeedGroup, group_seeds, markdown_table, short_names, short_value
 from modern_cnn.sweeps.seeds import table as score_table
 
@@ -19,16 +21,15 @@ UNITS = {"loss": "cross-entropy (nats)", "accuracy": "accuracy"}
 
 def groups_of(rows: Sequence[dict[str, Any]], curves: Sequence[Records]) -> list[SeedGroup]:
     """Return the groups of a sweep's trials, from their rows and records as `write` takes them."""
-    names = list(rows[0])
-    first = next(i for i, name in enumerate(names) if name in FIRST_SCORES)
-    return group_seeds(Run({name: row[name] for name in names[:first]}, {name: row[name] for name in names[first:]},
-                           records) for row, records in zip(rows, curves, strict=True))
+    first = next(i for i, name in enumerate(rows[0]) if name in FIRST_SCORES)
+    return group_seeds([Run(dict([*row.items()][:first]), dict([*row.items()][first:]), records)
+                        for row, records in zip(rows, curves, strict=True)])
 
 
 def best(groups: Sequence[SeedGroup]) -> SeedGroup | None:
     """Return the group with the highest mean validation accuracy among those whose trials are all done.
 
-    None where there is nothing to choose from, or no part of `train` was held out: the test split chooses nothing.
+    It is None where there is nothing to choose from, or no validation split: the test split chooses nothing.
     """
     means = {i: fmean(values) for i, group in enumerate(groups)
              if len(group.done) == len(group.runs) and (values := group.values("validation_accuracy"))}
@@ -49,9 +50,8 @@ def colors(count: int) -> list:
     """Return a colour for each of `count` groups: names tell up to ten apart, more go from dark to bright."""
     import matplotlib
 
-    if count <= 10:
-        return [matplotlib.colormaps["tab10"](i) for i in range(count)]
-    return [matplotlib.colormaps["viridis"](i / (count - 1) * 0.95) for i in range(count)]
+    tab10, viridis = matplotlib.colormaps["tab10"], matplotlib.colormaps["viridis"]
+    return [tab10(i) if count <= 10 else viridis(i / (count - 1) * 0.95) for i in range(count)]
 
 
 def draw_curves(axes: Any, groups: Sequence[SeedGroup], split: str, score: str) -> None:
@@ -61,22 +61,17 @@ def draw_curves(axes: Any, groups: Sequence[SeedGroup], split: str, score: str) 
     means = []
     for group, color in zip(groups, colors(len(groups)), strict=True):
         epochs, mean, deviation = group.band(split, score)
-        if not epochs:
-            continue
-        low = [m - d for m, d in zip(mean, deviation, strict=True)]
-        high = [m + d for m, d in zip(mean, deviation, strict=True)]
         if len(epochs) == 1:  # scored once, at the end
             axes.errorbar(epochs, mean, deviation, color=color, marker="o", markersize=4, capsize=3, label=group.label)
-        else:
+        elif epochs:
             axes.plot(epochs, mean, color=color, linewidth=1.4, marker="o" if len(epochs) < 20 else None, markersize=3,
                       label=group.label)
-            axes.fill_between(epochs, low, high, color=color, alpha=0.18, linewidth=0)
+            axes.fill_between(epochs, np.subtract(mean, deviation), np.add(mean, deviation), color=color, alpha=0.18,
+                              linewidth=0)
         means += mean
     axes.set_title(f"{split} {score}", fontsize=10)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(UNITS[score])
+    axes.set(xlabel="epoch", ylabel=UNITS[score], xlim=(0, None))
     axes.grid(alpha=0.3)
-    axes.set_xlim(left=0)
     if score == "loss" and means and min(means) > 0 and max(means) > WIDE * min(means):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -93,11 +88,9 @@ def _panels(groups: Sequence[SeedGroup]) -> list[tuple[str, str]]:
 
 def draw(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
     """Write the four panels as one picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.6), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(2, 2).ravel()
     for axes, (split, score) in zip(grid, _panels(groups), strict=True):
         draw_curves(axes, groups, split, score)
@@ -113,16 +106,14 @@ def draw(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
 def _svg(groups: Sequence[SeedGroup], split: str, score: str) -> str:
     """Return one panel as SVG for the page, which arranges the panels by its own width."""
     import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure, file = Figure(figsize=(4.6, 3.2), layout="constrained"), io.StringIO()
-    FigureCanvasSVG(figure)
     draw_curves(figure.subplots(), groups, split, score)
     with matplotlib.rc_context({"svg.hashsalt": f"{split} {score}"}):  # or the panels' names would clash on the page
         figure.savefig(file, format="svg", metadata={"Date": None})
-    text = re.sub('<g id="[^"]*"', "<g", file.getvalue()[file.getvalue().index("<svg"):])  # no salt in these names
-    return text.replace("<svg", f'<svg role="img" aria-label="{split} {score}"', 1)
+    text = re.sub('<g id="[^"]*"', "<g", file.getvalue().partition("<svg")[2])  # no salt in these names
+    return f'<svg role="img" aria-label="{split} {score}"{text}'
 
 
 STYLE = """
@@ -142,12 +133,12 @@ pre { overflow-x: auto; background: #f5f5f5; padding: .7rem; font-size: .8rem } 
 
 def _html_table(lines: Sequence[Sequence[str]], marked: int = 0) -> str:
     """Return lines of cells as a table in HTML; `marked` is the number of the line that stands out, or 0."""
-    def row(number, line):
+    rows = []
+    for number, line in enumerate(lines):
         tag = "td" if number else "th"
         cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
-        return f"<tr{' class=best' if number and number == marked else ''}>{cells}</tr>"
-
-    return f"<div class=wide><table>{''.join(row(i, line) for i, line in enumerate(lines))}</table></div>"
+        rows.append(f"<tr{' class=best' if number and number == marked else ''}>{cells}</tr>")
+    return f"<div class=wide><table>{''.join(rows)}</table></div>"
 
 
 def page(groups: Sequence[SeedGroup], title: str, config: dict[str, Any], machine: dict[str, Any]) -> str:
@@ -185,11 +176,8 @@ def write(directory: Path, rows: Sequence[dict[str, Any]], curves: Sequence[Reco
           run: dict[str, Any]) -> Path:
     """Write table.md, curves.png and report.html into `directory`, and return the path of report.html.
 
-    Args:
-      rows: a dict for each trial, with the same keys in the same order: swept fields, scores, seconds, status.
-      curves: the records of each trial's metrics.jsonl.
-      config: the config that all trials share.
-      run: a run.json, for machine and versions.
+    `rows` has a dict for each trial, with the same keys in the same order: swept fields, scores, seconds, status.
+    `curves` has the records of each one's metrics.jsonl. The `config` is what all share, `run` one of their run.json.
     """
     groups = groups_of(rows, curves)
     title = (f"{config['model']['name']} on {config['data']['source']}: {len(rows)} trials over "

@@ -1,7 +1,7 @@
 """Runs that differ in the seed alone, and the one way to write their scores: mean ± standard deviation, in markdown."""
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,15 +10,9 @@ Records = Sequence[Mapping[str, Any]]  # the lines of a metrics.jsonl
 
 
 class Run(NamedTuple):
-    """A training run.
-
-    Attributes:
-      fields: the fields that tell the run from others, the seed among them.
-      scores: its numbers by name; `status` says why where the run is not done.
-      records: the lines of its metrics.jsonl.
-    """
-    fields: Mapping[str, Any]
-    scores: Mapping[str, Any]
+    """A training run."""
+    fields: Mapping[str, Any]  # those that tell the run from others, the seed among them
+    scores: Mapping[str, Any]  # its numbers by name; `status` says why where the run is not done
     records: Records = ()
 
 
@@ -62,12 +56,8 @@ class SeedGroup:
                 [deviation(values) or 0.0 for _, values in columns])
 
 
-def group_seeds(runs: Iterable[Run]) -> list[SeedGroup]:
-    """Return the groups of runs that differ in the seed alone, in order of first appearance.
-
-    A field that a run lacks counts as ''.
-    """
-    runs = list(runs)
+def group_seeds(runs: Sequence[Run]) -> list[SeedGroup]:
+    """Return the groups of runs that differ in the seed alone, in order of first appearance. A missing field is ''."""
     names = dict.fromkeys(field for run in runs for field in run.fields if field != SEED)
     groups: dict[str, SeedGroup] = {}
     for run in runs:
@@ -82,12 +72,10 @@ def deviation(values: Sequence[float]) -> float | None:
 
 
 def figure(score: str, values: Sequence[float], count: bool = False) -> str:
-    """Return a score as 'mean ± standard deviation' in its unit; '' without values.
+    """Return a score as 'mean ± standard deviation' in its unit; '' without values. `count` appends '(n = 3)'.
 
-    Args:
-      score: its name decides unit and digits: accuracies are in percent, losses have four digits. Sizes of networks
-        have no deviation, nor have the seconds of a trial, which trials that train together share.
-      count: append the number of values, '(n = 3)': for tables without a column of it.
+    The name of the score decides unit and digits: accuracies are in percent, losses have four digits. Sizes of networks
+    have no deviation, nor have the seconds of a trial, which trials that train together share.
     """
     if not values:
         return ""
@@ -117,8 +105,7 @@ def short_value(value: Any) -> str:
 def table(groups: Sequence[SeedGroup], fields: Mapping[str, str], scores: Mapping[str, str]) -> list[list[str]]:
     """Return a heading and a line for each group: its fields, the number of runs that are done, its scores.
 
-    Args:
-      fields, scores: {name: heading} of those to show.
+    `fields` and `scores` are {name: heading} of those to show.
     """
     return [[*fields.values(), "trials", *scores.values()],
             *([*(short_value(group.fields[field]) for field in fields), group.count,

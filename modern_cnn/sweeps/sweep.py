@@ -53,22 +53,19 @@ class Trial:
 class Sweep:
     """The directory of a sweep: its trials, how each ended, and the files that say so.
 
-    Args:
-      config: shared by all trials; another one than before is refused, except where a run could go on with it.
-      fields: {field: values}; their grid is added to the trials that are there already.
-      directory: of the sweep.
-    Raises:
-      UserError: the directory holds a sweep over another config, or something that cannot be read.
+    All trials share `config`; another one than before is refused, except where a run could go on with it. The grid of
+    `fields`, {field: values}, is added to the trials that are there already. Raise UserError if the directory holds a
+    sweep over another config, or something that cannot be read.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, fields: dict[str, list], directory: Path):
         self.config, self.directory = config, directory
+        self.shared = json.loads(json.dumps(settings.flatten(config)))  # as it is read back: tuples are lists
         self.trials: list[Trial] = []
-        before = workdir.read_json(directory / "sweep.json") if (directory / "sweep.json").exists() else None
-        if before:
-            self._read(before)
-        known = {self._point(trial.fields): trial for trial in self.trials}
         self.asked: list[Trial] = []  # by this command; the others stay unchanged
+        if (directory / "sweep.json").exists():
+            self._read(workdir.read_json(directory / "sweep.json"))
+        known = {self._point(trial.fields): trial for trial in self.trials}
         for values in itertools.product(*fields.values()):
             point = dict(zip(fields, values, strict=True))
             trial = known.get(self._point(point))
@@ -91,16 +88,13 @@ class Sweep:
                             "another --workdir, or repeat the command it was started with")
         if changed:  # longer or shorter: what was done goes on
             for trial in self.trials:
-                trial.result["status"] = WAITING if trial.result["status"] == DONE else trial.result["status"]
+                if trial.result["status"] == DONE:
+                    trial.result["status"] = WAITING
 
     def _point(self, fields: dict[str, Any]) -> str:
         """Return the same text for the same run, also where a field has the value of the shared config."""
-        values = json.loads(json.dumps(fields, sort_keys=True))  # as they are read back: tuples are lists
-        return json.dumps({field: value for field, value in values.items() if value != self.default(field)})
-
-    def default(self, field: str) -> Any:
-        """Return the value of a field in the shared config."""
-        return json.loads(json.dumps(settings.flatten(self.config).get(field)))
+        values = json.loads(json.dumps(fields, sort_keys=True))
+        return json.dumps({field: value for field, value in values.items() if value != self.shared.get(field)})
 
     def config_of(self, trial: Trial) -> ml_collections.ConfigDict:
         """Return the config of a trial's run."""
@@ -110,19 +104,16 @@ class Sweep:
         return config
 
     def note(self, group: Sequence[Trial], outcomes: Sequence[Outcome], seconds: float) -> None:
-        """Write how the trials of a group ended.
+        """Write how the trials of a group ended: what `loop.train_and_evaluate` returned, an error, or a status.
 
-        Args:
-          outcomes: for each what `loop.train_and_evaluate` returned, an error, or a status.
-          seconds: that the group took; each trial's share is added to the time that it has taken before.
+        Each trial's share of the seconds that the group took is added to the time that it has taken before.
         """
         for trial, outcome in zip(group, outcomes, strict=True):
             scores = outcome if isinstance(outcome, dict) else {}
-            status = DONE if isinstance(outcome, dict) else _reason(outcome)
-            trial.result = {
-                "status": status, "seconds": round(trial.result["seconds"] + seconds / len(group), 2)} | {
-                f"{split}_{name}": scores[split][name]
-                for split in ("validation", "test") if split in scores for name in ("loss", "accuracy")}
+            taken = round(trial.result["seconds"] + seconds / len(group), 2)
+            trial.result = {"status": _status(outcome), "seconds": taken} | {
+                f"{split}_{name}": value[name] for split, value in scores.items() if split in ("validation", "test")
+                for name in ("loss", "accuracy")}
         self.write()
 
     def write(self) -> None:
@@ -141,8 +132,8 @@ class Sweep:
     def rows(self) -> list[dict[str, Any]]:
         """Return a dict for each trial, all with the same keys: the swept fields, scores, seconds, status."""
         fields = dict.fromkeys(field for trial in self.trials for field in trial.fields)
-        scores = [name for name in SCORES if name.startswith("test") or self.default("data.validation")]
-        return [{field: trial.fields.get(field, self.default(field)) for field in fields}
+        scores = [name for name in SCORES if name.startswith("test") or self.shared["data.validation"]]
+        return [{field: trial.fields.get(field, self.shared.get(field)) for field in fields}
                 | {name: trial.result.get(name, "") for name in scores}
                 | {name: trial.result[name] for name in ("seconds", "status")} for trial in self.trials]
 
@@ -163,35 +154,31 @@ def _name(fields: dict[str, Any]) -> str:
     return f"{safe[:NAME_LENGTH - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _reason(error: Exception | str) -> str:
-    """Return how a trial failed, in one line; a status stays as it is."""
-    if isinstance(error, str):
-        return error
-    if isinstance(error, NotFinite):
-        return f"{DIVERGED}: the loss is not finite at step {error.step}"
-    text = " ".join(str(error).split())[:300] or type(error).__name__
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+def _status(outcome: Outcome) -> str:
+    """Return how a trial ended, in one line; a status stays as it is."""
+    if isinstance(outcome, dict):
+        return DONE
+    if isinstance(outcome, str):
+        return outcome
+    if isinstance(outcome, NotFinite):
+        return f"{DIVERGED}: the loss is not finite at step {outcome.step}"
+    text = " ".join(str(outcome).split())[:300] or type(outcome).__name__
+    if "RESOURCE_EXHAUSTED" in text or isinstance(outcome, MemoryError):
         return f"failed: out of memory ({text})"
-    return f"failed: {text}" if isinstance(error, UserError) else f"failed: {type(error).__name__}: {text}"
+    return f"failed: {text}" if isinstance(outcome, UserError) else f"failed: {type(outcome).__name__}: {text}"
 
 
 def run(config: ml_collections.ConfigDict, sweeps: Sequence[str], directory: str | Path, *,
         together: bool = True) -> dict[str, Any]:
     """Train every trial of a grid that is not done yet, and draw the report of all that are in the directory.
 
-    Args:
-      config: with the fields of configs/base.py.
-      sweeps: as `grid.parse` takes them.
-      directory: of the sweep; the same command goes on with it.
-      together: train the trials with the same `group_key` as one program; False: all one after the other.
-    Returns:
-      {'trials': how many, 'done': how many, 'report': its path}.
-    Raises:
-      UserError: bad input, or not one trial could be done.
-      SystemExit: stopped by a signal, after a checkpoint.
+    `sweeps` are as `grid.parse` takes them. The same call goes on with a sweep that was stopped. Trials with the same
+    `group_key` are trained as one program; without `together` all are trained one after the other.
+
+    Return {'trials': how many, 'done': how many, 'report': its path}. Raise UserError for bad input, or if not one
+    trial could be done, and SystemExit if stopped by a signal, after a checkpoint.
     """
-    directory = Path(directory)
-    fields = parse(sweeps, config)
+    directory, fields = Path(directory), parse(sweeps, config)
     with workdir.disk_errors(directory), workdir.lock(directory):
         sweep = Sweep(config, fields, directory)
         sweep.write()
@@ -233,12 +220,16 @@ def _train(sweep: Sweep, together: bool, stop: loop.Stop) -> None:
         group, start = waiting.pop(0), time.perf_counter()
         note = (f"{sum(trial.ended for trial in sweep.asked)} of {len(sweep.asked)} trials done, "
                 f"{sum(map(len, waiting))} waiting: ")
-        outcomes: Sequence[Outcome]
         try:
-            outcomes = _outcomes(sweep, group, note, stop)
+            configs = [sweep.config_of(trial) for trial in group]
+            if len(group) > 1:
+                outcomes = loop.train_trials(configs, [trial.directory for trial in group], note, stop)
+            else:
+                log.info("%s%s", note, group[0].name)
+                outcomes = [loop.train_and_evaluate(configs[0], group[0].directory, stop=stop)]
         except Exception as e:  # of any kind: the other trials go on
             if len(group) > 1:
-                log.warning("%d trials cannot be trained together (%s); trying half as many", len(group), _reason(e))
+                log.warning("%d trials cannot be trained together (%s); trying half as many", len(group), _status(e))
                 waiting[:0] = [group[:len(group) // 2], group[len(group) // 2:]]
                 continue
             outcomes = [e]
@@ -246,12 +237,3 @@ def _train(sweep: Sweep, together: bool, stop: loop.Stop) -> None:
             sweep.note(group, [WAITING] * len(group), time.perf_counter() - start)
             raise
         sweep.note(group, outcomes, time.perf_counter() - start)
-
-
-def _outcomes(sweep: Sweep, group: Sequence[Trial], note: str, stop: loop.Stop) -> Sequence[Outcome]:
-    """Return for each trial of a group its scores, or why it failed."""
-    configs = [sweep.config_of(trial) for trial in group]
-    if len(group) > 1:
-        return loop.train_trials(configs, [trial.directory for trial in group], note, stop)
-    log.info("%s%s", note, group[0].name)
-    return [loop.train_and_evaluate(configs[0], group[0].directory, stop=stop)]

@@ -1,5 +1,4 @@
 """Files of weights: .safetensors and those of torch.save, from which only tensors are read and no program is run."""
-import hashlib
 import pickle
 import re
 import warnings
@@ -9,6 +8,8 @@ from typing import Any
 
 import jax.numpy as jnp  # it also teaches NumPy, and so safetensors, what bfloat16 is
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from modern_cnn.errors import UserError
 
@@ -24,12 +25,6 @@ def as_array(value: Any) -> np.ndarray:
     return value.astype(np.float32, copy=False) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
 
-def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(path)
-
-
 def _load_torch(path: Path) -> Any:
     """Return what torch.save wrote. A pickle can run any program: only tensors and plain containers are loaded."""
     try:
@@ -40,21 +35,20 @@ def _load_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        foreign = re.search(r"(?:GLOBAL|function) (\S+)", str(e))
-        if foreign:
+        if foreign := re.search(r"(?:GLOBAL|function) (\S+)", str(e)):
             raise UserError(f"{path} holds more than tensors ({foreign[1]}), which could run any program, and is not "
                             "opened: save model.state_dict() alone, not the model") from None
         raise UserError(f"{path} is damaged, or holds more than tensors, and is not opened") from None
 
 
-_READERS = {".safetensors": _load_safetensors, ".pth": _load_torch, ".pt": _load_torch}
+_READERS = {".safetensors": load_file, ".pth": _load_torch, ".pt": _load_torch}
 
 
 def _tensors(content: Any) -> dict[str, np.ndarray]:
     """Return the tensors of a state dict, or of a checkpoint that contains one."""
     content = content if isinstance(content, Mapping) else {}
-    inner = [content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)]
-    state = {name: as_array(value) for name, value in (inner or [content])[0].items() if hasattr(value, "shape")}
+    content = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), content)
+    state = {name: as_array(value) for name, value in content.items() if hasattr(value, "shape")}
     if all(name.startswith("module.") for name in state):  # torch.nn.DataParallel adds it
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
@@ -63,11 +57,9 @@ def _tensors(content: Any) -> dict[str, np.ndarray]:
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """Return PyTorch's name -> array in PyTorch's layout, floating point as float32.
 
-    Args:
-      path: a .safetensors file, or a .pth or .pt file of torch.save, which needs PyTorch. It contains a state dict, or
-        a checkpoint with one as 'state_dict', 'model_state_dict' or 'model'.
-    Raises:
-      UserError: the file does not exist, is of another kind, is damaged, or holds no tensors or more than tensors.
+    The file is .safetensors, or a .pth or .pt of torch.save, which needs PyTorch. It contains a state dict, or a
+    checkpoint with one as 'state_dict', 'model_state_dict' or 'model'. Raise UserError if it does not exist, is of
+    another kind, is damaged, or holds no tensors or more than tensors.
     """
     path = Path(path)
     read = _READERS.get(path.suffix.lower())
@@ -92,21 +84,11 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 def write_state_dict(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     """Write arrays to a .safetensors file, which `safetensors.torch.load_file` reads too.
 
-    Raises:
-      UserError: the name does not end in .safetensors, or the file cannot be written.
+    Raise UserError if the name does not end in .safetensors, or the file cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors")
     try:
         save_file(dict(state), path, metadata={"format": "pt"})
     except (OSError, SafetensorError) as e:
         raise UserError(f"cannot write {path}: {e}") from e
-
-
-def sha256(path: str | Path) -> str:
-    """Return the SHA-256 digest of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

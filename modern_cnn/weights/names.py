@@ -54,74 +54,63 @@ def _nin(net: NiN, textbook: bool) -> _Pairs:
 
 
 def _googlenet(net: GoogLeNet, textbook: bool) -> _Pairs:
-    if textbook:
-        yield from (("0.0", ("conv1", "conv")), ("1.0", ("conv2", "conv")), ("1.2", ("conv3", "conv")))
-        names = {"branch1": "b1_1", "branch2_reduce": "b2_1", "branch2": "b2_2", "branch3_reduce": "b3_1",
-                 "branch3": "b3_2", "branch4": "b4_2"}
-        for stage, blocks in enumerate(INCEPTIONS, start=2):
-            for i, label in enumerate(blocks):
-                for ours, theirs in names.items():
-                    yield f"{stage}.{i}.{theirs}", (f"inception{label}", ours, "conv")
-        yield "5", ("dense",)
-        return
-    units = {f"conv{i}": (f"conv{i}",) for i in (1, 2, 3)}
-    names = {"branch1": "branch1", "branch2_reduce": "branch2.0", "branch2": "branch2.1",
-             "branch3_reduce": "branch3.0", "branch3": "branch3.1", "branch4": "branch4.1"}
-    units |= {f"inception{label}.{theirs}": (f"inception{label}", ours)
-              for blocks in INCEPTIONS for label in blocks for ours, theirs in names.items()}
-    units |= {f"aux{i}.conv": (f"aux{i}", "conv1") for i in (1, 2)}
+    stem = ("0.0", "1.0", "1.2") if textbook else ("conv1", "conv2", "conv3")
+    names = (("b1_1", "b2_1", "b2_2", "b3_1", "b3_2", "b4_2") if textbook
+             else ("branch1", "branch2.0", "branch2.1", "branch3.0", "branch3.1", "branch4.1"))
+    branches = ("branch1", "branch2_reduce", "branch2", "branch3_reduce", "branch3", "branch4")
+    units = {theirs: (f"conv{i}",) for i, theirs in enumerate(stem, start=1)}
+    for stage, labels in enumerate(INCEPTIONS, start=2):
+        for i, label in enumerate(labels):
+            block = f"{stage}.{i}" if textbook else f"inception{label}"
+            units |= {f"{block}.{theirs}": (f"inception{label}", ours)
+                      for theirs, ours in zip(names, branches, strict=True)}
+    units |= {} if textbook else {f"aux{i}.conv": (f"aux{i}", "conv1") for i in (1, 2)}
     for theirs, ours in units.items():
-        yield f"{theirs}.conv", (*ours, "conv")
-        yield f"{theirs}.bn", (*ours, "norm")
+        for layer, ending in ({"conv": ""} if textbook else {"conv": ".conv", "norm": ".bn"}).items():
+            yield f"{theirs}{ending}", (*ours, layer)
         if ours[0] in ("aux1", "aux2"):
             yield from ((f"{ours[0]}.fc{j}", (ours[0], f"dense{j}")) for j in (1, 2))
-    yield "fc", ("dense",)
+    yield "5" if textbook else "fc", ("dense",)
 
 
 def _resnet(net: ResNet, textbook: bool) -> _Pairs:
-    yield from (("0.0", ("conv1",)), ("0.1", ("norm1",))) if textbook else (("conv1", ("conv1",)), ("bn1", ("norm1",)))
-    shortcut = ("conv3", None) if textbook else ("downsample.0", "downsample.1")
+    yield "0.0" if textbook else "conv1", ("conv1",)
+    yield "0.1" if textbook else "bn1", ("norm1",)
     for stage, size in enumerate(net.stage_sizes, start=1):
         for i in range(size):
             theirs, ours = f"{stage}.{i}" if textbook else f"layer{stage}.{i}", f"stage{stage}_block{i + 1}"
             for j in range(1, 3 if net.block == "residual" else 4):
                 yield f"{theirs}.conv{j}", (ours, f"conv{j}")
                 yield f"{theirs}.bn{j}", (ours, f"norm{j}")
-            yield f"{theirs}.{shortcut[0]}", (ours, "shortcut_conv")
-            yield f"{theirs}.{shortcut[1]}", (ours, "shortcut_norm")
+            yield f"{theirs}.{'conv3' if textbook else 'downsample.0'}", (ours, "shortcut_conv")
+            yield f"{theirs}.downsample.1", (ours, "shortcut_norm")  # which the textbook's do not have
     yield "bn2", ("norm2",)  # only with pre-activation, which torchvision does not have
     yield f"{len(net.stage_sizes) + 1}.2" if textbook else "fc", ("dense",)
 
 
 def _densenet(net: DenseNet, textbook: bool) -> _Pairs:
-    if textbook:
-        yield from (("0.0", ("conv1",)), ("0.1", ("norm1",)))
-        for block, size in enumerate(net.block_sizes, start=1):
-            for i in range(size):
-                yield f"{2 * block - 1}.net.{i}.0", (f"block{block}", f"layer{i + 1}", "norm1")
-                yield f"{2 * block - 1}.net.{i}.2", (f"block{block}", f"layer{i + 1}", "conv1")
-            yield f"{2 * block}.0", (f"transition{block}", "norm")
-            yield f"{2 * block}.2", (f"transition{block}", "conv")
-        last = 2 * len(net.block_sizes)
-        yield from ((f"{last}.0", ("norm2",)), (f"{last}.4", ("dense",)))
-        return
-    yield from (("features.conv0", ("conv1",)), ("features.norm0", ("norm1",)))
+    layers = ("norm1", "conv1", "norm2", "conv2", "norm", "conv")
+    names = dict(zip(layers, ("0", "2") * 3 if textbook else layers, strict=True))
+    yield "0.0" if textbook else "features.conv0", ("conv1",)
+    yield "0.1" if textbook else "features.norm0", ("norm1",)
     for block, size in enumerate(net.block_sizes, start=1):
-        for i in range(1, size + 1):
-            for name in ("norm1", "conv1", "norm2", "conv2"):
-                yield f"features.denseblock{block}.denselayer{i}.{name}", (f"block{block}", f"layer{i}", name)
-        for name in ("norm", "conv"):
-            yield f"features.transition{block}.{name}", (f"transition{block}", name)
-    yield f"features.norm{len(net.block_sizes) + 1}", ("norm2",)
-    yield "classifier", ("dense",)
+        for i in range(size):
+            theirs = f"{2 * block - 1}.net.{i}" if textbook else f"features.denseblock{block}.denselayer{i + 1}"
+            for name in layers[:2 if textbook else 4]:
+                yield f"{theirs}.{names[name]}", (f"block{block}", f"layer{i + 1}", name)
+        theirs = f"{2 * block}" if textbook else f"features.transition{block}"
+        for name in layers[4:]:
+            yield f"{theirs}.{names[name]}", (f"transition{block}", name)
+    last = len(net.block_sizes)
+    yield f"{2 * last}.0" if textbook else f"features.norm{last + 1}", ("norm2",)
+    yield f"{2 * last}.4" if textbook else "classifier", ("dense",)
 
 
 def _lenet(net: LeNet, textbook: bool) -> _Pairs:
-    numbers = (0, 3, 7, 9, 11) if net.norm == "none" else (0, 4, 9, 12, 15)
-    for number, layer in zip(numbers, ("conv1", "conv2", "dense1", "dense2", "dense3"), strict=True):
+    layers = ("conv1", "conv2", "dense1", "dense2", "dense3", "norm1", "norm2", "norm3", "norm4")
+    numbers = (0, 3, 7, 9, 11) if net.norm == "none" else (0, 4, 9, 12, 15, 1, 5, 10, 13)
+    for number, layer in zip(numbers, layers, strict=False):
         yield f"{number}", (layer,)
-    for i, number in enumerate((1, 5, 10, 13), start=1):
-        yield f"{number}", (f"norm{i}",)
 
 
 # class -> (network, whether the names are the textbook's) -> pairs (PyTorch's prefix, our path)

@@ -4,9 +4,10 @@ The example is the TensorFlow text's (section 10.8): inputs in [1, 10] and [1, 1
 text takes the output itself as the loss, which has no minimum; here the loss is half the mean squared error to known
 weights.
 """
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,33 +21,21 @@ BEST = np.array([1.0, 1.0])  # the weights that make the loss 0
 SHOWN = 30  # steps in the picture
 
 
-@dataclass(frozen=True)
-class Descent:
+class Descent(NamedTuple):
     """Gradient descent at the rate 1 / the loss's largest curvature, from a distance of 1 to the best weights.
 
     Half of the distance is along each principal axis, so that the start favours none of the cases.
-
-    Attributes:
-      hessian: [2, 2], of the loss.
-      path: [SHOWN + 1, 2], the weights of the first steps.
-      steps: the number of steps until the distance to the best weights is at most NEAR.
     """
-    hessian: np.ndarray
-    path: np.ndarray
-    steps: int
-
-    @property
-    def condition(self) -> float:
-        """The largest curvature over the smallest."""
-        low, high = np.linalg.eigvalsh(self.hessian)
-        return high / low
+    hessian: np.ndarray  # [2, 2], of the loss
+    condition: float  # the largest curvature over the smallest
+    path: np.ndarray  # [SHOWN + 1, 2], the weights of the first steps
+    steps: int  # until the distance to the best weights is at most NEAR
 
 
 def draw_inputs(case: str, seed: int) -> np.ndarray:
     """Return float64 [EXAMPLES, 2], uniform in the case's RANGES; 'standardised' to mean 0 and deviation 1 afterwards.
 
-    Raises:
-      UserError: not one of CASES.
+    Raise UserError if it is not one of CASES.
     """
     if case not in CASES:
         raise UserError(f"there is no case {case!r} of inputs; known: {'; '.join(CASES)}")
@@ -65,23 +54,16 @@ def descend(inputs: np.ndarray) -> Descent:
     hessian = inputs.T @ inputs / len(inputs)
     curvatures, axes = np.linalg.eigh(hessian)
     shrink, start = 1 - curvatures / curvatures[-1], np.full(2, -(0.5 ** 0.5))
-
-    low, high = 0, LONGEST
-    while low < high:
-        middle = (low + high) // 2
-        near = np.linalg.norm(start * shrink ** middle) <= NEAR
-        low, high = (low, middle) if near else (middle + 1, high)
+    steps = bisect_left(range(LONGEST), True, key=lambda step: np.linalg.norm(start * shrink ** step) <= NEAR)
     path = np.array([BEST + axes @ (start * shrink ** step) for step in range(SHOWN + 1)])
-    return Descent(hessian, path, low)
+    return Descent(hessian, curvatures[1] / curvatures[0], path, steps)
 
 
 def draw(descents: Sequence[tuple[str, Descent]], path: Path) -> None:
     """Write a picture with a panel for each (title, descent): the contours of the loss and the first steps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.3 * len(descents), 3.7), layout="constrained")
-    FigureCanvasAgg(figure)
     first, second = np.meshgrid(np.linspace(-0.2, 2.2, 200), np.linspace(-0.2, 2.2, 200))
     away = np.stack([first, second], -1) - BEST
     for axes, (title, descent) in zip(figure.subplots(1, len(descents), squeeze=False)[0], descents, strict=True):
@@ -90,9 +72,7 @@ def draw(descents: Sequence[tuple[str, Descent]], path: Path) -> None:
         axes.plot(*descent.path.T, color="tab:red", marker="o", markersize=2.5, linewidth=1)
         axes.plot(*BEST, color="black", marker="*", markersize=9)
         axes.set_title(f"{title}\n{descent.steps:,} steps, condition {descent.condition:,.3g}", fontsize=9)
-        axes.set_xlabel("$w_1$")
-        axes.set_ylabel("$w_2$")
-        axes.set_aspect("equal")
+        axes.set(xlabel="$w_1$", ylabel="$w_2$", aspect="equal")
     figure.suptitle(f"the first {SHOWN} steps of gradient descent", fontsize=10)
     figure.savefig(path, dpi=130)
 

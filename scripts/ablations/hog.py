@@ -20,10 +20,7 @@ def hog(images: np.ndarray, cell: int = 4) -> np.ndarray:
 
     The histograms have 9 orientations in cells of `cell` pixels and are normalised in blocks of 2x2 cells (L2 with
     clipping); the pixels' square roots are taken first (the paper's sections 6.1 to 6.4). The paper's cells of 8 pixels
-    are for people 96 pixels tall.
-
-    Raises:
-      UserError: scikit-image is not installed.
+    are for people 96 pixels tall. Raise UserError if scikit-image is not installed.
     """
     try:
         from skimage import feature
@@ -37,10 +34,7 @@ def hog(images: np.ndarray, cell: int = 4) -> np.ndarray:
 def linear_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
     """Return the (train, test) accuracy of a linear support vector machine, one class against the others.
 
-    Its problem is convex: there is one solution, and no seed.
-
-    Args:
-      train, test: (features [N, F], labels [N]).
+    `train` and `test` are (features [N, F], labels [N]). The problem is convex: there is one solution, and no seed.
     """
     from sklearn.svm import LinearSVC
 
@@ -54,13 +48,7 @@ def _features(data: settings.Data, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def handmade_experiment(directory: Path, data: settings.Data, sizes: Sequence[int]) -> None:
-    """Train the linear classifier on the histograms of growing numbers of training images, and write its accuracies.
-
-    Args:
-      directory: of the experiment.
-      data: the images; its train_size is replaced.
-      sizes: the numbers of training images.
-    """
+    """Train the linear classifier on the histograms of each number of training images, and write its accuracies."""
     test, trials = _features(data, "test"), []
     for size in sizes:
         train = _features(dataclasses.replace(data, train_size=size), "train")
