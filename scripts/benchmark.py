@@ -49,14 +49,16 @@ def _config_arguments() -> list[str]:
 def main() -> None:
     runtime.configure(cache=False)  # with the cache, a compilation could be the reading of a file
     from modern_cnn import settings
-    from scripts.bench import commands, tables
+    from scripts.bench import commands, epochs, operations, steps, timing
 
     if OPERATIONS.value:
-        tables.report_operations(MODELS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value)
+        operations.report_operations(steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value), ROUNDS.value)
     elif not CONFIG.value:
         if SEEDS.value or LOADING.value or STARTUP.value or TRIALS.value:
             raise UserError("--seeds, --startup, --trials and --loading need a --config: of which run?")
-        tables.report_steps(MODELS.value, PEERS.value, BATCH_SIZE.value, DTYPE.value, ROUNDS.value, OUT.value)
+        timing.report("ms a step", DTYPE.value, ROUNDS.value, OUT.value,
+                      lambda case: steps.compare_steps(case, PEERS.value, ROUNDS.value),
+                      steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value))
     elif STARTUP.value:
         commands.report_startup(_config_arguments(), ROUNDS.value, OUT.value)
     elif TRIALS.value:
@@ -64,7 +66,9 @@ def main() -> None:
     elif SEEDS.value:
         commands.report_runs(_config_arguments(), SEEDS.value, OUT.value)
     else:
-        tables.report_epochs(settings.read(CONFIG.value), PEERS.value, ROUNDS.value, OUT.value, loading=LOADING.value)
+        timing.report("ms an epoch", "uint8" if LOADING.value else "float32", ROUNDS.value, OUT.value,
+                      lambda config: epochs.compare_epochs(config, PEERS.value, ROUNDS.value, LOADING.value),
+                      [settings.read(CONFIG.value)])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Whole commands against the clock, each in a process of its own: up to a run's first step, or to its end.
 
-`arguments` are --config=... and its overrides; `out` is a file for a JSON of the measurements, or ''.
+`arguments` are --config=... and its overrides; `out` is a file for a JSON of the measurements, or ''. All raise
+UserError if a command fails: the last line that it wrote to stderr says why.
 """
 import json
 import os
@@ -21,66 +22,31 @@ from scripts.bench.timing import write_measurements
 SCRIPTS = Path(__file__).resolve().parents[1]
 
 
-def _command(place: str, script: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the command of a script, and an environment whose caches are in the directory `place`."""
-    return [sys.executable, str(SCRIPTS / script), *arguments], os.environ | {"MODERN_CNN_CACHE": f"{place}/cache"}
-
-
-def _failure(command: Sequence[str], stderr: str) -> UserError:
-    """Return the error for a command that failed: the last line that it wrote to stderr says why."""
-    return UserError(f"{' '.join(command)} failed: {(stderr.strip() or '?').splitlines()[-1]}")
-
-
-def _time_to_end(place: str, script: str, *arguments: str) -> float:
-    """Return the seconds that a script takes, start-up included, with its caches in the directory `place`.
-
-    Raises:
-      UserError: the script fails.
-    """
-    command, environment = _command(place, script, arguments)
+def _time(place: str, script: str, *arguments: str, until: Path | None = None) -> float:
+    """Return the seconds until a script ends, or is stopped as the file `until` has content; caches are in `place`."""
+    command = [sys.executable, str(SCRIPTS / script), *arguments]
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        raise _failure(command, done.stderr)
-    return seconds
-
-
-def _time_to_first_step(place: str, directory: Path, arguments: Sequence[str]) -> float:
-    """Return the seconds until a run in the workdir `directory` has recorded a step; the run is then stopped.
-
-    Raises:
-      UserError: the run ends before its first step.
-    """
-    command, environment = _command(place, "train.py", [*arguments, f"--workdir={directory}",
-                                                        "--config.log_every_steps=1"])
-    metrics, stderr = directory / "metrics.jsonl", Path(place) / "stderr"
-    start = time.perf_counter()
-    with stderr.open("w+") as errors:
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
-        while not (metrics.exists() and metrics.stat().st_size):
-            if run.poll() is not None:
-                raise _failure(command, stderr.read_text())
+    with tempfile.TemporaryFile("w+") as errors:
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors,
+                               env=os.environ | {"MODERN_CNN_CACHE": f"{place}/cache"})
+        while not (reached := until and until.exists() and until.stat().st_size) and run.poll() is None:
             time.sleep(0.01)
         seconds = time.perf_counter() - start
         run.terminate()
-        run.wait()
+        if run.wait() and not reached:
+            errors.seek(0)
+            raise UserError(f"{' '.join(command)} failed: {(errors.read().strip() or '?').splitlines()[-1]}")
     return seconds
 
 
 def report_startup(arguments: Sequence[str], rounds: int, out: str) -> None:
-    """Print the time from the command of a run to its first step, with empty caches and with those it then left.
-
-    Both are measured `rounds` times.
-
-    Raises:
-      UserError: a run ends before its first step.
-    """
+    """Print the median time from the command of a run to its first step, with empty caches and with those it left."""
     seconds: dict[str, list[float]] = {"empty": [], "warm": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as place:
             for caches, taken in seconds.items():
-                taken.append(_time_to_first_step(place, Path(place) / caches, arguments))
+                taken.append(_time(place, "train.py", *arguments, f"--workdir={place}/{caches}",
+                                   "--config.log_every_steps=1", until=Path(place) / caches / "metrics.jsonl"))
     for caches, taken in seconds.items():
         print(f"first step {statistics.median(taken):.1f} s after the command with {caches} caches "
               f"({min(taken):.1f} to {max(taken):.1f}, median of {rounds})")
@@ -88,15 +54,11 @@ def report_startup(arguments: Sequence[str], rounds: int, out: str) -> None:
 
 
 def report_runs(arguments: Sequence[str], seeds: int, out: str) -> None:
-    """Print the test accuracy and the wall time of a run of scripts/train.py with each seed from 0, with empty caches.
-
-    Raises:
-      UserError: a run fails.
-    """
+    """Print test accuracy and wall time of a run of scripts/train.py with each seed from 0, with empty caches."""
     records = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as place:
-            seconds = _time_to_end(place, "train.py", *arguments, f"--config.seed={seed}", f"--workdir={place}/run")
+            seconds = _time(place, "train.py", *arguments, f"--config.seed={seed}", f"--workdir={place}/run")
             lines = (Path(place) / "run" / "metrics.jsonl").read_text().splitlines()
             test = [record for record in map(json.loads, lines) if record["split"] == "test"][-1]
         records.append({"seed": seed, "seconds": seconds, "test_accuracy": test["accuracy"], "step": test["step"]})
@@ -114,18 +76,15 @@ def report_trials(arguments: Sequence[str], trials: int, out: str) -> None:
     """Print the wall time of several seeds: in one sweep together, in one sweep one by one, and as runs of train.py.
 
     Each is a whole process, in this order, after one run that fills the caches for all.
-
-    Raises:
-      UserError: a run fails.
     """
-    seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place:
-        train = partial(_time_to_end, place, "train.py", *arguments)
-        sweep = partial(_time_to_end, place, "sweep.py", *arguments, f"--sweep=seed=0:{trials}")
+        train = partial(_time, place, "train.py", *arguments)
+        sweep = partial(_time, place, "sweep.py", *arguments, f"--sweep=seed=0:{trials}")
         train(f"--workdir={place}/warm")
-        seconds["together"] = sweep(f"--workdir={place}/together")
-        seconds["one after the other"] = sweep("--notogether", f"--workdir={place}/one")
-        seconds["train.py"] = sum(train(f"--config.seed={seed}", f"--workdir={place}/{seed}") for seed in range(trials))
+        seconds = {
+            "together": sweep(f"--workdir={place}/together"),
+            "one after the other": sweep("--notogether", f"--workdir={place}/one"),
+            "train.py": sum(train(f"--config.seed={seed}", f"--workdir={place}/{seed}") for seed in range(trials))}
     rows = [[way, f"{taken:.1f} s", f"{taken / seconds['together']:.2f} times as long as together"]
             for way, taken in seconds.items()]
     print("\n".join(text_table(rows, "lrl")))

@@ -1,20 +1,67 @@
-"""Epochs of a config, with their data and the evaluation on the test split: ours, and those of a PyTorch program."""
+"""Epochs of a config, ours and those of peers: training with its data and evaluation, or only the loading of images."""
+import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
+from PIL import Image
 
-from modern_cnn.data import decoding, sources
-from modern_cnn.data.spec import Arrays
-from modern_cnn.errors import UserError
+from modern_cnn.data import augment, decoding, sources, streamed
+from modern_cnn.data.spec import Arrays, Files
+from modern_cnn.errors import UserError, lookup
 from modern_cnn.runs import loop
 from modern_cnn.settings import Settings
+from modern_cnn.training.devices import Devices
 from modern_cnn.training.program import Program
-from scripts.bench.loading import torch_loader
 from scripts.bench.steps import torch_packages
-from scripts.bench.timing import Runner, compare
+from scripts.bench.timing import Case, Records, Runner, compare
+
+
+class Pictures:
+    """A set as torchvision's are, with ToTensor: `load(index)` gives a PIL image, which becomes float [C, H, W]."""
+
+    def __init__(self, count: int, load: Callable[[int], tuple[Image.Image, int]]):
+        self.count, self.load = count, load
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        import torch
+
+        image, label = self.load(index)
+        pixels = np.array(image)
+        tensor = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
+        return tensor.float().div(255), label
+
+
+def load_picture(images: Any, labels: Any, image_size: int, index: int) -> tuple[Image.Image, int]:
+    """Return an image of a split in memory as torchvision's FashionMNIST and CIFAR10 do, resized, and its label."""
+    return decoding.resize(Image.fromarray(np.asarray(images[index])), image_size), int(labels[index])
+
+
+def load_crop(files: Files, random: np.random.RandomState, image_size: int, smallest: float,
+              index: int) -> tuple[Image.Image, int]:
+    """Return an image as torchvision's ImageFolder with RandomResizedCrop does, and its label."""
+    path, label, _ = files[index]
+    with open(path, "rb") as file:
+        image = Image.open(file).convert("RGB")
+    image = image.crop(augment.crop_box(random, *image.size, smallest))
+    return image.resize((image_size, image_size), Image.Resampling.BILINEAR), label
+
+
+def torch_loader(pictures: Any, batch_size: int, workers: int, train: bool = True) -> Any:
+    """Return a DataLoader; for training shuffled, without the incomplete last batch."""
+    import torch
+
+    # Workers are spawned and kept: a fork of a process in which JAX has threads may hang.
+    options: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    return torch.utils.data.DataLoader(pictures, batch_size, shuffle=train, drop_last=train, num_workers=workers,
+                                       **options)
 
 
 def our_epoch(config: Settings) -> Runner:
@@ -32,43 +79,11 @@ def our_epoch(config: Settings) -> Runner:
     return Runner(epoch, time.perf_counter() - start)
 
 
-class Images:
-    """A split as torchvision's FashionMNIST has it, or for colour images its CIFAR10, with ToTensor.
-
-    Each image goes by way of PIL to a float tensor [C, H, W].
-    """
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: int):
-        import torch
-
-        grey = images.shape[3] == 1  # FashionMNIST holds two tensors, CIFAR10 an array and a list
-        self.images = torch.tensor(images[..., 0]) if grey else images
-        self.labels = torch.tensor(labels) if grey else labels.tolist()
-        self.image_size = image_size
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        import torch
-        from PIL import Image
-
-        pixels, label = self.images[index], int(self.labels[index])
-        image = Image.fromarray(np.asarray(pixels))
-        image = np.array(decoding.resize(image, self.image_size), copy=True)
-        tensor = torch.from_numpy(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1).contiguous()
-        return tensor.float().div(255), label
-
-
 def torch_epoch(config: Settings, workers: int, channels_last: bool = False) -> Runner:
     """Return an epoch of a PyTorch program as it is usually written: a Dataset of PIL images in a DataLoader.
 
-    Args:
-      config: of the run.
-      workers: processes that load images.
-      channels_last: the order of dimensions that is faster on CPUs, instead of PyTorch's default.
-    Raises:
-      UserError: PyTorch or the twins of the networks are missing, or the config streams its images.
+    `workers` processes load images. Channels-last is the order of dimensions that is faster on CPUs than the default.
+    Raise UserError if PyTorch or the twins of the networks are missing, or the config streams its images.
     """
     torch, torch_net = torch_packages()
     start = time.perf_counter()
@@ -79,8 +94,11 @@ def torch_epoch(config: Settings, workers: int, channels_last: bool = False) -> 
         if not isinstance(arrays, Arrays):
             raise UserError("the peer torch holds all images in memory: set --config.data.stream=false, or leave out "
                             "the peer with --peer=")
-        images = Images(np.asarray(arrays.images), np.asarray(arrays.labels), config.data.image_size)
-        loaders[split] = torch_loader(images, config.data.batch_size, workers, train=split == "train")
+        images, labels = map(np.asarray, arrays)
+        gray = images.shape[3] == 1  # FashionMNIST holds two tensors, CIFAR10 an array and a list
+        held = (torch.tensor(images[..., 0]), torch.tensor(labels)) if gray else (images, labels.tolist())
+        pictures = Pictures(len(labels), partial(load_picture, *held, config.data.image_size))
+        loaders[split] = torch_loader(pictures, config.data.batch_size, workers, train=split == "train")
     net = torch_net(config.model["name"], dataset.spec.num_classes, dataset.spec.image_shape[2])
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = net.to(memory_format=layout)
@@ -107,20 +125,71 @@ def torch_epoch(config: Settings, workers: int, channels_last: bool = False) -> 
     return Runner(epoch, time.perf_counter() - start)
 
 
-def compare_epochs(config: Settings, peers: Sequence[str], rounds: int) -> list[dict[str, Any]]:
-    """Return a record of our epoch and of each peer's, as `timing.compare` has them; the first epoch does not count.
+def our_loading(config: Settings, dataset: sources.Dataset) -> Runner:
+    """Return what brings an epoch of a streamed set's batches to the device."""
+    feed = dataset.feed(Devices(**dataclasses.asdict(config.parallel)), config.augment.resized_crop)
 
-    Args:
-      config: of the run.
-      peers: only 'torch': without workers, with one for each core, and without workers channels-last.
-      rounds: epochs of each, or more where they take less than a turn.
-    Raises:
-      UserError: the config cannot be trained, or PyTorch is missing.
+    def epoch() -> None:
+        for (batch,) in feed.train(config.seed, 0, 0, config.data.batch_size):
+            jax.block_until_ready(batch)
+
+    return Runner(epoch)
+
+
+def torch_loading(config: Settings, files: Files, workers: int) -> Runner:
+    """Return what loads the same epoch by DataLoader."""
+    load = partial(load_crop, files, np.random.RandomState(0), config.data.image_size, config.augment.resized_crop)
+    loader = torch_loader(Pictures(len(files), load), config.data.batch_size, workers)
+    return Runner(lambda: [None for _ in loader])
+
+
+def tf_loading(config: Settings, files: Files) -> Runner:
+    """Return what loads the same epoch by tf.data: it decodes only a JPEG's crop, and resizes antialiased as all do."""
+    import tensorflow as tf
+
+    size = config.data.image_size
+
+    def load(path, label):
+        content = tf.io.read_file(path)
+        box, shape, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(content), tf.zeros([0, 0, 4]), aspect_ratio_range=augment.CROP_RATIOS,
+            area_range=(config.augment.resized_crop, 1.0), max_attempts=augment.CROP_TRIES, min_object_covered=0.0,
+            use_image_if_no_bounding_boxes=True)
+        image = tf.io.decode_and_crop_jpeg(content, tf.concat([box[:2], shape[:2]], 0), channels=3)
+        return tf.cast(tf.round(tf.image.resize(image, (size, size), antialias=True)), tf.uint8), label
+
+    batches = (tf.data.Dataset.from_tensor_slices(([str(path) for path in files.paths], files.labels))
+               .shuffle(len(files)).map(load, tf.data.AUTOTUNE, deterministic=True)
+               .batch(config.data.batch_size, drop_remainder=True).prefetch(streamed.AHEAD))
+    return Runner(lambda: [None for _ in batches.as_numpy_iterator()])
+
+
+def compare_epochs(config: Settings, peers: Sequence[str], rounds: int, loading: bool = False) -> Records:
+    """Return a record of our epoch and of each peer's, or of the loading of its images; the first does not count.
+
+    PyTorch loads without workers, and with one for each core; it also trains channels-last. Raise UserError for an
+    unknown peer, one whose packages are missing, a config that cannot be trained, or for loading one that does not
+    stream random crops of a folder.
     """
-    runners = {"ours": our_epoch(config)}
-    if "torch" in peers:
-        runners |= {f"torch, {workers} workers": torch_epoch(config, workers) for workers in (0, os.cpu_count() or 1)}
-        runners["torch, channels-last"] = torch_epoch(config, 0, channels_last=True)
-    spec = sources.load(config.data).spec
-    return compare(runners, rounds, 1, spec.sizes["train"], phase="epoch", model=config.model["name"],
-                   batch_size=config.data.batch_size, image_shape=list(spec.image_shape), dtype="float32")
+    counts = (0, os.cpu_count() or 1)
+    if loading:
+        if not (config.data.stream and config.augment.resized_crop and config.data.source.startswith("folder:")):
+            raise UserError("--loading times random crops of a streamed folder: add --config.data.source=folder:DIR "
+                            "--config.data.stream=true --config.data.image_size=224 --config.augment.resized_crop=0.08")
+        dataset = sources.load(config.data)
+        files = dataset.splits["train"]
+        ours = partial(our_loading, dataset=dataset)
+        torch = {f"torch, {count} workers": partial(torch_loading, files=files, workers=count) for count in counts}
+        known = {"torch": torch, "tf.data": {"tf.data": partial(tf_loading, files=files)}}
+    else:
+        dataset, ours = None, our_epoch
+        torch = {f"torch, {count} workers": partial(torch_epoch, workers=count) for count in counts}
+        known = {"torch": torch | {"torch, channels-last": partial(torch_epoch, workers=0, channels_last=True)}}
+    makers = {"ours": ours}
+    for peer in peers:
+        makers |= lookup(known, peer, "peer")
+    runners = {who: make(config) for who, make in makers.items()}
+    phase, model, dtype = ("loading", "none", "uint8") if loading else ("epoch", config.model["name"], "float32")
+    spec, size = (dataset or sources.load(config.data)).spec, config.data.batch_size
+    images = spec.sizes["train"] // size * size if loading else spec.sizes["train"]
+    return compare(phase, Case(model, size, spec.image_shape, dtype), runners, rounds, 1, images)

@@ -5,13 +5,16 @@ import math
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from modern_cnn.errors import UserError
+from modern_cnn.sweeps.seeds import markdown_table
+from scripts.bench.steps import our_step, torch_step
+from scripts.bench.timing import Case
 
 INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)")
 SHAPE = re.compile(r"\w+\[([\d,]*)\]")
@@ -27,8 +30,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One operation of a step: milliseconds, the shape of its result, and a convolution's 10^9 operations a second."""
     name: str
     kind: str
@@ -43,14 +45,9 @@ def kind_of(name: str) -> str:
 
 
 def xla_operations(compiled: jax.stages.Compiled, run: Callable[[], object], times: int = 1) -> list[Operation]:
-    """Return the operations of a compiled step, longest first, as means over `times` steps.
+    """Return the operations of a compiled step, longest first, as means over `times` calls of `run`, a step each.
 
-    Args:
-      compiled: the step.
-      run: a function that runs it once, to its end.
-      times: how often to run it.
-    Raises:
-      UserError: the trace holds no operations, as on a GPU; `scripts/train.py --profile` is for those.
+    Raise UserError if the trace holds no operations, as on a GPU; `scripts/train.py --profile` is for those.
     """
     instructions = {found[1]: found[2] for line in (compiled.as_text() or "").splitlines()
                     if (found := INSTRUCTION.match(line))}
@@ -74,8 +71,7 @@ def xla_operations(compiled: jax.stages.Compiled, run: Callable[[], object], tim
 def _shares(edges: list[tuple[float, str]]) -> dict[str, float]:
     """Return the time of each operation; where several run at once, the time is divided among them.
 
-    Args:
-      edges: (time, 'NAME') where an operation begins and (time, 'end: NAME') where it ends.
+    An edge is (time, 'NAME') where an operation begins and (time, 'end: NAME') where it ends.
     """
     shares: dict[str, float] = defaultdict(float)
     running, before = set(), 0.0
@@ -91,35 +87,26 @@ def _shares(edges: list[tuple[float, str]]) -> dict[str, float]:
 
 
 def _operation(name: str, instructions: dict[str, str], ms: float) -> Operation:
-    """Return the operation of an instruction of the program, {name: text}."""
+    """Return an instruction, called 'backward: conv1/mul' for 'jit(train_step)/transpose(jvp(Net))/conv1/mul'."""
     text = instructions[name]
-    path, shape, gflops = _first(r'op_name="([^"]*)"', text) or name, SHAPE.search(text), None
+    path = (re.findall(r'op_name="([^"]+)"', text) or [name])[0]
+    shape, gflops = SHAPE.search(text), None
     if " convolution(" in text:
-        kernel = instructions[_first(r" convolution\(%[\w.\-]+, %([\w.\-]+)\)", text)]
-        *window, channels, _ = _sizes(kernel)  # the order of dimensions is 01io, as in all our convolutions on CPUs
-        gflops = 2 * math.prod(_sizes(text)) * math.prod(window) * channels / ms / 1e6
+        kernel = instructions[re.findall(r" convolution\(%[\w.\-]+, %([\w.\-]+)\)", text)[0]]
+        result, sizes = ([int(size) for size in SHAPE.findall(each)[0].split(",")] for each in (text, kernel))
+        *window, channels, _ = sizes  # the order of dimensions is 01io, as in all our convolutions on CPUs
+        gflops = 2 * math.prod(result) * math.prod(window) * channels / ms / 1e6
     if " dot(" in text:  # the gradient of a kernel; its name is that of the transposition that follows
         path = re.sub(r"/transpose$", "/dot_general", path)
-    return Operation(_readable(path), kind_of(path), shape[0] if shape else "", ms, gflops)
-
-
-def _readable(path: str) -> str:
-    """Return 'backward: conv1/mul' for 'jit(train_step)/transpose(jvp(Net))/conv1/mul'."""
     inside = re.sub(r"checkpoint/|rematted_computation/|transpose\(\)/", "", re.split(r"jvp\(\w*\)+/", path)[-1])
-    if "jvp(" not in path:
-        return inside.removeprefix("jit(train_step)/")
-    return f"{'backward' if 'transpose(jvp' in path else 'forward'}: {inside}"
+    if "jvp(" in path:
+        inside = f"{'backward' if 'transpose(jvp' in path else 'forward'}: {inside}"
+    return Operation(inside.removeprefix("jit(train_step)/"), kind_of(path), shape[0] if shape else "", ms, gflops)
 
 
-def _first(pattern: str, text: str) -> str:
-    """Return the first group of a pattern in a text, or ''."""
-    found = re.search(pattern, text)
-    return found[1] if found else ""
-
-
-def _sizes(text: str) -> list[int]:
-    """Return the dimensions of the first shape in a text."""
-    return [int(size) for size in _first(SHAPE.pattern, text).split(",") if size]
+def by_kind(operations: Sequence[Operation]) -> dict[str, float]:
+    """Return the milliseconds of each kind."""
+    return {kind: sum(operation.ms for operation in operations if operation.kind == kind) for kind in KINDS}
 
 
 def torch_operations(run: Callable[[], object], times: int = 1) -> dict[str, float]:
@@ -129,15 +116,27 @@ def torch_operations(run: Callable[[], object], times: int = 1) -> dict[str, flo
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(times):
             run()
-    total = dict.fromkeys(KINDS, 0.0)
-    for entry in profiler.key_averages():
-        total[kind_of(entry.key)] += entry.self_cpu_time_total / 1e3 / times
-    return total
+    entries = [(kind_of(entry.key), entry.self_cpu_time_total / 1e3 / times) for entry in profiler.key_averages()]
+    return {kind: sum(ms for each, ms in entries if each == kind) for kind in KINDS}
 
 
-def by_kind(operations: list[Operation]) -> dict[str, float]:
-    """Return the milliseconds of each kind."""
-    total = dict.fromkeys(KINDS, 0.0)
-    for operation in operations:
-        total[operation.kind] += operation.ms
-    return total
+def report_operations(cases: Sequence[Case], rounds: int, top: int = 5) -> None:
+    """Print where the time of each step goes, ours and PyTorch's, and our `top` longest operations, as markdown.
+
+    The times are means over `rounds` steps, after three that do not count. Raise UserError if there is no PyTorch, or
+    the operations of the device cannot be traced.
+    """
+    for case in cases:
+        ours, theirs = our_step(case), torch_step(case)
+        for _ in range(3):
+            ours.run()
+            theirs.run()
+        found = xla_operations(ours.compiled, ours.run, rounds)
+        sums = by_kind(found), torch_operations(theirs.run, rounds)
+        rows = [["", "ours, ms", "PyTorch, ms"], *([kind, *(f"{ms[kind]:.1f}" for ms in sums)] for kind in KINDS),
+                ["**sum**", *(f"**{sum(ms.values()):.1f}**" for ms in sums)]]
+        longest = [["ms", "GFLOP/s", "result", "operation"],
+                   *([f"{each.ms:.1f}", f"{each.gflops:.0f}" if each.gflops else "", f"`{each.shape}`",
+                      f"`{each.name}`"] for each in found[:top])]
+        print("", f"{case.model}, batch {case.batch_size}, {'x'.join(map(str, case.image_shape))}", "",
+              markdown_table(rows), markdown_table(longest), sep="\n", flush=True)

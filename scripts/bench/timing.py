@@ -1,4 +1,4 @@
-"""The clock of the benchmarks, and the file that their measurements are written to.
+"""The clock of the benchmarks, and the table and the file that their measurements are written to.
 
 Programs take turns, so that a machine that slows down slows all of them.
 """
@@ -6,28 +6,43 @@ import importlib.metadata
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from modern_cnn.errors import UserError
 from modern_cnn.runs import workdir
 
 TURN_SECONDS = 1.0  # long enough that the first runs after another program, which are slower, weigh little
 PAUSE_SECONDS = 0.05  # before each turn: the threads of the program before still wait for work for a while
+ROW = "{:<16} {:<16} {:<20} {:>32} {:>10} {:>12} {:>8}"  # of fixed widths, as rows are printed one by one
+Records = list[dict[str, Any]]
+
+
+class Case(NamedTuple):
+    """A network, and the batches that it is timed on."""
+    model: str
+    batch_size: int
+    image_shape: tuple[int, int, int]
+    dtype: str
 
 
 class Runner(NamedTuple):
     """A program to time."""
     run: Callable[[], Any]  # does the work once, to its end; training returns its loss
     ready_s: float = 0.0  # seconds that loading and compiling took
+    compiled: Any = None  # XLA's program, where the step is ours
 
 
-def time_in_turns(runners: Mapping[str, Runner], rounds: int, warmup: int) -> dict[str, list[float]]:
-    """Return the milliseconds of one run in each turn, for each program by its name.
+def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, warmup: int, images: int) -> Records:
+    """Time programs in turns and return a record of each; one of them is called 'ours'.
 
-    A turn takes TURN_SECONDS, and at least one run. `warmup` turns come before the `rounds` that are measured.
+    A turn takes TURN_SECONDS, and at least one run of `images` images. `warmup` turns come before the `rounds` that are
+    measured. A record holds 'phase', the case, 'who', the median, minimum and maximum in milliseconds, 'ready_s',
+    'images_per_second' by the median, 'rounds' and 'ours_is_faster': the time of this program divided by the time of
+    ours, as the median over turns.
     """
-    times: dict[str, list[float]] = {who: [] for who in runners}
+    times: dict[str, list[float]] = {who: [] for who in runners}  # milliseconds of one run in each turn
     for turn in range(rounds + warmup):
         for who, runner in runners.items():
             count = max(1, round(TURN_SECONDS * 1e3 / times[who][-1])) if turn else 1
@@ -36,38 +51,41 @@ def time_in_turns(runners: Mapping[str, Runner], rounds: int, warmup: int) -> di
             for _ in range(count):
                 runner.run()
             times[who].append((time.perf_counter() - start) * 1e3 / count)
-    return {who: taken[warmup:] for who, taken in times.items()}
-
-
-def compare(runners: Mapping[str, Runner], rounds: int, warmup: int, images: int,
-            **fields: Any) -> list[dict[str, Any]]:
-    """Time programs in turns and return a record of each.
-
-    Args:
-      runners, rounds, warmup: see `time_in_turns`; one of the programs is called 'ours'.
-      images: number of images that one run reads.
-      **fields: what else each record holds.
-    Returns:
-      Records with 'who', the median, minimum and maximum in milliseconds, 'images_per_second' by the median, 'ready_s',
-      'rounds' and 'ours_is_faster': the time of this program divided by the time of ours, as the median over turns.
-    """
-    times = time_in_turns(runners, rounds, warmup)
+    times = {who: taken[warmup:] for who, taken in times.items()}
     records = []
     for who, taken in times.items():
-        median = statistics.median(taken)
         ratio = statistics.median(other / own for other, own in zip(taken, times["ours"], strict=True))
-        records.append({**fields, "who": who, "median_ms": median, "min_ms": min(taken), "max_ms": max(taken),
-                        "ours_is_faster": ratio, "rounds": len(taken), "images_per_second": images / median * 1e3,
-                        "ready_s": runners[who].ready_s})
+        median = statistics.median(taken)
+        records.append({"phase": phase, **case._asdict(), "who": who, "median_ms": median, "min_ms": min(taken),
+                        "max_ms": max(taken), "ours_is_faster": ratio, "rounds": rounds,
+                        "images_per_second": images / median * 1e3, "ready_s": runners[who].ready_s})
     return records
 
 
-def write_measurements(out: str, **measurements: Any) -> None:
-    """Write the measurements, with machine, versions and commit, to the JSON file `out`; '' writes nothing.
+def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any], Records],
+           cases: Iterable[Any]) -> None:
+    """Print the records that `measure(case)` returns of each case, and write them to `out`, as soon as it has them.
 
-    Raises:
-      UserError: the file cannot be written.
+    Raise UserError if `out` cannot be written; where its folder is missing, before anything is measured.
     """
+    if out and not Path(out).absolute().parent.is_dir():
+        raise UserError(f"--out={out}: there is no folder {Path(out).parent}")
+    at = workdir.describe_machine()
+    print(f"{at['machine']}, {at['device']}; {dtype}; {rounds} turns of each; ms: median (fastest to slowest)")
+    print(ROW.format("network", "batch, image", "who", unit, "images/s", "ready after", "ours is"), flush=True)
+    records = []
+    for case in cases:
+        for record in (found := measure(case)):
+            shape = "x".join(map(str, record["image_shape"]))
+            cells = ("{model}", "{batch_size}, " + shape, "{who}", "{median_ms:,.1f} ({min_ms:,.1f} to {max_ms:,.1f})",
+                     "{images_per_second:,.0f}", "{ready_s:.1f} s", "{ours_is_faster:.2f}x")
+            print(ROW.format(*(cell.format(**record) for cell in cells)), flush=True)
+        records += found
+        write_measurements(out, results=records)
+
+
+def write_measurements(out: str, **measurements: Any) -> None:
+    """Write machine, versions, commit and the measurements to the JSON file `out`, if any; UserError if that fails."""
     if out:
         machine = workdir.describe_machine()
         if "torch" in sys.modules:

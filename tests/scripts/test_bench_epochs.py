@@ -16,8 +16,8 @@ def test_an_epoch_is_what_training_does(tmp_path):
     assert [record["who"] for record in records] == ["ours", "torch, 0 workers", f"torch, {os.cpu_count()} workers",
                                                      "torch, channels-last"]
     assert np.isclose(records[0]["images_per_second"], 1437 / records[0]["median_ms"] * 1e3)
-    epoch, _ = epochs.our_epoch(config)
-    theirs, _ = epochs.torch_epoch(config, 0)
-    for each in (epoch, theirs):
-        losses = [each() for _ in range(4)]
+    ours = epochs.our_epoch(config)
+    theirs = epochs.torch_epoch(config, 0)
+    for each in (ours, theirs):
+        losses = [each.run() for _ in range(4)]
         assert losses[-1] < losses[0]

@@ -3,15 +3,15 @@ import numpy as np
 import pytest
 
 from modern_cnn.models import MODELS
-from scripts.bench import steps
+from scripts.bench import steps, timing
 
 
 @pytest.mark.parametrize("who", ["ours", "torch", "library"])  # torch.compile builds C++ code for minutes
 def test_everybody_learns_the_same_batch(who):
-    case = steps.Case("lenet", 8, (28, 28, 1), {}, "float32")
-    step, seconds = (steps.PEERS | {"ours": steps.our_step})[who](case)
-    losses = [step() for _ in range(20)]
-    assert seconds > 0
+    case = timing.Case("lenet", 8, (28, 28, 1), "float32")
+    runner = (steps.PEERS | {"ours": steps.our_step})[who](case)
+    losses = [runner.run() for _ in range(20)]
+    assert runner.ready_s > 0
     assert losses[-1] < losses[0]
     assert abs(losses[0] - np.log(10)) < 0.5
 
@@ -20,14 +20,14 @@ def test_the_library_is_xlas_own_operations(monkeypatch):
     taken = []
     monkeypatch.setattr(steps, "train_step", lambda state, batch, key: taken.append(
         steps.formulations.choose_convolution((3, 3, 4, 40), (1, 1), ((1, 1), (1, 1)), 1, 4, (8, 8))) or (state, 0))
-    case = steps.Case("lenet", 8, (28, 28, 1), {}, "float32")
+    case = timing.Case("lenet", 8, (28, 28, 1), "float32")
     steps.our_step(case)
-    steps.library_step(case)
+    steps.PEERS["library"](case)
     assert taken == ["canonical", "library"]
 
 
 def test_ours_and_a_peer_in_turn():
-    case = steps.Case("lenet", 8, (28, 28, 1), {}, "bfloat16")
+    case = timing.Case("lenet", 8, (28, 28, 1), "bfloat16")
     own, other = steps.compare_steps(case, ["library"], 3)
     assert (own["who"], other["who"], own["dtype"], own["rounds"]) == ("ours", "library", "bfloat16", 3)
     assert own["ours_is_faster"] == 1
@@ -37,5 +37,7 @@ def test_ours_and_a_peer_in_turn():
 
 def test_every_network_has_a_size():
     assert set(steps.SIZES) <= set(MODELS)
-    assert steps.make_case("resnet50").image_shape == (224, 224, 3)
-    assert steps.make_case("lenet", 16).batch_size == 16
+    assert [case.model for case in steps.make_cases([])] == list(steps.SIZES)
+    large, small = steps.make_cases(["resnet50"]) + steps.make_cases(["lenet"], 16)
+    assert (large.image_shape, large.batch_size) == ((224, 224, 3), 64)
+    assert (small.image_shape, small.batch_size) == ((28, 28, 1), 16)

@@ -2,12 +2,13 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from modern_cnn.errors import UserError
-from scripts.bench import tables
+from scripts.bench import steps, timing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +27,9 @@ def test_the_script_writes_table_and_json(tmp_path):
     ({"peers": ["troch"]}, "no peer 'troch'; did you mean 'torch'"),
     ({"out": "/no/such/folder/x.json"}, "there is no folder /no/such/folder"),
 ])
-def test_wrong_input_is_reported_before_anything_is_timed(change, words):
-    arguments = {"names": ["mlp"], "peers": [], "batch_size": 0, "dtype": "float32", "rounds": 1, "out": ""}
+def test_wrong_input_is_reported_before_anything_is_timed(change, words, monkeypatch):
+    given = {"names": ["mlp"], "peers": [], "out": ""} | change
+    monkeypatch.setattr(steps, "our_step", lambda case: pytest.fail("compiled"))
     with pytest.raises(UserError, match=words):
-        tables.report_steps(**arguments | change)
+        timing.report("ms a step", "float32", 1, given["out"],
+                      partial(steps.compare_steps, peers=given["peers"], rounds=1), steps.make_cases(given["names"]))
