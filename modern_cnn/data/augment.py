@@ -1,7 +1,5 @@
-"""From uint8 pixels to what a network sees, inside the compiled step.
-
-Amounts may be traced numbers (see `functional.regularize.is_zero`), except `crop` and `flip`.
-"""
+"""From uint8 pixels to what a network sees, in the compiled step; all amounts but `crop` and `flip` may be traced."""
+import functools
 import math
 from collections.abc import Sequence
 
@@ -16,8 +14,7 @@ from modern_cnn.functional.regularize import is_zero
 from modern_cnn.settings import Augment
 
 PILLOW_BITS = 22  # after the binary point, in the weights of Pillow's fixed-point arithmetic
-# Random resized crops, by torchvision's rule.
-CROP_RATIOS = (3 / 4, 4 / 3)  # width to height
+CROP_RATIOS = (3 / 4, 4 / 3)  # width to height, of random resized crops by torchvision's rule, as the next
 CROP_TRIES = 10
 MIX_FOLD = 100  # folded into the key of a batch for the draws of `mix`
 
@@ -55,14 +52,8 @@ def random_affine(key: jax.Array, images: jax.Array, *, rotate: float | jax.Arra
     """Return images, each rotated, scaled and moved by its own random amounts: bilinear, black outside the image.
 
     The standard distortions for handwriting (Simard et al. 2003, "Best practices for convolutional neural networks
-    applied to visual document analysis", section 2).
-
-    Args:
-      key: for the amounts, which are uniform.
-      images: float [N, H, W, C], 0 is black.
-      rotate: by up to this many degrees to either side.
-      zoom: scale by 1 - zoom to 1 + zoom, height and width separately.
-      shift: by up to this many pixels in each direction.
+    applied to visual document analysis", section 2). Images are float [N, H, W, C], where 0 is black. The amounts are
+    uniform: up to `rotate` degrees and `shift` pixels to either side, and separately for height and width 1 +- `zoom`.
     """
     n, height, width, _ = images.shape
     angle_key, zoom_key, shift_key = jax.random.split(key, 3)
@@ -84,8 +75,7 @@ def _bilinear(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
 
     def pixel(row, column):
         rows = jnp.clip(row + 1, 0, padded.shape[0] - 1).astype(jnp.int32)
-        columns = jnp.clip(column + 1, 0, padded.shape[1] - 1).astype(jnp.int32)
-        return padded[rows, columns]
+        return padded[rows, jnp.clip(column + 1, 0, padded.shape[1] - 1).astype(jnp.int32)]
 
     down, right = (y - top)[..., None], (x - left)[..., None]
     return ((1 - down) * ((1 - right) * pixel(top, left) + right * pixel(top, left + 1))
@@ -107,14 +97,12 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 def crop_box(random: np.random.RandomState, width: int, height: int, smallest: float) -> tuple[int, int, int, int]:
     """Return (left, top, right, bottom) of a random crop of one image, on the host.
 
-    Its share of the area is between `smallest` and 1, and its ratio is in CROP_RATIOS: "Inception" cropping (Szegedy
-    et al. 2014, section 6) by torchvision's rule. After CROP_TRIES that do not fit, it is the largest central crop with
-    an allowed ratio.
+    Its share of the area is between `smallest` and 1, and its ratio is in CROP_RATIOS: "Inception" cropping (Szegedy et
+    al. 2014, section 6) by torchvision's rule. If CROP_TRIES do not fit, it is the largest central crop of that kind.
     """
     low, high = map(math.log, CROP_RATIOS)
     for _ in range(CROP_TRIES):
-        area = width * height * random.uniform(smallest, 1)
-        ratio = math.exp(random.uniform(low, high))
+        area, ratio = width * height * random.uniform(smallest, 1), math.exp(random.uniform(low, high))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             left, top = random.randint(0, width - w + 1), random.randint(0, height - h + 1)
@@ -134,8 +122,7 @@ def crop_boxes(key: jax.Array, count: int, height: int, width: int, smallest: fl
     lengths = np.array([height, width]).reshape(2, 1, 1)
     fits = jnp.all((sides > 0) & (sides <= lengths), axis=0)
     # If no try fits: the largest central box with an allowed ratio.
-    largest = np.array([min(height, round(width / CROP_RATIOS[0])),
-                        min(width, round(height * CROP_RATIOS[1]))]).reshape(2, 1, 1)
+    largest = np.array([[[min(height, round(width / CROP_RATIOS[0]))]], [[min(width, round(height * CROP_RATIOS[1]))]]])
     first = jnp.argmax(fits, axis=0)
     sides = jnp.where(fits.any(axis=0), jnp.take_along_axis(sides, first[None, None], axis=1), largest)[:, 0]
     places = jnp.stack([jax.random.randint(place_key, (count,), 0, length - side + 1)
@@ -145,18 +132,16 @@ def crop_boxes(key: jax.Array, count: int, height: int, width: int, smallest: fl
 
 
 def random_resized_crop(key: jax.Array, images: jax.Array, smallest: float | jax.Array) -> jax.Array:
-    """Return float32 [N, H, W, C]: of each image a random box (`crop_boxes`), resized to the image's size (bilinear).
+    """Return float32 [N, H, W, C]: of each image a random box, resized to the image's size: torchvision's, bilinear.
 
-    torchvision's RandomResizedCrop. The box is no larger than the image, so a pixel is a mean of at most two along each
-    axis, none of them outside the box.
+    The box is no larger than the image, so a pixel is a mean of at most two along each axis, none outside the box.
     """
     count, height, width, _ = images.shape
     top, left, box_height, box_width = crop_boxes(key, count, height, width, smallest)
 
-    def weights(start, length, size):
+    def weights(start, length, size):  # [N, pixel of the result, pixel of the image]
         start, length = start[:, None], length[:, None]
-        centre = start + (jnp.arange(size) + 0.5) * (length / size) - 0.5  # [N, size], in pixels of the image
-        centre = jnp.clip(centre, start, start + length - 1)
+        centre = jnp.clip(start + (jnp.arange(size) + 0.5) * (length / size) - 0.5, start, start + length - 1)
         return jnp.maximum(0, 1 - jnp.abs(centre[:, :, None] - jnp.arange(size)))
 
     images = jnp.einsum("nyh,nhwc->nywc", weights(top, box_height, height), images.astype(jnp.float32),
@@ -189,8 +174,8 @@ def mixup(key: jax.Array, images: jax.Array, others: jax.Array, alpha: float | j
 def cutmix(key: jax.Array, images: jax.Array, others: jax.Array, alpha: float | jax.Array) -> Mixed:
     """Return images, each with a box of the other pasted into the same place (Yun et al. 2019).
 
-    The box has the image's shape, a share of its area from Beta(alpha, alpha), and a random pixel as its centre. What
-    lies outside the image is lost, so the returned share is counted from the pixels.
+    The box has the image's shape, a share of its area from Beta(alpha, alpha), and a random pixel as its centre. It is
+    cut off at the edges, so the returned share is counted from the pixels.
     """
     share_key, box_key = jax.random.split(key)
     side = jnp.sqrt(jax.random.beta(share_key, alpha, alpha, (len(images), 1)))
@@ -202,15 +187,9 @@ def cutmix(key: jax.Array, images: jax.Array, others: jax.Array, alpha: float | 
 def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config: Augment) -> dict[str, jax.Array]:
     """Return a batch: 'image' and 'label', and if mixup or cutmix is on also 'other' and 'share'.
 
-    Each image is mixed with the one before it in the batch, whose order is random already; with both on, half of the
-    images by either. Then 'label' int [N] is the label with the larger share of the image, 'other' int [N] the second,
-    and 'share' float [N] that of the second, at most a half.
-
-    Args:
-      key: the same as for `augment`; the draws differ.
-      images: [N, H, W, C], pixels 0..255; mixed ones come back in float32.
-      labels: int [N].
-      config: the `augment` section.
+    Each image [H, W, C], pixels 0..255, is mixed in float32 with the one before it in the batch (in random order);
+    with both on, half of the images by either. Then 'label' int [N] has the larger share of the image, 'other' int [N]
+    the smaller: 'share' float [N], at most a half. The key may be that of `augment`; the draws differ.
     """
     ways = [(way, alpha) for way, alpha in ((mixup, config.mixup), (cutmix, config.cutmix)) if not is_zero(alpha)]
     if not ways:
@@ -231,15 +210,10 @@ def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config: Augment) -
 def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool = False) -> jax.Array:
     """Return uint8 images [N, H, W, C] changed as the `augment` section says: pixels 0..255, float32 if values change.
 
-    In this order: random resized crop, crop, flip, then rotation, scale and shift at once, brightness, contrast,
-    saturation and hue (torchvision draws the order of these four), lighting, cutout. `mix` comes after it.
-
-    Args:
-      cropped: the images are random resized crops already, as streamed ones are.
+    In this order: random resized crop (unless `cropped`: the stream has done it), crop, flip, rotation with scale and
+    shift, brightness, contrast, saturation, hue (torchvision draws the order of these), lighting, cutout; then `mix`.
     """
-    def subkey(number):  # not 0 to 2: `random_affine` splits the key itself into these
-        return jax.random.fold_in(key, number)
-
+    subkey = functools.partial(jax.random.fold_in, key)  # not 0 to 2: `random_affine` splits the key into these
     if not (cropped or is_zero(config.resized_crop)):
         images = random_resized_crop(subkey(3), images, config.resized_crop)
     if config.crop:

@@ -23,19 +23,12 @@ VERSION = 2  # raise it when decoding changes, so that old entries are not read
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """A decoded source, before any split is divided.
-
-    Attributes:
-      kind, place: where it was found, from `sources.resolve`.
-      fingerprint: of its files.
-      class_names: empty if the source has no names.
-      digest: of its arrays.
-    """
-    kind: str
+    """A decoded source, before any split is divided."""
+    kind: str  # as `place`: where it was found, from `sources.resolve`
     place: str
-    fingerprint: str
-    class_names: list[str]
-    digest: str
+    fingerprint: str  # of its files
+    class_names: list[str]  # empty if the source has no names
+    digest: str  # of its arrays
     splits: dict[str, Arrays]
 
 
@@ -86,8 +79,9 @@ def save(directory: Path, decoded: Decoded) -> None:
     """Write an entry, all of it or nothing. If that fails, a warning says so and nothing is cached."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=directory.name + "."))
-        try:
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=directory.name + ".",
+                                         ignore_cleanup_errors=True) as name:  # by its end it may have been renamed
+            temporary = Path(name)
             for split, arrays in decoded.splits.items():
                 for part, array in zip(Arrays._fields, arrays, strict=True):
                     np.save(temporary / f"{split}_{part}.npy", array)
@@ -99,8 +93,6 @@ def save(directory: Path, decoded: Decoded) -> None:
             except OSError:
                 if not (directory / "meta.json").exists():  # else another process has just written the same entry
                     raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as e:
         log.warning("the decoded data set could not be cached in %s (%s); it will be decoded again next time",
                     directory, e)

@@ -55,8 +55,7 @@ def hue(key: jax.Array, images: jax.Array, amount: float | jax.Array) -> jax.Arr
 def lighting(key: jax.Array, images: jax.Array, amount: float | jax.Array) -> jax.Array:
     """Return RGB images, each with random multiples of ImageNet's principal colours added to all of its pixels.
 
-    "Fancy PCA" (Krizhevsky et al. 2012, section 4.1). `amount` is the standard deviation of the multiples, in the paper
-    0.1. Unlike there, the result is clipped to 0..255.
+    "Fancy PCA" (Krizhevsky et al. 2012, section 4.1), but clipped; `amount` is the standard deviation, there 0.1.
     """
     multiples = amount * jax.random.normal(key, (len(images), 1, 1, 3)) * jnp.array(LIGHTING_STD)
     shifts = jnp.sum(multiples[..., None, :] * jnp.array(LIGHTING_COMPONENTS), axis=-1)  # [N, 1, 1, 3]

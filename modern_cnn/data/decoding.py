@@ -1,9 +1,11 @@
 """Image files decoded to arrays, and images resized to what a network takes."""
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,10 +17,7 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tif
 
 
 def check_memory(what: str, count: int, height: int, width: int) -> None:
-    """Raise UserError if `count` RGB images of `height` x `width` need more than half of the machine's memory.
-
-    All decoded images are held in memory, so this is better said before decoding than an hour later.
-    """
+    """Raise UserError if `count` decoded RGB images need more than half of the machine's memory, not an hour later."""
     needed = count * height * width * 3
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory / 2:
@@ -28,11 +27,8 @@ def check_memory(what: str, count: int, height: int, width: int) -> None:
 
 
 def keep_size(size: int, *shapes: tuple[int, ...]) -> bool:
-    """Return whether images of these shapes [..., H, W, C] are stored in their own size.
-
-    They are if no `size` is asked for, or if none is larger: then the device enlarges them (`augment.enlarge`).
-    """
-    return not size or all(max(shape[-3:-1]) <= size for shape in shapes)
+    """Return whether images of these shapes [..., H, W, C] are stored in their own size: where none exceeds `size`."""
+    return not size or all(max(shape[-3:-1]) <= size for shape in shapes)  # the device enlarges them: augment.enlarge
 
 
 def resized_side(side: int, shorter: int, size: int) -> tuple[int, int]:
@@ -42,10 +38,9 @@ def resized_side(side: int, shorter: int, size: int) -> tuple[int, int]:
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """Return an image resized until its shorter side is `size`, and cropped to the central `size` x `size`.
+    """Return an image resized until its shorter side is `size`, and cropped to the central square; 0: as it is.
 
-    The filter is bilinear with antialiasing on 8-bit pixels. For square images this is the textbook's and
-    torchvision's Resize. A `size` of 0 leaves the image alone.
+    The filter is bilinear with antialiasing on 8-bit pixels. For square images it is torchvision's Resize.
     """
     if not size or image.size == (size, size):
         return image
@@ -56,35 +51,29 @@ def resize(image: Image.Image, size: int) -> Image.Image:
 
 def resize_pixels(image: np.ndarray, size: int) -> np.ndarray:
     """Return an image uint8 [H, W, C] as `resize` makes it."""
-    gray = image.shape[2] == 1
-    resized = np.asarray(resize(Image.fromarray(image[:, :, 0] if gray else image), size))
-    return resized[..., None] if gray else resized
+    resized = np.asarray(resize(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), size))
+    return resized.reshape(*resized.shape[:2], -1)
+
+
+def in_threads(function: Callable[[Any], np.ndarray], items: Sequence | np.ndarray, doing: str) -> list[np.ndarray]:
+    """Return function(item) of each item, in their order, by several threads; a progress bar says what they do."""
+    with ThreadPoolExecutor() as pool:
+        return list(tqdm(pool.map(function, items), doing, len(items), leave=False, disable=None, unit="img"))
 
 
 def resize_array(images: np.ndarray, size: int, what: str) -> np.ndarray:
-    """Return images uint8 [N, H, W, C], each as `resize` makes it.
-
-    Raises:
-      UserError: they do not fit into memory; it calls them `what`.
-    """
+    """Return images uint8 [N, H, W, C] as `resize` makes them. Raise UserError if `what` does not fit into memory."""
     if not size or images.shape[1:3] == (size, size):
         return images
     check_memory(what, len(images), size, size)
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(tqdm(pool.map(lambda image: resize_pixels(image, size), images),
-                                  f"resizing to {size}x{size}", len(images), leave=False, disable=None, unit="img")))
+    return np.stack(in_threads(partial(resize_pixels, size=size), images, f"resizing to {size}x{size}"))
 
 
 def decode(file: Path | io.BytesIO, size: int, transform: Callable[[Image.Image], Image.Image] | None = None,
            name: str = "") -> np.ndarray:
-    """Return an image file as uint8 [H, W], if it is grayscale, or [H, W, 3].
+    """Return an image file, or encoded bytes that errors call `name`, as uint8 [H, W] if it is grayscale, or [H, W, 3].
 
-    Args:
-      file: a path, or encoded bytes, which errors call `name`.
-      size: `resize` to this; 0 keeps the size.
-      transform: applied to the decoded image instead of `resize`.
-    Raises:
-      UserError: the file does not decode.
+    It is changed by `transform` if there is one, else by `resize` to `size`. Raise UserError if it does not decode.
     """
     try:
         with Image.open(file) as opened:
@@ -94,21 +83,14 @@ def decode(file: Path | io.BytesIO, size: int, transform: Callable[[Image.Image]
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.mode in ("I", "F"):
                 raise ValueError(f"its pixels have 32 bits (mode {image.mode}); convert it to 8 bits")
-            gray = image.mode in ("1", "L")
+            mode = "L" if image.mode in ("1", "L") else "RGB"
             if image.mode == "P":  # directly to RGB, palettes with transparency warn
                 image = image.convert("RGBA")
-            if image.mode != (mode := "L" if gray else "RGB"):  # convert would copy
+            if image.mode != mode:  # convert would copy
                 image = image.convert(mode)
             return np.asarray(transform(image) if transform else resize(image, size))
     except Exception as e:  # a damaged image can raise nearly anything
         raise UserError(f"{name or file} does not decode as an image: {e}; repair or remove it") from e
-
-
-def decode_all(paths: list[Path], size: int, split: str) -> list[np.ndarray]:
-    """Return the image files of a split, each as `decode` gives it, by several threads."""
-    with ThreadPoolExecutor() as pool:
-        return list(tqdm(pool.map(lambda path: decode(path, size), paths), f"decoding {split}", len(paths),
-                         leave=False, disable=None, unit="img"))
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

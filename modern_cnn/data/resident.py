@@ -1,5 +1,6 @@
 """Data sets that lie on the devices as uint8: a batch is gathered by its indices, inside the compiled step."""
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,25 +14,16 @@ from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """Return the order of `size` examples in an epoch: an int32 permutation that depends on seed and epoch alone.
-
-    A resumed run draws it again and continues in the middle. RandomState's streams are frozen across numpy versions.
-    """
+    """Return the order of `size` examples in an epoch: an int32 permutation that depends on seed and epoch alone."""
     random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed % 2**32, epoch])))
-    return random.permutation(size).astype(np.int32)
+    return random.permutation(size).astype(np.int32)  # RandomState's streams are frozen across numpy versions
 
 
 def evaluation_batches(size: int, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (indices int32 [B], mask bool [B]) of batches that visit each of `size` examples once.
-
-    The last batch is padded with index 0, where the mask is False.
-    """
-    batches = []
-    for start in range(0, size, batch_size):
-        indices = np.arange(start, start + batch_size, dtype=np.int32)
-        mask = indices < size
-        batches.append((np.where(mask, indices, 0).astype(np.int32), mask))
-    return batches
+    """Return (indices int32 [B], mask bool [B]) of batches over `size` examples; padding has index 0 and mask False."""
+    indices = np.arange(math.ceil(size / batch_size) * batch_size, dtype=np.int32).reshape(-1, batch_size)
+    mask = indices < size
+    return list(zip(indices * mask, mask, strict=True))
 
 
 def gather(data: tuple[jax.Array, jax.Array], indices: jax.Array, shape: tuple[int, int, int]) -> dict[str, jax.Array]:
@@ -44,12 +36,7 @@ def gather(data: tuple[jax.Array, jax.Array], indices: jax.Array, shape: tuple[i
 
 
 class Resident(Feed):
-    """The feed of a data set that lies on every device as a whole.
-
-    Args:
-      spec, splits: of a `sources.Dataset`.
-      devices: of the run.
-    """
+    """The feed of a data set in memory (`sources.Dataset`), which lies on every device of the run as a whole."""
 
     def __init__(self, spec: Spec, splits: Mapping[str, Arrays], devices: Placement):
         self._spec, self._devices = spec, devices

@@ -1,5 +1,6 @@
 """What the rest of the program knows of a data set: its description, its splits, and the protocol of its feeds."""
 import dataclasses
+import functools
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,26 +12,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The description of a data set.
-
-    Attributes:
-      source: the string that was asked for.
-      origin: where the images were found.
-      image_shape: (H, W, C) in pixels, as the network sees them.
-      num_classes, class_names: the names are the numbers if the source has no names.
-      sizes: examples in each split.
-      mean, std: of each channel, to normalise pixels in [0, 1].
-      digest: of all images and labels as they are stored; a resumed run notices by it that the data changed.
-    """
-    source: str
-    origin: str
-    image_shape: tuple[int, int, int]
+    """The description of a data set."""
+    source: str  # as it was asked for
+    origin: str  # where the images were found
+    image_shape: tuple[int, int, int]  # (H, W, C) in pixels, as the network sees them
     num_classes: int
-    class_names: tuple[str, ...]
-    sizes: dict[str, int]
-    mean: tuple[float, ...]
+    class_names: tuple[str, ...]  # the numbers if the source has no names
+    sizes: dict[str, int]  # examples in each split
+    mean: tuple[float, ...]  # of each channel, to normalise pixels in [0, 1]
     std: tuple[float, ...]
-    digest: str
+    digest: str  # of all images and labels as they are stored; a resumed run notices by it that the data changed
 
 
 class Arrays(NamedTuple):
@@ -45,7 +36,7 @@ class Arrays(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """A split of image files that are not decoded yet: paths and labels int32 [N]."""
+    """A split of image files that are not decoded yet: paths and labels int32 [N]. `take` as in `Arrays`."""
     paths: list[Path]
     labels: np.ndarray
 
@@ -57,7 +48,6 @@ class Files:
         return self.paths[index], int(self.labels[index]), str(self.paths[index])
 
     def take(self, indices: np.ndarray) -> "Files":
-        """Return the split with only the examples `indices`, in their order."""
         return Files([self.paths[i] for i in indices], self.labels[indices])
 
     def describe(self) -> str:
@@ -68,32 +58,24 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """A split that TensorFlow Datasets has prepared: encoded images, read by their number.
-
-    Attributes:
-      source: an ArrayRecord data source.
-      name: of the split, for error messages.
-      indices: int [N], the numbers of the examples in `source`.
-    """
-    source: Any
-    name: str
-    indices: np.ndarray
+    """A split that TensorFlow Datasets has prepared: encoded images, read by their number. Methods as in `Files`."""
+    source: Any  # of ArrayRecords
+    name: str  # for error messages
+    indices: np.ndarray  # int [N], the numbers of the examples in `source`
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[io.BytesIO, int, str]:
-        """Return (encoded image, label, name for error messages)."""
         record = self.source[int(self.indices[index])]
         return io.BytesIO(record["image"]), int(record["label"]), f"{self.name}, example {self.indices[index]}"
 
-    @property
+    @functools.cached_property
     def labels(self) -> np.ndarray:
         """Return all labels, int32 [N]; this reads the whole split."""
         return np.array([self[i][1] for i in range(len(self))], np.int32)
 
     def take(self, indices: np.ndarray) -> "Records":
-        """Return the split with only the examples `indices`, in their order."""
         return dataclasses.replace(self, indices=self.indices[indices])
 
     def describe(self) -> str:
@@ -113,22 +95,13 @@ class Placement(Protocol):
 class Feed(Protocol):
     """The source of a run's batches on the devices: `resident.Resident` or `streamed.Streamed`.
 
-    `train` and `evaluation` run on the host. They yield arguments for `train_batch` and `eval_batch`, which make the
-    batch inside the compiled step.
+    On the host, `train` returns the arguments of `train_batch` for the batches of an epoch, from number `first` on, and
+    `evaluation` those of `eval_batch` for batches that visit each example of a split once. Inside the compiled step,
+    these two return batches: 'image' uint8 [B, H, W, C], 'label' int32 [B], and of `eval_batch` also 'mask' bool [B],
+    which is False for padding.
     """
 
-    def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
-        """Return the arguments of `train_batch` for the batches of an epoch, from number `first` on."""
-        ...
-
-    def train_batch(self, number: Any, batch_size: int, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
-        """Return batch `number` of the epoch: 'image' uint8 [B, H, W, C] and 'label' int32 [B]."""
-        ...
-
-    def evaluation(self, split: str, batch_size: int) -> Iterator[tuple]:
-        """Return the arguments of `eval_batch` for batches that visit each example of a split once."""
-        ...
-
-    def eval_batch(self, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
-        """Return a batch with 'image', 'label' and 'mask' bool [B]; the mask is False for padding."""
-        ...
+    def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]: ...
+    def train_batch(self, number: Any, batch_size: int, *args: Any, **kwargs: Any) -> dict[str, jax.Array]: ...
+    def evaluation(self, split: str, batch_size: int) -> Iterator[tuple]: ...
+    def eval_batch(self, *args: Any, **kwargs: Any) -> dict[str, jax.Array]: ...

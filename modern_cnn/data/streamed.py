@@ -23,8 +23,6 @@ from modern_cnn.data.spec import Feed, Files, Placement, Records, Spec
 SAMPLE = 1000  # training images from which 'standard' takes mean and deviation
 AHEAD = 2  # batches that are decoded, or on their way to the device, before they are asked for
 
-Transform = Callable[[Image.Image], Image.Image]
-
 
 def digest(splits: Mapping[str, Files | Records]) -> str:
     """Return a hash of the names, sizes and labels of all files; their pixels are not read."""
@@ -38,7 +36,7 @@ def _random_crop(seed: tuple[int, ...], size: int, smallest: float, image: Image
 
 
 def _read_example(split: Files | Records, index: int, image_size: int, channels: int,
-                  transform: Transform | None = None) -> tuple[np.ndarray, np.int32]:
+                  transform: partial | None = None) -> tuple[np.ndarray, np.int32]:
     """Return (uint8 [image_size, image_size, channels], label) of an example; `transform` as in `decode`."""
     file, label, name = split[index]
     image = decode(file, image_size, transform, name)
@@ -61,56 +59,47 @@ def sample(split: Files | Records, image_size: int, channels: int) -> np.ndarray
 
 
 class Streamed(Feed):
-    """The feed of a data set whose examples are decoded when they are needed; each process reads its own rows.
+    """The feed of a streamed `sources.Dataset`: each process decodes its own rows when they are needed.
 
-    Args:
-      spec, splits: of a streamed `sources.Dataset`.
-      devices: of the run.
-      smallest_crop: training images are random crops of at least this share of the area; 0: the centre, not cropped.
+    Training images are random crops of at least `smallest_crop` of the area; 0: the centre, not cropped.
     """
 
-    def __init__(self, spec: Spec, splits: Mapping[str, Files | Records], devices: Placement,
-                 smallest_crop: float = 0.0):
+    def __init__(self, spec: Spec, splits: Mapping[str, Files | Records], devices: Placement, smallest_crop: float):
         self._spec, self._splits, self._devices, self._smallest_crop = spec, splits, devices, smallest_crop
 
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
         order = epoch_order(seed, epoch, len(self._splits["train"]))
         ends = range((first + 1) * batch_size, len(order) + 1, batch_size)
-
-        def crop(index: int) -> Transform | None:
-            size, smallest = self._spec.image_shape[0], self._smallest_crop
-            return partial(_random_crop, (seed, epoch, index), size, smallest) if smallest else None
-
-        return self._batches("train", [(order[end - batch_size:end], None) for end in ends], crop)
+        seeds = (seed, epoch) if self._smallest_crop else ()
+        return self._batches("train", [(order[end - batch_size:end], None) for end in ends], seeds)
 
     def train_batch(self, number: Any, batch_size: int, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return batch  # the host has made it
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple]:
-        return self._batches(split, evaluation_batches(len(self._splits[split]), batch_size), lambda index: None)
+        return self._batches(split, evaluation_batches(len(self._splits[split]), batch_size))
 
     def eval_batch(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return batch
 
     def _batches(self, split: str, wanted: Sequence[tuple[np.ndarray, np.ndarray | None]],
-                 transform: Callable[[int], Transform | None]) -> Iterator[tuple]:
-        """Yield a batch, as a tuple of one, for each (indices, mask or None); AHEAD of them are under way.
-
-        Args:
-          transform: the transform of the example with this index.
-        """
+                 seeds: tuple[int, ...] = ()) -> Iterator[tuple]:
+        """Yield a batch, as a tuple of one, for each (indices, mask or None); with seeds, its images are cropped."""
         if not wanted:
             return
         size, _, channels = self._spec.image_shape
         rows = self._devices.local_rows(len(wanted[0][0]))
-        examples = _read_ahead(lambda i: _read_example(self._splits[split], i, size, channels, transform(i)),
-                               np.concatenate([indices[rows] for indices, _ in wanted]), AHEAD * len(rows))
+
+        def read(i: int) -> tuple[np.ndarray, np.int32]:
+            crop = partial(_random_crop, (*seeds, i), size, self._smallest_crop) if seeds else None
+            return _read_example(self._splits[split], i, size, channels, crop)
+
+        examples = _read_ahead(read, np.concatenate([indices[rows] for indices, _ in wanted]), AHEAD * len(rows))
         under_way: collections.deque = collections.deque()
         for indices, mask in wanted:
             images, labels = zip(*itertools.islice(examples, len(rows)), strict=True)
-            batch = {"image": np.stack(images), "label": np.array(labels)}
-            if mask is not None:
-                batch["mask"] = mask[rows]
+            masks = {} if mask is None else {"mask": mask[rows]}
+            batch = {"image": np.stack(images), "label": np.array(labels)} | masks
             under_way.append(self._devices.place_batch(batch, len(indices)))  # returns before it has arrived
             if len(under_way) == AHEAD:
                 yield (under_way.popleft(),)

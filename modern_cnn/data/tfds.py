@@ -33,10 +33,9 @@ def _unreachable(url: str) -> str | None:
             request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "modern_cnn"})
             urllib.request.urlopen(request, timeout=PROBE_SECONDS - 1).close()
             reason[0] = None
-        except urllib.error.HTTPError:
-            reason[0] = None  # it answered; TFDS will say whether it has the file
         except (OSError, ValueError, http.client.HTTPException) as e:
-            reason[0] = str(getattr(e, "reason", e))
+            # A refusal is an answer too; TFDS will say whether the host has the file.
+            reason[0] = None if isinstance(e, urllib.error.HTTPError) else str(getattr(e, "reason", e))
 
     thread = threading.Thread(target=probe, daemon=True)  # because looking up a name has no time limit of its own
     thread.start()
@@ -47,31 +46,29 @@ def _unreachable(url: str) -> str | None:
 def _check_downloads(builder: Any, name: str, manual_dir: str) -> None:
     """Raise UserError if `manual_dir` lacks files, or their host is unreachable: TFDS would retry for minutes."""
     wanted = dict(builder.url_infos or {})
-    if manual_dir:
-        if not Path(manual_dir).expanduser().is_dir():
-            raise UserError(f"config.data.manual_dir={manual_dir!r}: there is no such directory")
-        from tensorflow_datasets.core.download import checksums
-
-        found = {url: Path(manual_dir).expanduser() / (info.filename or Path(urlsplit(url).path).name)
-                 for url, info in wanted.items()}
-        missing = [path.name for path in found.values() if not path.is_file()]
-        if missing:
-            raise UserError(f"config.data.manual_dir={manual_dir!r} lacks files of tfds:{name}: {', '.join(missing)}")
-        for url, path in found.items():
-            own = checksums.compute_url_info(path)
-            if own != wanted[url]:
-                log.warning("%s is not byte for byte what TFDS knows (another compression?); it is used as it is", path)
-            builder.url_infos[url] = own  # TFDS verifies against the checksums of these files
+    if not manual_dir:
+        for url in list(wanted)[:1]:
+            if reason := _unreachable(url):
+                raise UserError(f"tfds:{name} is not prepared on this machine and {urlsplit(url).netloc} cannot be "
+                                f"reached ({reason}); {NO_NETWORK}")
         return
-    for url in list(wanted)[:1]:
-        reason = _unreachable(url)
-        if reason:
-            raise UserError(f"tfds:{name} is not prepared on this machine and {urlsplit(url).netloc} cannot be reached "
-                            f"({reason}); {NO_NETWORK}")
+    if not Path(manual_dir).expanduser().is_dir():
+        raise UserError(f"config.data.manual_dir={manual_dir!r}: there is no such directory")
+    from tensorflow_datasets.core.download import checksums
+
+    found = {url: Path(manual_dir).expanduser() / (info.filename or Path(urlsplit(url).path).name)
+             for url, info in wanted.items()}
+    missing = [path.name for path in found.values() if not path.is_file()]
+    if missing:
+        raise UserError(f"config.data.manual_dir={manual_dir!r} lacks files of tfds:{name}: {', '.join(missing)}")
+    for url, path in found.items():
+        builder.url_infos[url] = checksums.compute_url_info(path)  # TFDS verifies against these
+        if builder.url_infos[url] != wanted[url]:
+            log.warning("%s is not byte for byte what TFDS knows (another compression?); it is used as it is", path)
 
 
-def _make_builder(name: str, **options: Any) -> Any:
-    """Return TFDS's builder of a set. Raise UserError if there is no such set, or no TFDS."""
+def _prepare(name: str, manual_dir: str, **options: Any) -> Any:
+    """Return the builder of a classification set, after preparing the set if this machine has not. Errors as `read`."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as e:
@@ -80,7 +77,7 @@ def _make_builder(name: str, **options: Any) -> Any:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        return tfds.builder(name, **options)
+        builder: Any = tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError as e:
         names = ["digits", *tfds.list_builders(with_community_datasets=False)]
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -88,11 +85,6 @@ def _make_builder(name: str, **options: Any) -> Any:
         raise UserError(f"TensorFlow Datasets has no {name!r}; {hint}{NO_NETWORK}") from e
     except (ValueError, AssertionError, ImportError) as e:
         raise UserError(f"TensorFlow Datasets cannot open {name!r}: {e or type(e).__name__}") from e
-
-
-def _prepare(name: str, manual_dir: str, **options: Any) -> Any:
-    """Return the builder of a classification set, after preparing the set if this machine has not. Errors as `read`."""
-    builder = _make_builder(name, **options)
     features = builder.info.features or {}
     if "image" not in features or "label" not in features or not hasattr(features["label"], "num_classes"):
         raise UserError(f"tfds:{name} is not an image classification set: its features are "
@@ -102,7 +94,6 @@ def _prepare(name: str, manual_dir: str, **options: Any) -> Any:
         _check_downloads(builder, name, manual_dir)
     try:
         import tensorflow as tf
-        import tensorflow_datasets as tfds
     except ImportError as e:
         raise UserError(f"tfds:{name} needs TensorFlow to be prepared, which this Python does not have ({e}); "
                         "pip install tensorflow, or use idx:, cifar: or folder: sources") from e
@@ -121,30 +112,24 @@ def _split_names(builder: Any, name: str) -> dict[str, str]:
     names = builder.info.splits
     if "train" not in names:
         raise UserError(f"tfds:{name} has no split 'train', only {', '.join(names)}")
-    wanted = {"train": "train", "test": "test" if "test" in names else "validation"}
-    if "test" in names and "validation" in names:
-        wanted["validation"] = "validation"
-    return {ours: theirs for ours, theirs in wanted.items() if theirs in names}
+    if "test" in names or "validation" not in names:
+        return {split: split for split in ("train", "test", "validation") if split in names}
+    return {"train": "train", "test": "validation"}
 
 
 def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Arrays], list[str], bool]:
     """Return (splits, class names, whether all images have the same size and keep it) of a classification set.
 
-    Args:
-      name: of the set, perhaps with a config and a version: 'cifar10', 'emnist/letters'.
-      image_size: images that do not keep their size (`keep_size`) are resized to this; 0 resizes none, and then all
-        must have the same size.
-      manual_dir: a folder with the set's files, used instead of downloading and whatever their checksums; or ''.
-    Raises:
-      UserError: no such set, not one of images and labels, or its files cannot be had.
+    Images that do not keep their size (`keep_size`) are resized to `image_size`; if it is 0, all must have the same.
+    Files in `manual_dir`, if that is not '', are used instead of downloading, whatever their checksums. Raise UserError
+    if there is no such set, it is not one of images and labels, or its files cannot be had.
     """
     builder = _prepare(name, manual_dir)
-    features = builder.info.features
-    declared = features["image"].shape
+    declared = builder.info.features["image"].shape
     same_size = None not in declared[:2] and keep_size(image_size, declared)
     splits = {ours: _read_split(builder, theirs, 0 if same_size else image_size, name)
               for ours, theirs in _split_names(builder, name).items()}
-    return splits, list(features["label"].names or []), same_size
+    return splits, list(builder.info.features["label"].names or []), same_size
 
 
 def _read_split(builder: Any, split: str, image_size: int, name: str) -> Arrays:
@@ -156,8 +141,7 @@ def _read_split(builder: Any, split: str, image_size: int, name: str) -> Arrays:
     for example in tqdm(examples, f"decoding {split}", count, leave=False, disable=None, unit="img"):
         image = example["image"]
         if not images:
-            height, width = (image_size, image_size) if image_size else image.shape[:2]
-            check_memory(f"tfds:{name}", count, height, width)
+            check_memory(f"tfds:{name}", count, *((image_size,) * 2 if image_size else image.shape[:2]))
         if image_size and image.shape[:2] != (image_size, image_size):
             image = resize_pixels(image, image_size)
         if images and image.shape != images[0].shape:
@@ -169,16 +153,14 @@ def _read_split(builder: Any, split: str, image_size: int, name: str) -> Arrays:
 
 
 def records(name: str, manual_dir: str) -> tuple[dict[str, Records], list[str], int]:
-    """Return (splits, class names, channels) of a set whose examples stay encoded on the disk, to be streamed.
+    """Return (splits, class names, channels) of a set that stays encoded on the disk, to be streamed. Else as `read`.
 
-    It is prepared as ArrayRecord files, from which any example can be read by its number. Arguments and errors as
-    `read`.
+    It is prepared as ArrayRecord files, from which any example can be read by its number.
     """
     builder = _prepare(name, manual_dir, file_format="array_record")
-    features = builder.info.features
     import tensorflow_datasets as tfds
 
-    splits = {}
+    features, splits = builder.info.features, {}
     for ours, theirs in _split_names(builder, name).items():
         source = builder.as_data_source(theirs, decoders={"image": tfds.decode.SkipDecoding()})  # pyright: ignore
         splits[ours] = Records(source, f"tfds:{name}, {theirs}", np.arange(len(source)))
