@@ -32,8 +32,8 @@ def main():
     if WHAT.value == "publish":
         from scripts.publish import ablations
 
-        print("\n".join(ablations.publish(ROOT / "scripts" / "ablations", Path(RUNS.value), ROOT / "docs" / "ablations",
-                                          NAMES.value)))
+        places = ROOT / "scripts/ablations", Path(RUNS.value), ROOT / "docs/ablations"
+        print("\n".join(ablations.publish(*places, NAMES.value)))
         return
     from modern_cnn import settings
     from scripts.ablations import contours, hog

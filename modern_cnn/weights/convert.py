@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from modern_cnn.errors import UserError
 from modern_cnn.models import VARIANTS, build
@@ -62,7 +62,7 @@ def _entries(name: str, module: Any, image_shape: tuple[int, int, int]) -> list[
     except (ValueError, TypeError, ZeroDivisionError) as e:
         size = "x".join(map(str, image_shape))
         raise UserError(f"the network {name!r} cannot be built for {size} images: {e}") from e
-    leaves: dict[str, Any] = traverse_util.flatten_dict(dict(variables), sep="/")
+    leaves: dict[str, Any] = flatten_dict(dict(variables), sep="/")
     entries, channels = [], image_shape[-1]
     for theirs, layer in TABLES[type(module)](module, name.endswith("_d2l")):
         for leaf, their_leaf in _LEAVES.items():
@@ -158,7 +158,7 @@ def from_torchvision(name: str, state_dict: Mapping[str, Any], *, image_size: in
     """
     state = _modern_names(state_dict)
     *_, entries = _match(name, state, False, image_size, options)
-    variables = traverse_util.unflatten_dict({entry.path: entry.to_ours(state[entry.name]) for entry in entries}, "/")
+    variables = unflatten_dict({entry.path: entry.to_ours(state[entry.name]) for entry in entries}, "/")
     return stack_blocks(variables) if options.get("scan") else variables
 
 
@@ -169,8 +169,7 @@ def to_torchvision(name: str, variables: Mapping[str, Any], *, image_size: int =
     arguments and the errors are those of `from_torchvision`. The arrays are in PyTorch's layout. `num_batches_tracked`
     is left out: `load_state_dict` does not need it.
     """
-    flat = traverse_util.flatten_dict(unstack_blocks(variables), sep="/")
-    flat = {path: np.asarray(leaf) for path, leaf in flat.items()}
+    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(unstack_blocks(variables), sep="/").items()}
     *_, entries = _match(name, flat, True, image_size, options)
     return {entry.name: entry.to_torch(flat[entry.path]) for entry in entries}
 
@@ -178,7 +177,7 @@ def to_torchvision(name: str, variables: Mapping[str, Any], *, image_size: int =
 def stack_blocks(variables: Mapping[str, Any]) -> Variables:
     """Return variables for `scan=True`: `stage2_block2`, `stage2_block3`, ... stacked as `stage2_blocks`."""
     stacked, blocks = {}, {}
-    for (collection, layer, *rest), leaf in traverse_util.flatten_dict(dict(variables)).items():
+    for (collection, layer, *rest), leaf in flatten_dict(dict(variables)).items():
         match = re.fullmatch(r"(stage\d+_block)(\d+)", layer)
         if match and int(match[2]) > 1:
             blocks.setdefault((collection, f"{match[1]}s", *rest), {})[int(match[2])] = leaf
@@ -186,16 +185,16 @@ def stack_blocks(variables: Mapping[str, Any]) -> Variables:
             stacked[collection, layer, *rest] = leaf
     for path, leaves in blocks.items():
         stacked[path] = np.stack([leaves[number] for number in sorted(leaves)])
-    return traverse_util.unflatten_dict(stacked)
+    return unflatten_dict(stacked)
 
 
 def unstack_blocks(variables: Mapping[str, Any]) -> Variables:
     """Return variables for `scan=False`: the inverse of `stack_blocks`. Other variables are returned as they are."""
     unstacked = {}
-    for (collection, layer, *rest), leaf in traverse_util.flatten_dict(dict(variables)).items():
+    for (collection, layer, *rest), leaf in flatten_dict(dict(variables)).items():
         if re.fullmatch(r"stage\d+_blocks", layer):
             for number, block in enumerate(np.asarray(leaf), start=2):
                 unstacked[collection, f"{layer.removesuffix('s')}{number}", *rest] = block
         else:
             unstacked[collection, layer, *rest] = leaf
-    return traverse_util.unflatten_dict(unstacked)
+    return unflatten_dict(unstacked)
