@@ -1,16 +1,17 @@
 """Convolutions as pure functions: images NHWC, kernels HWIO, any float dtype.
 
-As in every deep-learning library, "convolution" means cross-correlation: the kernel is not flipped.
+As in every deep-learning library, "convolution" means cross-correlation: the kernel is not flipped. All functions raise
+ValueError for shapes that do not match, and for a window larger than the padded input.
 """
 import math
 from collections.abc import Sequence
+from functools import partial
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from modern_cnn.functional import formulations
 from modern_cnn.functional.formulations import Pads, Size
@@ -32,38 +33,30 @@ def pair(value: Pair, name: str) -> Size:
 
 def explicit_padding(padding: Padding, size: Sequence[int], window: Sequence[int], strides: Sequence[int],
                      dilation: Sequence[int] = (1, 1)) -> Pads:
-    """Return padding as ((top, bottom), (left, right)) in pixels.
+    """Return padding, given as in `conv2d`, as ((top, bottom), (left, right)) in pixels.
 
-    Args:
-      padding: an int (every side), 'SAME' (the output has ceil(size / stride) pixels; the odd pixel goes to the bottom
-        and to the right, as in TensorFlow), 'VALID' (none), or ((top, bottom), (left, right)).
-      size, window, strides, dilation: height and width of each.
-    Raises:
-      ValueError: another string, a negative number, or another structure.
+    With 'SAME' the output has ceil(size / stride) pixels. The odd pixel goes to the bottom and to the right, as in
+    TensorFlow. Raise ValueError for another string, a negative number, or another structure.
     """
-    problem = f"padding must be an int >= 0, 'SAME', 'VALID' or ((top, bottom), (left, right)), not {padding!r}"
-    if isinstance(padding, str):
-        if padding.upper() == "VALID":
-            return (0, 0), (0, 0)
-        if padding.upper() != "SAME":
-            raise ValueError(problem)
-        high, wide = (max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
-                      for n, k, s, d in zip(size, window, strides, dilation, strict=True))
-        return (high // 2, high - high // 2), (wide // 2, wide - wide // 2)
     sides = padding if isinstance(padding, Sequence) else ((padding, padding),) * 2
-    pads = [list(side) if isinstance(side, Sequence) else [side] for side in sides]
+    if isinstance(padding, str) and padding.upper() == "VALID":
+        sides = ((0, 0), (0, 0))
+    elif isinstance(padding, str) and padding.upper() == "SAME":
+        totals = [max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+                  for n, k, s, d in zip(size, window, strides, dilation, strict=True)]
+        sides = [(total // 2, total - total // 2) for total in totals]
+    pads = cast(Pads, tuple(tuple(side) if isinstance(side, Sequence) else (side,) for side in sides))
     if len(pads) != 2 or not all(len(p) == 2 and all(isinstance(v, Integral) and v >= 0 for v in p) for p in pads):
-        raise ValueError(problem)
-    (top, bottom), (left, right) = pads
-    return (top, bottom), (left, right)
+        raise ValueError("padding must be an int >= 0, 'SAME', 'VALID' or ((top, bottom), (left, right)), "
+                         f"not {padding!r}")
+    return pads
 
 
 def output_size(size: Sequence[int], window: Sequence[int], strides: Sequence[int], pads: Sequence[Sequence[int]],
                 dilation: Sequence[int] = (1, 1)) -> Size:
     """Return height and width after a convolution or pooling: floor((n + pad - extent) / stride) + 1.
 
-    Raises:
-      ValueError: the window does not fit into the padded input even once.
+    Raise ValueError if the window does not fit into the padded input even once.
     """
     extent = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
     room = [n + sum(p) - e for n, p, e in zip(size, pads, extent, strict=True)]
@@ -76,22 +69,17 @@ def output_size(size: Sequence[int], window: Sequence[int], strides: Sequence[in
 
 def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,
            padding: Padding = "VALID", dilation: Pair = 1, groups: int = 1) -> jax.Array:
-    """Return the two-dimensional convolution of images with a kernel.
+    """Return the two-dimensional convolution of images with a kernel, [N, H', W', O].
 
-    A 1x1 kernel mixes only channels: it is the dense layer `kernel[0, 0]` at every pixel (Lin et al. 2013).
+    H' = floor((H + pad - dilation * (kh - 1) - 1) / stride) + 1. A 1x1 kernel mixes only channels: it is the dense
+    layer `kernel[0, 0]` at every pixel (Lin et al. 2013).
 
     Args:
-      x: images [N, H, W, C].
-      kernel: [kh, kw, C // groups, O].
-      bias: [O], or None.
+      x, kernel, bias: images [N, H, W, C], [kh, kw, C // groups, O], and [O] or None.
       strides, dilation: an int or (height, width), in pixels.
       padding: an int (every side), 'SAME', 'VALID' or ((top, bottom), (left, right)); zeros are added. PyTorch's
         `padding=p` is the int p; 'SAME' with a stride above 1 pads bottom and right more than PyTorch does.
       groups: input and output channels form this many independent groups; C gives a depthwise convolution.
-    Returns:
-      [N, H', W', O] with H' = floor((H + pad - dilation * (kh - 1) - 1) / stride) + 1.
-    Raises:
-      ValueError: shapes that do not match, or a window larger than the padded input.
     """
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError("conv2d takes images [N, H, W, C] and a kernel [kh, kw, C // groups, O], "
@@ -103,23 +91,18 @@ def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, st
     pads = explicit_padding(padding, x.shape[1:3], kernel.shape[:2], strides, dilation)
     out = output_size(x.shape[1:3], kernel.shape[:2], strides, pads, dilation)
     way = formulations.choose_convolution(kernel.shape, strides, pads, groups, x.shape[3], out)
-    return formulations.convolve(way, x, kernel, bias, strides, pads, dilation, groups)
+    convolve = partial(formulations.CONVOLUTIONS[way], x, kernel, strides, pads, dilation, groups)
+    if way == "bands":
+        return convolve(bias)  # as a part of its product
+    return convolve() if bias is None else convolve() + bias
 
 
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,
                      padding: Padding = "VALID", dilation: Pair = 1) -> jax.Array:
-    """Return the depthwise convolution of images: each channel has its own kernels, and channels are not mixed.
+    """Return the depthwise convolution, [N, H', W', C * M]: each channel has its own kernels, and they are not mixed.
 
-    Args:
-      x: images [N, H, W, C].
-      kernel: [kh, kw, C, M], TensorFlow's layout: M kernels for each channel. Output channel c * M + m is input
-        channel c filtered by kernel[:, :, c, m].
-      bias: [C * M], or None.
-      strides, padding, dilation: as in `conv2d`.
-    Returns:
-      [N, H', W', C * M].
-    Raises:
-      ValueError: shapes that do not match, or a window larger than the padded input.
+    x is images [N, H, W, C], bias [C * M] or None, and kernel [kh, kw, C, M], TensorFlow's layout: M kernels for each
+    channel. Output channel c * M + m is input channel c filtered by kernel[:, :, c, m]. The rest is as in `conv2d`.
     """
     if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2] != x.shape[3]:
         raise ValueError("depthwise_conv2d takes images [N, H, W, C] and a kernel [kh, kw, C, M], "
@@ -136,16 +119,8 @@ def separable_conv2d(x: jax.Array, depthwise_kernel: jax.Array, pointwise_kernel
     With O outputs it has kh * kw * C + C * O weights (for M = 1) instead of kh * kw * C * O. There is nothing between
     the two, as in TensorFlow's separable_conv2d; MobileNet (Howard et al. 2017) has batch norm and ReLU there.
 
-    Args:
-      x: images [N, H, W, C].
-      depthwise_kernel: [kh, kw, C, M].
-      pointwise_kernel: [1, 1, C * M, O].
-      bias: [O], or None.
-      strides, padding, dilation: of the depthwise convolution, as in `conv2d`.
-    Returns:
-      [N, H', W', O].
-    Raises:
-      ValueError: shapes that do not match, or a window larger than the padded input.
+    x is images [N, H, W, C], depthwise_kernel [kh, kw, C, M], pointwise_kernel [1, 1, C * M, O], bias [O] or None, and
+    the result [N, H', W', O]. Strides, padding and dilation are those of the depthwise convolution.
     """
     y = depthwise_conv2d(x, depthwise_kernel, strides=strides, padding=padding, dilation=dilation)
     if pointwise_kernel.ndim != 4 or pointwise_kernel.shape[:3] != (1, 1, y.shape[3]):
@@ -160,24 +135,19 @@ def conv2d_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
     """Return the transposed convolution: the transpose, as a linear map, of `conv2d` with the same kernel and options.
 
     Every input pixel adds the kernel, times its value, to the window of the output from which `conv2d` computes that
-    pixel. This restores the shape, not the values: it is not an inverse (not a "deconvolution").
+    pixel. This restores the shape, not the values: it is not an inverse (not a "deconvolution"). The result is
+    [N, H', W', O] with H' = (H - 1) * stride + dilation * (kh - 1) + 1 - pad + output_padding; for 'SAME' (TensorFlow's
+    rule) H' = H * stride. Raise ValueError also for an output_padding out of bounds or with 'SAME', or an empty output.
 
     Args:
-      x: images [N, H, W, C], as `conv2d` returns them.
+      x, bias: images [N, H, W, C], as `conv2d` returns them, and [O] or None.
       kernel: [kh, kw, O // groups, C], the kernel of the forward convolution: its input channels are the output
         channels here. It is `weight.transpose(2, 3, 1, 0)` of PyTorch's [C, O // groups, kh, kw]; TensorFlow has the
         same layout.
-      bias: [O], or None.
-      strides, dilation: as in `conv2d`; the stride is the distance between the input pixels in the output.
+      strides, dilation, groups: as in `conv2d`; the stride is the distance between the input pixels in the output.
       padding: as in `conv2d`; here it is cut off the output. 'VALID' cuts off nothing.
       output_padding: additional rows and columns at the bottom and right, an int or (height, width), less than the
         larger of stride and dilation. A strided `conv2d` gives the same size for several input sizes; this chooses one.
-      groups: as in `conv2d`.
-    Returns:
-      [N, H', W', O] with H' = (H - 1) * stride + dilation * (kh - 1) + 1 - pad + output_padding; for 'SAME'
-      (TensorFlow's rule) H' = H * stride.
-    Raises:
-      ValueError: shapes that do not match, an output_padding out of bounds or with 'SAME', or an empty output.
     """
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError("conv2d_transpose takes images [N, H, W, C] and a kernel [kh, kw, O // groups, C], "
@@ -192,44 +162,30 @@ def conv2d_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
         raise ValueError("output_padding must be an int or (height, width), at least 0 and less than the larger of "
                          f"strides {strides} and dilation {dilation}, not {output_padding!r}")
     size, window = x.shape[1:3], kernel.shape[:2]
-    extent = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
-    full = [(n - 1) * s + e for n, s, e in zip(size, strides, extent, strict=True)]
     out = [n * s for n, s in zip(size, strides, strict=True)]
     pads = explicit_padding(padding, out, window, strides, dilation)
-    if isinstance(padding, str) and padding.upper() == "SAME":
-        if any(extra):
-            raise ValueError(f"padding 'SAME' fixes the output size; output_padding must be 0, not {output_padding}")
-        extra = [o - f + sum(p) for o, f, p in zip(out, full, pads, strict=True)]  # not 0 where stride > extent
-    out = [f - sum(p) + e for f, p, e in zip(full, pads, extra, strict=True)]
+    if not isinstance(padding, str) or padding.upper() != "SAME":
+        out = [(n - 1) * s + (k - 1) * d + 1 - sum(p) + e
+               for n, s, k, d, p, e in zip(size, strides, window, dilation, pads, extra, strict=True)]
+    elif any(extra):
+        raise ValueError(f"padding 'SAME' fixes the output size; output_padding must be 0, not {output_padding}")
     if min(out) < 1:
         raise ValueError(f"padding {pads} leaves no pixel: the output would be {out[0]}x{out[1]}; use less padding")
-    # lhs_dilation puts the input pixels `strides` apart, with zeros between them. Then the flipped kernel slides over
-    # them, its input and output channels exchanged within each group. If padding exceeds the extent, the padding here
-    # is negative, and lax cuts pixels off.
+    # Within each group, input and output channels are exchanged.
     flipped = kernel.reshape(*kernel.shape[:3], groups, -1).transpose(0, 1, 4, 3, 2)[::-1, ::-1]
-    around = [(e - 1 - lo, e - 1 - hi + more) for e, (lo, hi), more in zip(extent, pads, extra, strict=True)]
-    y = lax.conv_general_dilated(x, flipped.reshape(*window, x.shape[3] // groups, -1), (1, 1), around,
-                                 lhs_dilation=strides, rhs_dilation=dilation, feature_group_count=groups,
-                                 dimension_numbers=formulations.LAYOUT)
+    flipped = flipped.reshape(*window, x.shape[3] // groups, -1)
+    y = formulations.transposed(x, flipped, out, strides, pads, dilation, groups)
     return y if bias is None else y + bias
 
 
 def conv2d_matrix(kernel: jax.Array, input_shape: Sequence[int], *, strides: Pair = 1, padding: Padding = "VALID",
                   dilation: Pair = 1) -> "BCOO":
-    """Return the sparse matrix of a convolution as a linear map.
+    """Return the sparse matrix [H' * W' * O, H * W * C] of a convolution as a linear map.
 
     For one image, `matrix @ x.ravel()` is `conv2d(x)` and `matrix.T @ y.ravel()` is `conv2d_transpose(y)`, flattened.
     A row holds the weights of one output value, each in the column of the input value that it multiplies; weights that
-    fall into the padding are left out.
-
-    Args:
-      kernel: [kh, kw, C, O]; the matrix is differentiable with respect to it.
-      input_shape: (H, W, C) of one image.
-      strides, padding, dilation: as in `conv2d`.
-    Returns:
-      [H' * W' * O, H * W * C]; `.todense()` includes the zeros.
-    Raises:
-      ValueError: shapes that do not match, or a window larger than the padded input.
+    fall into the padding are left out, and `.todense()` includes the zeros. The matrix is differentiable with respect
+    to kernel [kh, kw, C, O]; input_shape is (H, W, C) of one image, and the rest is as in `conv2d`.
     """
     from jax.experimental.sparse import BCOO  # the import takes 0.2 s, and only this function needs it
 
@@ -258,17 +214,8 @@ def locally_connected2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None 
                         padding: Padding = "VALID") -> jax.Array:
     """Return a convolution without shared weights: every output pixel has its own kernel.
 
-    It lies between a dense layer (all pixels, nothing shared) and a convolution (a window, one kernel for all).
-
-    Args:
-      x: images [N, H, W, C].
-      kernel: [H', W', kh, kw, C, O], one kernel for each of the H' x W' output pixels.
-      bias: [H', W', O] or [O], or None.
-      strides, padding: as in `conv2d`.
-    Returns:
-      [N, H', W', O].
-    Raises:
-      ValueError: shapes that do not match.
+    It lies between a dense layer (all pixels, nothing shared) and a convolution (a window, one kernel for all). x is
+    images [N, H, W, C], kernel [H', W', kh, kw, C, O], bias [H', W', O], [O] or None, and the result [N, H', W', O].
     """
     if x.ndim != 4 or kernel.ndim != 6 or kernel.shape[4] != x.shape[3]:
         raise ValueError("locally_connected2d takes images [N, H, W, C] and a kernel [H', W', kh, kw, C, O], "

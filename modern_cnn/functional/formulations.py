@@ -6,10 +6,8 @@ function is traced. tests/functional/test_formulations.py checks every way again
 
 Shapes: images x [N, H, W, C]; kernels [kh, kw, C // groups, O]; pads ((top, bottom), (left, right)).
 """
-import contextlib
-import contextvars
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,26 +20,17 @@ from jax.custom_derivatives import SymbolicZero
 
 Size = tuple[int, int]
 Pads = tuple[Size, Size]
-LAYOUT = ("NHWC", "HWIO", "NHWC")  # of images, kernel and result, for lax
 FEW_PIXELS = 9  # of the output: up to here one product of patches is faster than XLA's convolution
 # Up to so many channels on one side and on the other, and pixels in a row, products with a banded matrix are faster.
 FEW_CHANNELS, MORE_CHANNELS, NARROW = 8, 16, 32
 BLOCK = 5  # least number of outputs in a row that one banded matrix computes
-_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
-
-
-@contextlib.contextmanager
-def platform(name: str) -> Iterator[None]:
-    """Choose for this platform ('cpu', 'gpu', 'tpu' or 'onnx') inside the context, whatever JAX runs on."""
-    token = _platform.set(name)
-    try:
-        yield
-    finally:
-        _platform.reset(token)
+# `with platform(name)` chooses for 'cpu', 'gpu', 'tpu' or 'onnx', whatever JAX runs on.
+platform = jax.make_user_context(None)
+_correlate = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _on_cpu() -> bool:
-    return (_platform.get() or jax.default_backend()) == "cpu"
+    return (platform.value or jax.default_backend()) == "cpu"
 
 
 def choose_convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, groups: int, channels: int,
@@ -71,8 +60,7 @@ def choose_convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, g
 
 
 def _library(x, kernel, strides, pads, dilation, groups=1):
-    return lax.conv_general_dilated(x, kernel, strides, pads, rhs_dilation=dilation, feature_group_count=groups,
-                                    dimension_numbers=LAYOUT)
+    return _correlate(x, kernel, strides, pads, rhs_dilation=dilation, feature_group_count=groups)
 
 
 def _product(x, kernel, strides, pads, dilation, groups):
@@ -85,19 +73,20 @@ _dense = jax.custom_jvp(lambda x, kernel: x @ kernel)
 
 @partial(_dense.defjvp, symbolic_zeros=True)
 def _dense_jvp(primals, tangents):
-    (x, kernel), (dx, dkernel) = primals, tangents
-    y, parts = x @ kernel, []
-    if type(dx) is not SymbolicZero:
-        parts.append(dx @ kernel)
-    if type(dkernel) is not SymbolicZero:
-        parts.append(_tangent(partial(_dense_gradient, x), y, dkernel))
-    return y, sum(parts[1:], parts[0])
+    x, kernel = primals
+    y = x @ kernel
+
+    def kernel_gradient(dy):  # as a product of two matrices: over three axes XLA would transpose x first
+        rows, drows = (each.reshape(-1, each.shape[3]) for each in (x, dy))
+        return lax.dot_general(rows, drows, (((0,), (0,)), ((), ())))
+
+    return y, _sum(tangents, lambda dx: dx @ kernel, partial(_tangent, kernel_gradient, y))
 
 
-def _dense_gradient(x, dy):
-    """Return [C, O] of dy [N, H, W, O], as a product of two matrices: over three axes XLA would transpose x first."""
-    x, dy = (each.reshape(-1, each.shape[3]) for each in (x, dy))
-    return lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
+def _sum(tangents: Sequence[Any], *parts: Callable) -> jax.Array:
+    """Return the sum of each part of its tangent, without the tangents that are zero."""
+    terms = [part(tangent) for part, tangent in zip(parts, tangents, strict=True) if type(tangent) is not SymbolicZero]
+    return sum(terms[1:], terms[0])
 
 
 def _tangent(gradient: Callable, y: jax.Array, tangent: jax.Array) -> jax.Array:
@@ -172,17 +161,17 @@ def _canonical(x, kernel, strides, pads, dilation, groups):
 
 @partial(_canonical.defjvp, symbolic_zeros=True)
 def _canonical_jvp(strides, pads, dilation, groups, primals, tangents):
-    (x, kernel), (dx, dkernel) = primals, tangents
-    y, parts = _canonical(x, kernel, strides, pads, dilation, groups), []
-    if type(dx) is not SymbolicZero:
-        parts.append(_tangent(partial(_input_gradient, kernel, x.shape[1:3], strides, pads, dilation), y, dx))
-    if type(dkernel) is not SymbolicZero:
-        def kernel_tangent(x, dkernel):
-            return _tangent(partial(_kernel_gradient, x, kernel.shape[:2], strides, pads, dilation), y, dkernel)
+    x, kernel = primals
+    y = _canonical(x, kernel, strides, pads, dilation, groups)
 
-        # checkpoint: keep x for the backward pass, not its transpose
-        parts.append(jax.checkpoint(kernel_tangent, prevent_cse=False)(x, dkernel))
-    return y, sum(parts[1:], parts[0])
+    def input_gradient(dy):
+        return transposed(dy, kernel[::-1, ::-1].swapaxes(2, 3), x.shape[1:3], strides, pads, dilation)
+
+    @partial(jax.checkpoint, prevent_cse=False)  # keeps x for the backward pass, not its transpose
+    def kernel_tangent(x, dkernel):
+        return _tangent(partial(_kernel_gradient, x, kernel.shape[:2], strides, pads, dilation), y, dkernel)
+
+    return y, _sum(tangents, partial(_tangent, input_gradient, y), partial(kernel_tangent, x))
 
 
 def _transposed_pads(size, window, strides, pads, dilation, out):
@@ -192,11 +181,14 @@ def _transposed_pads(size, window, strides, pads, dilation, out):
             for extent, n, (lo, _), o, stride in zip(extents, size, pads, out, strides, strict=True)]
 
 
-def _input_gradient(kernel, size, strides, pads, dilation, dy):
-    """Return [N, H, W, C] of dy [N, H', W', O]: the flipped kernel over dy, whose pixels lie `strides` apart."""
-    around = _transposed_pads(size, kernel.shape[:2], strides, pads, dilation, dy.shape[1:3])
-    return lax.conv_general_dilated(dy, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), around, lhs_dilation=strides,
-                                    rhs_dilation=dilation, dimension_numbers=LAYOUT)
+def transposed(dy, flipped, size, strides, pads, dilation, groups=1) -> jax.Array:
+    """Return [N, *size, C] of dy [N, H', W', O]: the flipped kernel over dy, whose pixels lie `strides` apart.
+
+    If padding exceeds the extent of the kernel, the padding here is negative, and lax cuts pixels off.
+    """
+    around = _transposed_pads(size, flipped.shape[:2], strides, pads, dilation, dy.shape[1:3])
+    return _correlate(dy, flipped, (1, 1), around, lhs_dilation=strides, rhs_dilation=dilation,
+                      feature_group_count=groups)
 
 
 def _kernel_gradient(x, window, strides, pads, dilation, dy):
@@ -208,21 +200,12 @@ def _kernel_gradient(x, window, strides, pads, dilation, dy):
     x, dy = lax.optimization_barrier(x), lax.optimization_barrier(dy)
     if strides == (1, 1) and dy.shape[3] < x.shape[3]:
         around = _transposed_pads(x.shape[1:3], window, strides, pads, dilation, dy.shape[1:3])
-        gradient = lax.conv_general_dilated(dy.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), dilation, around,
-                                            dimension_numbers=LAYOUT)
+        gradient = _correlate(dy.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), dilation, around)
         return gradient[:, ::-1, ::-1].transpose(1, 2, 3, 0)
     around = [(lo, (o - 1) * stride + (k - 1) * d + 1 - n - lo) for k, d, n, (lo, _), o, stride
               in zip(window, dilation, x.shape[1:3], pads, dy.shape[1:3], strides, strict=True)]
-    return lax.conv_general_dilated(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), dilation, around,
-                                    rhs_dilation=strides, dimension_numbers=LAYOUT).transpose(1, 2, 0, 3)
-
-
-def convolve(way: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *geometry: Any) -> jax.Array:
-    """Return CONVOLUTIONS[way] of x, plus a bias [O] or None; geometry: strides, pads, dilation, groups."""
-    if way == "bands":  # makes the bias part of its product
-        return CONVOLUTIONS[way](x, kernel, *geometry, bias)
-    y = CONVOLUTIONS[way](x, kernel, *geometry)
-    return y if bias is None else y + bias
+    gradient = _correlate(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), dilation, around, rhs_dilation=strides)
+    return gradient.transpose(1, 2, 0, 3)
 
 
 # name -> (x, kernel, strides, pads, dilation, groups) -> [N, H', W', O]
@@ -236,7 +219,7 @@ def choose_pooling() -> str:
 
     For ONNX it is 'flax', the only one that jax2onnx can write: XLA's windows have four axes, ONNX's have two.
     """
-    if _platform.get() == "onnx":
+    if platform.value == "onnx":
         return "flax"
     return "slices" if _on_cpu() else "library"
 

@@ -3,6 +3,9 @@
 Four of the functions differ in the values that share a mean and a variance (Wu and He 2018, figure 2). In images
 [N, H, W, C] these are the values along (N, H, W) in batch norm, (H, W, C) or C in layer norm, (H, W) in instance norm,
 and (H, W, channels of a group) in group norm. Only in batch norm do the images of a batch affect each other.
+
+Everywhere `scale` and `bias` are [C], or None for 1 and 0, and `epsilon` is added to the variance. Results have the
+shape and dtype of x; statistics are computed in at least float32. A shape that does not fit raises ValueError.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -18,23 +21,18 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _standardize(x: jax.Array, axes: Sequence[int], epsilon: float) -> jax.Array:
-    """Return x minus its mean and divided by its deviation along `axes`: two passes, in the precision of `_wide`."""
-    centred = _wide(x)
-    centred = centred - jnp.mean(centred, axes, keepdims=True)
-    return centred * lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + epsilon)
-
-
-def _affine(y: jax.Array, scale: jax.Array | None, bias: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
-    """Return y * scale + bias as `dtype`; raise ValueError if scale or bias is not [C]."""
+def _normalize(x: jax.Array, shape: Sequence[int], axes: Sequence[int], epsilon: float, scale: jax.Array | None,
+               bias: jax.Array | None) -> jax.Array:
+    """Return x minus its mean and divided by its deviation along `axes` of x in another shape, * scale + bias."""
     for name, value in (("scale", scale), ("bias", bias)):
-        if value is not None and value.shape != y.shape[-1:]:
-            raise ValueError(f"{name} must be one number for each of the {y.shape[-1]} channels, not {value.shape}")
-    if scale is not None:
-        y = y * scale
-    if bias is not None:
-        y = y + bias
-    return y.astype(dtype)
+        if value is not None and value.shape != x.shape[-1:]:
+            raise ValueError(f"{name} must be one number for each of the {x.shape[-1]} channels, not {value.shape}")
+    y = _wide(x.reshape(shape))
+    y = y - jnp.mean(y, axes, keepdims=True)  # two passes: see `batch_norm`
+    y = y * lax.rsqrt(jnp.mean(jnp.square(y), axes, keepdims=True) + epsilon)
+    y = y.reshape(x.shape)
+    y = y if scale is None else y * scale
+    return (y if bias is None else y + bias).astype(x.dtype)
 
 
 def batch_norm(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, mean: jax.Array, var: jax.Array, *,
@@ -44,25 +42,20 @@ def batch_norm(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, me
 
     Training normalises each channel by the mean and the biased variance of the batch, and updates the running
     statistics: new = decay * old + (1 - decay) * batch. Evaluation normalises by the running statistics and returns
-    them unchanged. Statistics are computed in two passes (the mean, then the mean squared distance from it) and in at
-    least float32: the one-pass E[x^2] - E[x]^2 loses all digits if the mean is much larger than the deviation.
+    them unchanged. Statistics are computed in two passes (the mean, then the mean squared distance from it): the
+    one-pass E[x^2] - E[x]^2 loses all digits if the mean is much larger than the deviation.
 
     Args:
       x: [N, C] or [N, H, W, C].
-      scale, bias: gamma and beta, [C], or None for 1 and 0.
-      mean, var: running statistics, [C].
+      mean, var: running statistics, [C]; they keep their dtype.
       train: normalise by the batch, and update the running statistics.
       decay: the share of the old statistics that is kept. PyTorch's `momentum` is 1 - decay; Keras's and Flax's is
         decay.
-      epsilon: added to the variance; 1e-5 in PyTorch, 1e-3 in Keras.
-      unbiased: store n / (n - 1) times the variance of the batch, as PyTorch does; Keras, Flax and the textbook store
-        the biased variance. The batch itself is always normalised by the biased one.
+      epsilon: 1e-5 in PyTorch, 1e-3 in Keras.
+      unbiased: store n / (n - 1) times the variance of the batch, as PyTorch does (ValueError if n is 1); Keras, Flax
+        and the textbook store the biased variance. The batch itself is always normalised by the biased one.
       axis_name: under pmap or shard_map, average the statistics over this axis; None: normalise the share of each
         device separately (under jit a sharded batch is one batch in any case).
-    Returns:
-      (y, mean, var): y has the shape and dtype of x, the statistics those of the given ones.
-    Raises:
-      ValueError: another rank, or an unbiased variance of one value.
     """
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm takes [N, C] or [N, H, W, C], not {x.shape}")
@@ -114,85 +107,53 @@ def _batch_mean(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 def layer_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *,
                axes: int | Sequence[int] = -1, epsilon: float = 1e-5) -> jax.Array:
-    """Return x after layer normalisation (Ba et al. 2016): each example separately, also in training.
+    """Return x [..., C] after layer normalisation (Ba et al. 2016): each example separately, also in training.
 
-    Args:
-      x: [..., C].
-      scale, bias: [C] over the last axis, or None for 1 and 0.
-      axes: values along these axes share a mean and a variance. -1, the channels, is Flax's choice and
-        `torch.nn.functional.layer_norm(x, (C,))`. (1, 2, 3), each whole image, is called layer norm in papers on
-        convolutional networks (Wu and He 2018, figure 2), and is `group_norm` with one group.
-      epsilon: added to the variance.
-    Returns:
-      The shape and dtype of x; statistics are computed in at least float32.
-    Raises:
-      ValueError: axes that x does not have, or a scale or bias of another shape.
+    Values along `axes` share a mean and a variance. -1, the channels, is Flax's choice and
+    `torch.nn.functional.layer_norm(x, (C,))`. (1, 2, 3), each whole image, is called layer norm in papers on
+    convolutional networks (Wu and He 2018, figure 2), and is `group_norm` with one group. Raise ValueError if x does
+    not have the axes.
     """
     along = tuple(axes) if isinstance(axes, Sequence) else (axes,)
     known = all(isinstance(axis, Integral) and -x.ndim <= axis < x.ndim for axis in along)
     if not known or not along or len({axis % x.ndim for axis in along}) < len(along):
         raise ValueError(f"axes must be different axes of {x.shape}, not {axes!r}")
-    return _affine(_standardize(x, along, epsilon), scale, bias, x.dtype)
+    return _normalize(x, x.shape, along, epsilon, scale, bias)
 
 
 def group_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *, groups: int = 32,
                epsilon: float = 1e-5) -> jax.Array:
     """Return x after group normalisation (Wu and He 2018): groups of C // groups neighbouring channels of each image.
 
-    Args:
-      x: [N, H, W, C] or [N, C].
-      scale, bias: [C], or None for 1 and 0.
-      groups: number of groups; 1 is layer norm over whole images, C is instance norm. The paper's choice is 32.
-      epsilon: added to the variance.
-    Returns:
-      The shape and dtype of x; statistics are computed in at least float32.
-    Raises:
-      ValueError: another rank, groups that do not divide C, or a scale or bias of another shape.
+    x is [N, H, W, C] or [N, C]. One group is layer norm over whole images, C are instance norm; the paper's choice is
+    32. Raise ValueError if groups does not divide C.
     """
     if x.ndim not in (2, 4):
         raise ValueError(f"group_norm takes [N, C] or [N, H, W, C], not {x.shape}")
     if groups < 1 or x.shape[-1] % groups:
         raise ValueError(f"groups={groups} does not divide {x.shape[-1]} channels")
-    grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-    y = _standardize(grouped, (*range(1, x.ndim - 1), -1), epsilon)
-    return _affine(y.reshape(x.shape), scale, bias, x.dtype)
+    grouped = *x.shape[:-1], groups, x.shape[-1] // groups
+    return _normalize(x, grouped, (*range(1, x.ndim - 1), -1), epsilon, scale, bias)
 
 
 def instance_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | None = None, *,
                   epsilon: float = 1e-5) -> jax.Array:
-    """Return x after instance normalisation (Ulyanov et al. 2016): over the pixels of each channel of each image.
-
-    Args:
-      x: [N, H, W, C].
-      scale, bias: [C], or None for 1 and 0.
-      epsilon: added to the variance.
-    Returns:
-      The shape and dtype of x; statistics are computed in at least float32.
-    Raises:
-      ValueError: another rank, or a scale or bias of another shape.
-    """
+    """Return x [N, H, W, C] after instance normalisation (Ulyanov et al. 2016): over the pixels of each channel."""
     if x.ndim != 4:
         raise ValueError(f"instance_norm takes [N, H, W, C], not {x.shape}")
-    return _affine(_standardize(x, (1, 2), epsilon), scale, bias, x.dtype)
+    return _normalize(x, x.shape, (1, 2), epsilon, scale, bias)
 
 
 @jax.named_scope("local_response_norm")
 def local_response_norm(x: jax.Array, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75,
                         k: float = 1.0) -> jax.Array:
-    """Return x after local response normalisation (Krizhevsky et al. 2012, section 3.3): channels inhibit neighbours.
+    """Return x [..., C] after local response normalisation (Krizhevsky et al. 2012, 3.3): channels inhibit neighbours.
 
     y = x / (k + alpha * m) ** beta, where m is the mean of the squares in a window of `size` channels around each
-    channel; channels beyond the first and the last count as zeros. `torch.nn.functional.local_response_norm` has this
-    convention and these defaults. The paper writes alpha times the sum, with k = 2, size 5, alpha = 1e-4, beta = 0.75:
-    read literally, its alpha is `size * alpha` here. The code of the paper divides by the size, and so does Caffe.
-
-    Args:
-      x: [..., C].
-      size: channels in the window; if even, one more lies before the channel than after it.
-    Returns:
-      The shape and dtype of x, computed in at least float32.
-    Raises:
-      ValueError: a size that is not a positive integer.
+    channel (of an even size, one more lies before than after it); channels beyond the first and the last count as
+    zeros. `torch.nn.functional.local_response_norm` has this convention and these defaults. The paper writes alpha
+    times the sum, with k = 2, size 5, alpha = 1e-4, beta = 0.75: read literally, its alpha is `size * alpha` here. The
+    code of the paper divides by the size, and so does Caffe. Raise ValueError if size is no positive integer.
     """
     if not isinstance(size, Integral) or size < 1:
         raise ValueError(f"size must be a positive number of channels, not {size!r}")

@@ -16,16 +16,11 @@ def is_zero(value: Any) -> bool:
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float | jax.Array) -> jax.Array:
-    """Return x with each value set to 0 with probability `rate`, and the others divided by 1 - rate.
+    """Return x, of any shape, with each value set to 0 with probability `rate`, and the others divided by 1 - rate.
 
     Inverted dropout (Srivastava et al. 2014): the expectation of every value is unchanged, so evaluation does nothing.
-
-    Args:
-      key: a `jax.random` key; the same key drops the same values.
-      x: any shape.
-      rate: probability of dropping, in [0, 1]; a `jax.Array` (of a schedule, for example) is not checked.
-    Raises:
-      ValueError: a rate outside [0, 1].
+    The same `jax.random` key drops the same values. Raise ValueError for a rate outside [0, 1]; a rate that is a
+    `jax.Array` (of a schedule, for example) is not checked.
     """
     if not isinstance(rate, jax.Array):
         if not 0 <= rate <= 1:
