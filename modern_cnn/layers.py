@@ -75,7 +75,7 @@ def scaled(features: int, width: float) -> int:
 
 
 class _Weighted(nn.Module, kw_only=True):
-    """What the dense and the convolutional layers share. The initial values are PyTorch's unless others are given."""
+    """The fields that dense and convolutional layers share. The initial values are PyTorch's by default."""
     use_bias: bool = True
     dtype: jnp.dtype | None = None
     kernel_init: Initializer = _TORCH
@@ -203,7 +203,7 @@ class SeparableConv(_Weighted):
 
 
 class _Norm(nn.Module, kw_only=True):
-    """What the normalisations share: `scale` and `bias` [C] in 'params', both float32."""
+    """The fields that the normalisations share. They hold `scale` and `bias` [C] in 'params', both float32."""
     epsilon: float = 1e-5
     dtype: jnp.dtype | None = None
     scale_init: Initializer = nn.initializers.ones
