@@ -10,12 +10,9 @@ def load(workdir: str | Path) -> tuple[Any, dict[str, Any]]:
 
     The variables are the best checkpoint on validation where the run had a validation split, else the last one; and
     the averages of the weights where the run kept them (config.optimizer.ema_decay). Images are float [N, H, W, C],
-    normalised by `mean` and `std` of `data` in run.json: (pixels / 255 - mean) / std.
-
-    Raises:
-      UserError: the directory is no workdir, or holds no good checkpoint.
+    normalised by `mean` and `std` of `data` in run.json: (pixels / 255 - mean) / std. Raise UserError if the directory
+    is no workdir, or holds no good checkpoint.
     """
     from modern_cnn.runs.load import load_run
 
-    trained = load_run(workdir)
-    return trained.module, trained.variables
+    return load_run(workdir)[:2]

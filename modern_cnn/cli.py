@@ -24,18 +24,13 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         loud = record.levelno >= logging.WARNING
-        text = record.getMessage()
         stream = sys.stderr if loud else sys.stdout
-        tqdm.write(f"{record.levelname.lower()}: {text}" if loud else text, stream)
+        tqdm.write(f"{record.levelname.lower()}: {record.getMessage()}" if loud else record.getMessage(), stream)
         stream.flush()
 
 
-def _one_line(error: BaseException | str) -> str:
-    return " ".join(str(error).split())
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    print(f"error: {text}", file=sys.stderr)
+def _fail(text: object, code: int) -> NoReturn:
+    print("error:", *str(text).split(), file=sys.stderr)  # on one line
     sys.exit(code)
 
 
@@ -52,11 +47,10 @@ def _unknown_field(argv: list[str]) -> str | None:
         return str(e)
     except Exception:  # the file is wrong, not a field
         return None
-    return None
 
 
 def _explain(argv: list[str], error: Exception) -> str:
-    """Return a flag error as one line, in the words of absl or ml_collections if they are clear enough."""
+    """Return what a flag error means, in the words of absl or ml_collections if they are clear enough."""
     text = str(error)
     if missing := re.match(r"flag --(\w+)=None", text):
         return f"--{missing[1]} is missing"
@@ -68,14 +62,14 @@ def _explain(argv: list[str], error: Exception) -> str:
     if "takes 0 positional arguments" in text:
         return "this config has no variants: leave out the colon and what follows it"
     if "Traceback" in text:  # the config file raised; the last line of its traceback says why
-        return _one_line(re.sub(r"^\w+: ", "", text.strip().splitlines()[-1]))
+        return re.sub(r"^\w+: ", "", text.strip().splitlines()[-1])
     if "Failed loading config file" in text:
         return "there is no config file " + text.strip().splitlines()[-1].rpartition(": ")[2]
     if isinstance(error, (AttributeError, KeyError)) and (wrong := _unknown_field(argv)):
         return wrong
     if isinstance(error, (flags.Error, ValueError, OSError)):
-        return _one_line(error)
-    return f"the config file raised {type(error).__name__}: {_one_line(error)}"
+        return text
+    return f"the config file raised {type(error).__name__}: {error}"
 
 
 def _parse(argv: list[str], positional: bool) -> list[str]:
@@ -97,12 +91,9 @@ def _unraisable(hook: Any) -> None:
 
 
 def run(main: Callable[..., None], *, positional: bool = False) -> None:
-    """Run the `main` of a script with its flags parsed.
+    """Run the `main` of a script with its flags parsed, and with `positional` on the arguments that are not flags.
 
     Exit codes: 0 done, 1 bad input or a failed run (one line on stderr), 2 bad flags, 130 and 143 stopped by a signal.
-
-    Args:
-      positional: pass the arguments that are not flags to `main`; otherwise they are an error.
     """
     def guarded(argv: Sequence[str]) -> None:
         sys.unraisablehook = _unraisable
@@ -114,18 +105,16 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         try:
             main(*argv[1:])
         except UserError as e:
-            _fail(_one_line(e), 1)
+            _fail(e, 1)
         except KeyboardInterrupt:
             _fail("interrupted", 130)
     app.run(guarded, flags_parser=partial(_parse, positional=positional))
 
 
 def text_table(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
-    """Return rows of cells as lines of text, each column as wide as its widest cell.
+    """Return rows of equally many cells as lines of text, each column as wide as its widest cell.
 
-    Args:
-      rows: with the same number of cells each.
-      align: a letter for each column: 'l' flush left, 'r' flush right; columns beyond its end are flush left.
+    `align` has a letter for each column: 'l' flush left, 'r' flush right; columns beyond its end are flush left.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = align.ljust(len(widths), "l")
@@ -147,12 +136,9 @@ def new_workdir(prefix: str = "") -> str:
 
 
 def network_options(given: Sequence[str]) -> dict[str, Any]:
-    """Return {'width': 0.25} for ['width=0.25'], the values of --option.
+    """Return {'width': 0.25} for ['width=0.25'], the values of --option: Python literals, true, false, or else text.
 
-    Values are Python literals, true, false, or else text.
-
-    Raises:
-      UserError: a name or a value is missing, or the option is the name of the network or its number of classes.
+    Raise UserError if a name or a value is missing, or for the name of the network or its number of classes.
     """
     options = {}
     for option in given:

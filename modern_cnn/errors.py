@@ -16,20 +16,15 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     It is '' without choices. Of more than 20 choices it names only the closest, if one is close.
     """
     choices = sorted(choices)
-    if not choices:
-        return ""
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
     if close and len(choices) > 20:
-        return f"; did you mean {close[0]!r}?"
-    return (f"; did you mean {close[0]!r}?" if close else ";") + f" known: {', '.join(choices)}"
+        return hint
+    return f"{hint} known: {', '.join(choices)}" if choices else ""
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """Return table[name].
-
-    Raises:
-      UserError: there is no such name; the message says `what` is missing and names the closest one.
-    """
+    """Return table[name], or raise UserError: it says that there is no such `what`, and names the closest one."""
     if name not in table:
         raise UserError(f"there is no {what} {name!r}{did_you_mean(name, table)}")
     return table[name]

@@ -40,9 +40,8 @@ def set_xla_flags() -> None:
 def configure(*, debug_nans: bool = False, cache: bool = True) -> None:
     """Set XLA's flags, the compilation cache and TensorFlow's log level. Every script calls it first.
 
-    Args:
-      debug_nans: stop at the first operation that makes a NaN, and name it (slow: buffers are not donated).
-      cache: keep compiled programs for the next process; False if the compilation is measured.
+    With `debug_nans` the first operation that makes a NaN stops the program and is named (slow: buffers are not
+    donated). `cache` keeps compiled programs for the next process; False if the compilation is measured.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN writes to stderr at any log level
@@ -59,13 +58,10 @@ def configure(*, debug_nans: bool = False, cache: bool = True) -> None:
 
 
 def join_processes(coordinator: str, count: int, index: int) -> None:
-    """Make this process one of several that train together. Call it before any computation.
+    """Make this process number `index`, from 0, of `count` that train together. Call it before any computation.
 
-    Args:
-      coordinator: HOST:PORT of the first process; 'auto' where the cluster knows all three values (TPU pods, SLURM).
-      count, index: number of processes, and the number of this one, from 0.
-    Raises:
-      RuntimeError: the other processes did not join.
+    `coordinator` is HOST:PORT of the first process; 'auto' where the cluster knows all three values (TPU pods, SLURM).
+    Raise RuntimeError if the other processes did not join.
     """
     import jax
 

@@ -24,31 +24,21 @@ SPANNING = ("cosine",)
 
 
 class Field(NamedTuple):
-    """One field of a config.
-
-    Attributes:
-      type: of its values.
-      default: None for an option of the network, which then keeps the network's own value.
-      low, high: bounds of a number, both allowed; None for text, lists and options.
-      choices: the words that are allowed; empty if any text is.
-      resume: NEVER, ALWAYS, LENGTH, EPOCHS or PLACE.
-      varies: trials that train together as one program may differ in it; the program then gets it as a traced number.
-    """
-    type: type
-    default: Any
+    """One field of a config."""
+    type: type  # of its values
+    default: Any  # None for an option of the network, which then keeps the network's own value
     meaning: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
+    low: float | None = None  # bounds of a number, both allowed; low is None for text, lists and options
+    high: float = inf
+    choices: tuple[str, ...] = ()  # the words that are allowed; empty if any text is
     resume: str = NEVER
-    varies: bool = False
+    varies: bool = False  # may differ among trials that train together as one program, which gets it as a traced number
 
 
-def _field(default: Any, meaning: str, low: float | None = None, high: float | None = None, **more: Any) -> Any:
+def _field(default: Any, meaning: str, *bounds: Any, **more: Any) -> Any:
     """Return a dataclass field with its `Field` in the metadata."""
-    high = inf if high is None and low is not None else high
-    return dataclasses.field(default=default, metadata={
-        "field": Field(type(default), default, meaning, low, high, **more)})
+    field = Field(type(default), default, meaning, *bounds, **more)
+    return dataclasses.field(default=default, metadata={"field": field})
 
 
 def _flag(meaning: str, **more: Any) -> Any:
@@ -184,16 +174,13 @@ class Settings:
 
     def replace(self, values: Mapping[str, Any]) -> "Settings":
         """Return a copy with other values, {'optimizer.momentum': 0.9}; they may be traced numbers."""
-        changed: dict[str, Any] = {}
+        changed: Any = self
         for name, value in values.items():
             section, _, last = name.rpartition(".")
-            if not section:
-                changed[last] = value
-                continue
-            before = changed.get(section, getattr(self, section))
-            changed[section] = (before | {last: value} if isinstance(before, dict)
-                                else dataclasses.replace(before, **{last: value}))
-        return dataclasses.replace(self, **changed)
+            before = getattr(changed, section) if section else changed
+            after = before | {last: value} if isinstance(before, dict) else dataclasses.replace(before, **{last: value})
+            changed = dataclasses.replace(changed, **{section: after}) if section else after
+        return changed
 
 
 # Options that most networks have; others are declared by the networks alone.
@@ -225,10 +212,9 @@ VARYING = tuple(name for name, field in FIELDS.items() if field.varies and name 
 
 def default_config() -> ml_collections.ConfigDict:
     """Return the config with every default, locked but for the options of the network."""
-    config = ml_collections.ConfigDict(Settings().to_dict())
+    config: Any = ml_collections.ConfigDict(Settings().to_dict())
     config.lock()  # a misspelt field in a config file is an error
-    options: Any = config.model
-    options.unlock()
+    config.model.unlock()
     return config
 
 
@@ -244,8 +230,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 def locate(config: Any, name: str) -> tuple[Any, str]:
     """Return the section of a ConfigDict that holds a field, and the last part of its name.
 
-    Raises:
-      UserError: the config has no such field (with the closest that it has), or the name is that of a section.
+    Raise UserError if the config has no such field (with the closest that it has), or the name is that of a section.
     """
     section, reached, parts = config, "config", name.split(".")
     for part in parts:
@@ -258,11 +243,9 @@ def locate(config: Any, name: str) -> tuple[Any, str]:
 
 
 def read(config: ml_collections.ConfigDict) -> Settings:
-    """Check a config and return it as Settings.
+    """Check a config and return it as Settings. Raise UserError for the first field that it lacks or must not have."""
+    from modern_cnn import models  # imports JAX, which the command line need not wait for
 
-    Raises:
-      UserError: a field is missing, unknown or out of bounds, or a word is not one of the choices.
-    """
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"the config is a {type(config).__name__}; get_config() must return a ConfigDict, made by "
                         "base.get_config()")
@@ -276,7 +259,7 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     unknown = [name for name in flat if name not in FIELDS and not name.startswith("model.")]
     if unknown:
         raise UserError(f"config.{unknown[0]} is not a field{did_you_mean(unknown[0], FIELDS)}")
-    if "num_classes" in tree["model"]:
+    if "model.num_classes" in flat:
         raise UserError("config.model.num_classes is not an option: the data say how many classes there are "
                         "(config.data.num_classes)")
     try:
@@ -284,24 +267,19 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     except TypeError as e:
         raise UserError(f"the config may hold only numbers, text and lists ({e}); write a dtype by its name, "
                         "'bfloat16'") from e
-    return _check_together(from_json(tree))
+    for name, value in flat.items():
+        if name.startswith("finetune.") and value != FIELDS[name].default and not flat["finetune.workdir"]:
+            raise UserError(f"config.{name}={value!r} is for a run that starts from the weights of another: "
+                            "--config.finetune.workdir=DIR")
+    models.build(**tree["model"])
+    return from_json(tree)
 
 
 def from_json(tree: Mapping[str, Any]) -> Settings:
     """Return the Settings of a config.json, unchecked; fields that an earlier version lacked have their defaults."""
-    values: dict[str, Any] = {}
-    for outer in dataclasses.fields(Settings):
-        given = tree.get(outer.name)
-        if "field" in outer.metadata:
-            values[outer.name] = outer.default if given is None else given
-        elif outer.name == "model":
-            values["model"] = dict(given or {})
-        else:
-            kind: Any = outer.default_factory
-            known = {inner.name for inner in dataclasses.fields(kind)}
-            values[outer.name] = kind(**{name: tuple(value) if isinstance(value, list) else value
-                                         for name, value in (given or {}).items() if name in known})
-    return Settings(**values)
+    known = {name: value for name, value in flatten(tree).items() if name in FIELDS or name.startswith("model.")}
+    return Settings().replace({name: tuple(value) if isinstance(value, list) and name in FIELDS else value
+                               for name, value in known.items()})
 
 
 def _check(name: str, field: Field, value: Any) -> None:
@@ -310,18 +288,6 @@ def _check(name: str, field: Field, value: Any) -> None:
         raise UserError(f"config.{name}={value!r} is unknown{did_you_mean(str(value), field.choices)}")
     if field.type is tuple and not all(isinstance(part, (int, float)) and part >= 0 for part in value):
         raise UserError(f"config.{name}={value} must be epochs, at least 0")
-    if field.low is not None and not (isinstance(value, (int, float)) and field.low <= value <= (field.high or inf)):
+    if field.low is not None and not (isinstance(value, (int, float)) and field.low <= value <= field.high):
         allowed = f"of at least {field.low}" if field.high == inf else f"between {field.low} and {field.high}"
         raise UserError(f"config.{name}={value!r} must be a number {allowed}")
-
-def _check_together(settings: Settings) -> Settings:
-    """Return the settings. Raise UserError if fields do not go together, or there is no such network."""
-    from modern_cnn import models  # imports JAX, which the command line need not wait for
-
-    if not settings.finetune.workdir:
-        for name, value in dataclasses.asdict(settings.finetune).items():
-            if value != FIELDS[f"finetune.{name}"].default:
-                raise UserError(f"config.finetune.{name}={value!r} is for a run that starts from the weights of "
-                                "another: --config.finetune.workdir=DIR")
-    models.build(**settings.model)
-    return settings

@@ -22,8 +22,7 @@ def main() -> None:
     runtime.configure()
     from modern_cnn.runs.load import evaluate_workdir
 
-    data = {"source": SOURCE.value} if SOURCE.value else None
-    print(json.dumps(evaluate_workdir(workdir, SPLIT.value, data)))
+    print(json.dumps(evaluate_workdir(workdir, SPLIT.value, {"source": SOURCE.value} if SOURCE.value else None)))
 
 
 if __name__ == "__main__":

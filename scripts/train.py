@@ -29,16 +29,15 @@ DEBUG_NANS = flags.DEFINE_bool("debug_nans", False, "Stop at the operation that 
 
 
 def main() -> None:
-    coordinator = COORDINATOR.value
     workdir = cli.new_workdir() if WORKDIR.value is None else cli.required(WORKDIR)
-    if coordinator and WORKDIR.value is None:
+    if COORDINATOR.value and WORKDIR.value is None:
         raise UserError("several processes need one --workdir, the same in all of them")
-    if PROCESS.value >= PROCESSES.value or (PROCESSES.value > 1 and not coordinator):
+    if PROCESS.value >= PROCESSES.value or (PROCESSES.value > 1 and not COORDINATOR.value):
         raise UserError(f"--process={PROCESS.value} of --processes={PROCESSES.value}: it must be below that, and "
                         "several processes need a --coordinator")
     runtime.configure(debug_nans=DEBUG_NANS.value)
-    if coordinator:
-        runtime.join_processes(coordinator, PROCESSES.value, PROCESS.value)
+    if COORDINATOR.value:
+        runtime.join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     from modern_cnn.runs import loop
 
     print(f"workdir: {workdir}", flush=True)

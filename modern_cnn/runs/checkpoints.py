@@ -4,9 +4,11 @@ A checkpoint has two parts. 'variables' are parameters and batch statistics, or 
 all that evaluation needs. 'training' holds optimiser, step, the metrics since the last log line and, beside averages,
 the variables themselves, so that a resumed run is the same run.
 """
+import contextlib
 import json
 import logging
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,24 +27,24 @@ log = logging.getLogger(__name__)
 KEEP_NEWEST = 2  # the newest may be damaged: there is always one before it
 
 
-def _leaf_digest(x: jax.Array) -> jax.Array:
-    """Return a uint32 that changes with every single value: the bits, times odd numbers, summed modulo 2^32."""
-    bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
-    bits = bits.astype(jnp.uint32).ravel()
-    weights = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761) | jnp.uint32(1)
-    return jnp.sum(bits * weights, dtype=jnp.uint32)
-
-
 @jax.jit
 def _digest(tree: Any) -> jax.Array:
-    """Return uint32 [number of leaves]. Integer sums do not depend on the order, so all devices and shardings agree."""
-    return jnp.stack([_leaf_digest(x) for x in jax.tree.leaves(tree)])
+    """Return uint32 [number of leaves]; each changes with every single value: the bits, times odd numbers, summed.
+
+    Sums modulo 2^32 do not depend on the order, so all devices and shardings agree.
+    """
+    def digest(x: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
+        bits = bits.astype(jnp.uint32).ravel()
+        weights = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761) | jnp.uint32(1)
+        return jnp.sum(bits * weights, dtype=jnp.uint32)
+
+    return jnp.stack([digest(x) for x in jax.tree.leaves(tree)])
 
 
 @jax.jit
 def _finite(tree: Any) -> jax.Array:
-    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)
-                      if jnp.issubdtype(x.dtype, jnp.floating)]).all()
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
 def _reason(error: Exception) -> str:
@@ -55,20 +57,26 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     return metrics["accuracy"], -metrics["loss"]
 
 
-def _parts(state: TrainState, metrics: Metrics) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (variables, training) of a checkpoint."""
+def _parts(state: TrainState, metrics: Metrics) -> dict[str, Any]:
+    """Return the two parts of a checkpoint."""
     training = {"step": state.step, "opt_state": state.opt_state, "metrics": metrics}
-    return state.evaluation_variables, training if state.ema is None else training | {"variables": state.variables}
+    return {"variables": state.evaluation_variables,
+            "training": training if state.ema is None else training | {"variables": state.variables}}
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Return the steps that have a complete checkpoint, ascending."""
+    # A checkpoint gets its plain name in the moment it is complete; the list of Orbax also has those under way.
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
 
 
 def _validation(directory: Path, step: int) -> dict[str, float] | None:
     """Return the validation metrics of a checkpoint: None if there are none, {} if they cannot be read."""
-    path = directory / str(step) / "metrics" / "metrics"
-    if not path.exists():
-        return None
     try:
-        metrics = json.loads(path.read_bytes())
+        metrics = json.loads((directory / str(step) / "metrics" / "metrics").read_bytes())
         return metrics if {"accuracy", "loss"} <= metrics.keys() else {}
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, AttributeError):
         return {}
 
@@ -91,41 +99,20 @@ def _set_aside(directory: Path, damaged: dict[int, str]) -> None:
     devices.wait_for_all("the damaged checkpoints are out of the way")
 
 
-def _read(manager: ocp.CheckpointManager, step: int, **templates: Any) -> dict[str, Any]:
-    """Return the named parts of a checkpoint, shaped as `templates`. Raise whatever a damaged file causes."""
-    wanted = {name: {"tree": tree, "digest": np.zeros(len(jax.tree.leaves(tree)), np.uint32)}
-              for name, tree in templates.items()}
-    restored = manager.restore(step, args=ocp.args.Composite(
-        **{name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}))
-    for name in templates:
-        if not np.array_equal(_digest(restored[name]["tree"]), restored[name]["digest"]):
-            raise ValueError(f"the digest of its {name} does not fit them: some bits have changed")
-    return {name: restored[name]["tree"] for name in templates}
-
-
-def saved_steps(workdir: Path) -> list[int]:
-    """Return the steps that have a complete checkpoint, ascending."""
-    # A checkpoint gets its plain name in the moment it is complete; the list of Orbax also has those under way.
-    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
-
-
 class Checkpoints:
     """The checkpoints of a workdir: the newest two, and the best on validation."""
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
-        self._workdir = workdir.absolute()
-        self.directory = self._workdir / "checkpoints"
+        self._workdir, self._directory = workdir.absolute(), workdir.absolute() / "checkpoints"
         if not read_only:  # Orbax reads the metrics of every step when it opens, and damaged ones would stop it
-            damaged = {step: "its validation metrics cannot be read" for step in self.steps()
-                       if _validation(self.directory, step) == {}}
-            if damaged and len(damaged) == len(self.steps()):
-                raise _unreadable(self.directory, damaged)
-            _set_aside(self.directory, damaged)
-        self._open(read_only)
-
-    def _open(self, read_only: bool) -> None:
+            steps = saved_steps(workdir)
+            bad = [step for step in steps if _validation(self._directory, step) == {}]
+            damaged = dict.fromkeys(bad, "its validation metrics cannot be read")
+            if bad and bad == steps:
+                raise _unreadable(self._directory, damaged)
+            _set_aside(self._directory, damaged)
         policies, rank = ocp.checkpoint_managers, cast(Any, _rank)  # annotated as a float, but anything that sorts does
-        self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(
+        self._manager = ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([
                 policies.LatestN(KEEP_NEWEST),
                 policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)]),
@@ -135,96 +122,87 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until the checkpoint that is being written is complete. Raise UserError if it could not be written."""
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
-        except Exception as e:  # Orbax and TensorStore raise many kinds for a full or broken disk
-            raise self._unwritten(e) from e
 
     def close(self) -> None:
         """End the threads that write; a checkpoint under way is finished, but its errors are lost without `wait`."""
         self._manager.close()
 
-    def _unwritten(self, error: Exception) -> UserError:
-        last = f"the last good checkpoint is step {self.steps()[-1]}" if self.steps() else "there is none yet"
-        return UserError(f"a checkpoint could not be written to {self.directory}: {_reason(error)}; {last}. Free some "
-                         "space and run the same command again")
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as e:  # Orbax and TensorStore raise many kinds for a full or broken disk
+            steps = saved_steps(self._workdir)
+            last = f"the last good checkpoint is step {steps[-1]}" if steps else "there is none yet"
+            raise UserError(f"a checkpoint could not be written to {self._directory}: {_reason(e)}; {last}. Free some "
+                            "space and run the same command again") from e
 
-    def steps(self) -> list[int]:
-        """Return the steps that have a complete checkpoint, ascending."""
-        return saved_steps(self._workdir)
+    def _read(self, steps: Iterable[int], **templates: Any) -> tuple[int, dict[str, Any], dict[int, str]]:
+        """Return (step, parts shaped as `templates`, what is wrong with those before) of the first good checkpoint."""
+        wanted = {name: ocp.args.StandardRestore({
+            "tree": tree, "digest": np.zeros(len(jax.tree.leaves(tree)), np.uint32)})
+            for name, tree in templates.items()}
+        damaged: dict[int, str] = {}
+        for step in steps:
+            try:
+                parts = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+                for name in templates:
+                    if not np.array_equal(_digest(parts[name]["tree"]), parts[name]["digest"]):
+                        raise ValueError(f"the digest of its {name} does not fit them: some bits have changed")
+                return step, {name: parts[name]["tree"] for name in templates}, damaged
+            except Exception as e:  # any kind of damage, any exception
+                damaged[step] = _reason(e)
+        raise _unreadable(self._directory, damaged)
 
     def result(self, template: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return (step, variables shaped as `template`) of the result: the best on validation, else the newest.
 
-        A damaged checkpoint is passed over with a warning, for the next best.
-
-        Raises:
-          UserError: there is no checkpoint, or none that can be read.
+        A damaged checkpoint is passed over with a warning, for the next best. Raise UserError if there is no checkpoint
+        or none can be read.
         """
         self.wait()
         devices.wait_for_all("the checkpoints are written")
-        ranks = {step: (_rank(found) if (found := _validation(self.directory, step)) else (-1.0, 0.0), step)
-                 for step in self.steps()}
-        damaged: dict[int, str] = {}
-        for step in sorted(ranks, key=lambda step: ranks[step], reverse=True):
-            try:
-                return step, _read(self._manager, step, variables=template)["variables"]
-            except Exception as e:  # any kind of damage, any exception
-                damaged[step] = _reason(e)
-                log.warning("the checkpoint of step %d is damaged (%s); it is passed over", step, damaged[step])
-        if not damaged:
+        ranks = {step: (_rank(found) if (found := _validation(self._directory, step)) else (-1.0, 0.0), step)
+                 for step in saved_steps(self._workdir)}
+        if not ranks:
             raise UserError(f"{self._workdir} has no checkpoint yet")
-        raise _unreadable(self.directory, damaged)
+        step, parts, damaged = self._read(sorted(ranks, key=lambda step: ranks[step], reverse=True), variables=template)
+        for bad, reason in damaged.items():
+            log.warning("the checkpoint of step %d is damaged (%s); it is passed over", bad, reason)
+        return step, parts["variables"]
 
     def save(self, state: TrainState, metrics: Metrics, validation: dict[str, float] | None = None) -> bool:
-        """Begin to write a checkpoint and return; the device may go on.
+        """Begin to write a checkpoint; return False, with nothing written, where a parameter is not finite.
 
-        Args:
-          state: is copied to the host before this returns, so the next step may donate it.
-          metrics: counted since the last log line.
-          validation: 'accuracy' and 'loss', by which the best checkpoint is kept.
-        Returns:
-          False, with nothing written, where a parameter is not finite.
-        Raises:
-          UserError: this checkpoint or the one before could not be written.
+        `state` is copied to the host before this returns, so the next step may donate it. `metrics` are counted since
+        the last log line. By `validation`, 'accuracy' and 'loss', the best checkpoint is kept. Raise UserError if this
+        checkpoint or the one before could not be written.
         """
-        variables, training = _parts(state, metrics)
-        if not _finite(variables):
+        parts = _parts(state, metrics)
+        if not _finite(parts["variables"]):
             return False
-        try:
-            self._manager.save(int(state.step), metrics=validation, force=True, args=ocp.args.Composite(
-                variables=ocp.args.StandardSave({"tree": variables, "digest": _digest(variables)}),
-                training=ocp.args.StandardSave({"tree": training, "digest": _digest(training)})))
-        except Exception as e:
-            raise self._unwritten(e) from e
+        with self._writing():
+            self._manager.save(int(state.step), metrics=validation, force=True, args=ocp.args.Composite(**{
+                name: ocp.args.StandardSave({"tree": tree, "digest": _digest(tree)}) for name, tree in parts.items()}))
         return True
 
     def restore(self, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
         """Return state and metrics of the newest good checkpoint, shaped as those given; these, if there is none.
 
-        A damaged checkpoint is reported and moved aside to `checkpoints_damaged/`, and the one before is taken.
-
-        Raises:
-          UserError: there are checkpoints but none can be read.
+        A damaged checkpoint is reported and moved aside to `checkpoints_damaged/`, and the one before is taken. Raise
+        UserError if there are checkpoints but none can be read.
         """
-        variables, training = _parts(state, metrics)
-        damaged: dict[int, str] = {}
-        for step in reversed(self.steps()):
-            try:
-                parts = _read(self._manager, step, variables=variables, training=training)
-            except Exception as e:  # any kind of damage, any exception
-                damaged[step] = _reason(e)
-                continue
-            if damaged:
-                self._manager.close()
-                _set_aside(self.directory, damaged)
-                self._open(read_only=False)
-                log.warning("going on from step %d instead", step)
-            saved, done = parts["variables"], parts["training"]
-            collections = done.get("variables", saved).copy()
-            ema = None if state.ema is None else saved
-            return state.replace(step=done["step"], params=collections.pop("params"), collections=collections,
-                                 opt_state=done["opt_state"], ema=ema), done["metrics"]
+        steps = saved_steps(self._workdir)
+        if not steps:
+            return state, metrics
+        step, parts, damaged = self._read(reversed(steps), **_parts(state, metrics))
         if damaged:
-            raise _unreadable(self.directory, damaged)
-        return state, metrics
+            _set_aside(self._directory, damaged)
+            self._manager.reload()
+            log.warning("going on from step %d instead", step)
+        saved, done = parts["variables"], parts["training"]
+        collections = done.get("variables", saved).copy()
+        return state.replace(step=done["step"], params=collections.pop("params"), collections=collections,
+                             opt_state=done["opt_state"], ema=None if state.ema is None else saved), done["metrics"]

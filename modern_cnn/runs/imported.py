@@ -27,15 +27,9 @@ def write_run(directory: str | Path, settings: Settings, module: Any, variables:
               image_shape: tuple[int, int, int], class_names: Sequence[str], imported: dict[str, str]) -> None:
     """Write config.json, run.json and a checkpoint of step 0 without optimiser state: all of it or nothing.
 
-    Args:
-      directory: the workdir, new or empty.
-      settings: its model section builds `module`.
-      module, variables: the network and its weights.
-      image_shape: (H, W, C) of the images for the network.
-      class_names: of every class, in order; empty: the numbers.
-      imported: for run.json, where the weights come from.
-    Raises:
-      UserError: the directory is not empty or cannot be written, a weight is not finite, or the names do not fit.
+    The model section of `settings` builds `module`. Its images have `image_shape` (H, W, C). `class_names` are those of
+    every class, in order; empty: the numbers. `imported` says in run.json where the weights come from. Raise UserError
+    if the directory is not empty or cannot be written, a weight is not finite, or the names do not fit.
     """
     directory, classes = Path(directory), module.num_classes
     there = [path.name for path in directory.iterdir() if path.name != ".lock"] if directory.is_dir() else []
@@ -48,9 +42,8 @@ def write_run(directory: str | Path, settings: Settings, module: Any, variables:
     if broken:
         raise UserError(f"these weights are infinite or not numbers: {', '.join(broken)}")
     mean, std = sources.normalization(settings.data.normalize, np.zeros((1, *image_shape), np.uint8))
-    spec = Spec(source=settings.data.source, origin="", image_shape=image_shape, num_classes=classes,
-                        class_names=tuple(class_names or map(str, range(classes))), sizes={}, mean=mean, std=std,
-                        digest="")
+    names = tuple(class_names or map(str, range(classes)))
+    spec = Spec(settings.data.source, "", image_shape, classes, names, {}, mean, std, digest="")
     collections = jax.tree.map(jnp.asarray, variables)
     params = collections.pop("params")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,4 +1,5 @@
 """Finished runs: their network, their data, and their score on a split."""
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -22,75 +23,54 @@ from modern_cnn.runs.checkpoints import Checkpoints
 from modern_cnn.settings import Settings
 from modern_cnn.training import finetune
 from modern_cnn.training.devices import Devices
-from modern_cnn.training.program import Evaluation
+from modern_cnn.training.program import make_evaluate
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
 
 class TrainedRun(NamedTuple):
-    """A run's result: the best checkpoint on validation, or the last.
-
-    Attributes:
-      module, variables: the network, ready for `module.apply(variables, images, train=False)`.
-      settings: of the run; fields that its version did not have yet have their defaults.
-      spec: of the data that it was trained on.
-      run: run.json.
-      step: of the checkpoint.
-    """
-    module: nn.Module
+    """A run's result: the best checkpoint on validation, or the last."""
+    module: nn.Module  # ready for `module.apply(variables, images, train=False)`
     variables: dict[str, Any]
-    settings: Settings
-    spec: Spec
-    run: dict[str, Any]
-    step: int
+    settings: Settings  # fields that its version did not have yet have their defaults
+    spec: Spec  # of the data that it was trained on
+    run: dict[str, Any]  # run.json
+    step: int  # of the checkpoint
 
 
 def load_run(directory: str | Path) -> TrainedRun:
-    """Return the result of a workdir.
-
-    Raises:
-      UserError: not a workdir, or one without a good checkpoint.
-    """
+    """Return the result of a workdir. Raise UserError if it is no workdir, or one without a good checkpoint."""
     directory = Path(directory)
     config, run = workdir.read_run(directory)
     spec = _spec(run)
     module = models.build(**config["model"], num_classes=spec.num_classes)
     images = jnp.zeros((1, *spec.image_shape))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
-    template = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    checkpoints = Checkpoints(directory, read_only=True)
-    try:
-        step, variables = checkpoints.result(template)
-    finally:
-        checkpoints.close()
+    with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
+        step, variables = checkpoints.result(jax.tree.map(jnp.zeros_like, shapes))
     return TrainedRun(module, variables, settings.from_json(config), spec, run, step)
 
 
 def _spec(run: dict[str, Any]) -> Spec:
     """Return the data set's description in a run.json."""
-    known = {field.name for field in dataclasses.fields(Spec)}
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
-                              for name, value in run["data"].items() if name in known}
-    return Spec(**values)
+    data: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                            for name, value in run["data"].items()}
+    return Spec(**{field.name: data[field.name] for field in dataclasses.fields(Spec)})
 
 
 def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str, Any] | None = None) -> dict[str, Any]:
     """Score the result of a workdir on a split of its data: {'accuracy', 'loss', 'count', ...}.
 
-    Args:
-      split: 'train', 'validation' or 'test'.
-      data: fields of the config's data section to replace, e.g. {'source': 'idx:/elsewhere'}.
-    Raises:
-      UserError: no such split, or other classes or shapes than the network was trained on.
+    `data` are fields of the config's data section to replace, e.g. {'source': 'idx:/elsewhere'}. Raise UserError if
+    there is no such split, or other classes or shapes than the network was trained on.
     """
     dataset = load_data(directory, split, data)
     trained, devices = load_run(directory), Devices()
     variables = dict(trained.variables)
-    state = TrainState(jnp.int32(trained.step), variables.pop("params"), variables, (), trained.module,
-                       optax.identity())
-    evaluate = Evaluation(dataset.spec, devices, dataset.feed(devices), trained.settings.data.batch_size,
-                          trained.settings.augment.test_flip)
+    state = TrainState(jnp.int32(0), variables.pop("params"), variables, (), trained.module, optax.identity())
+    evaluate = make_evaluate(dataset.spec, devices, dataset.feed(devices), trained.settings.data.batch_size,
+                             trained.settings.augment.test_flip)
     metrics = evaluate(devices.replicate(state), split)
     means = metrics.means(dataset.spec.num_classes)
     return {"split": split, "step": trained.step, "accuracy": means["accuracy"], "loss": means["loss"],
@@ -98,13 +78,7 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
 
 
 def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> Dataset:
-    """Return the data of a run, or other data, to be normalised as in training.
-
-    Args:
-      data: as in `evaluate_workdir`.
-    Raises:
-      UserError: no such split, or other classes or shapes than the network was trained on.
-    """
+    """Return the data of a run, or other `data`, to be normalised as in training. It raises as `evaluate_workdir`."""
     config, run = workdir.read_run(Path(directory))
     section, trained = dataclasses.replace(settings.from_json(config).data, **(data or {})), _spec(run)
     if not section.source:
@@ -131,8 +105,7 @@ def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = N
 def examples(dataset: Dataset, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (images uint8 [n, H, W, C] as the network sees them before normalisation, labels int32 [n]) of a split.
 
-    Raises:
-      UserError: an index beyond the split.
+    Raise UserError for an index beyond the split.
     """
     size = dataset.spec.sizes[split]
     outside = [index for index in indices if not 0 <= index < size]
@@ -151,26 +124,20 @@ def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str
     """Return (variables to start from, where they are from for run.json) of config.finetune.workdir.
 
     The variables are without the head where it is to be new. The head is kept where the classes are the same: the same
-    names, which are not merely the numbers of another set.
-
-    Args:
-      asked: settings of the run that starts.
-      module, spec: its network and data.
-    Raises:
-      UserError: no run there, another network, or shapes that do not fit: other channels, a size that dense layers see.
+    names, which are not merely the numbers of another set. Raise UserError if there is no run, another network, or
+    shapes that do not fit: other channels, a size that dense layers see.
     """
     source = asked.finetune.workdir
-    theirs, _ = workdir.read_run(Path(source))
-    if theirs["model"]["name"] != asked.model["name"]:
-        raise UserError(f"config.finetune.workdir={source} holds the network {theirs['model']['name']!r}, and this run "
-                        f"trains config.model.name={asked.model['name']!r}")
     trained = load_run(source)
+    if trained.settings.model["name"] != asked.model["name"]:
+        raise UserError(f"config.finetune.workdir={source} holds the network {trained.settings.model['name']!r}, and "
+                        f"this run trains config.model.name={asked.model['name']!r}")
     head = finetune.head_paths(module, spec.image_shape)
     numbers = spec.class_names == tuple(map(str, range(spec.num_classes)))
     same = spec.class_names == trained.spec.class_names and (not numbers or spec.source == trained.spec.source)
     kept = set() if same else {f"params/{path}" for path in head}
-    leaves: dict[str, Any] = {path: leaf for path, leaf in flatten_dict(trained.variables, sep="/").items()
-                              if path not in kept}
+    flat: dict[str, Any] = flatten_dict(trained.variables, sep="/")
+    leaves = {path: leaf for path, leaf in flat.items() if path not in kept}
     wanted = {path: shape for path, shape in finetune.shapes(module, spec.image_shape).items() if path not in kept}
     wrong = [f"{path} is {leaves[path].shape if path in leaves else 'missing'} there, {wanted.get(path, 'none')} here"
              for path in sorted(wanted | leaves) if path not in leaves or leaves[path].shape != wanted.get(path)]
@@ -183,17 +150,12 @@ def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str
     if pixels != asked.data.normalize:
         log.warning("the weights in %s were trained on images normalised as %r, this run normalises as %r: "
                     "--config.data.normalize=%s would keep them equal", source, pixels, asked.data.normalize, pixels)
-    origin = {"workdir": str(source), "step": trained.step, "digest": _digest(trained.variables),
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flat.items()):
+        digest.update(f"{path} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
+    origin = {"workdir": str(source), "step": trained.step, "digest": digest.hexdigest()[:16],
               "source": trained.spec.source, "head": "kept" if same else "new"}
     log.info("starting from step %d of %s (%s), with %s", trained.step, source,
              trained.spec.source or "imported weights",
              "its head: the classes are the same" if same else f"a new head: {', '.join(sorted(head))}")
     return unflatten_dict(leaves, sep="/"), {"finetuned_from": origin}
-
-
-def _digest(variables: dict[str, Any]) -> str:
-    digest = hashlib.sha256()
-    flat: dict[str, Any] = flatten_dict(variables, sep="/")
-    for path, leaf in sorted(flat.items()):
-        digest.update(f"{path} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]

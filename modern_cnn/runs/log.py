@@ -51,10 +51,7 @@ def _read_records(path: Path, fields: set[str]) -> list[dict[str, Any]]:
 
 
 class Log:
-    """The files that receive a run's metrics: metrics.jsonl, norms.jsonl and tensorboard/.
-
-    Records beyond `step` are dropped when the files are opened: a resumed run writes them again.
-    """
+    """The files of a run's metrics. Opening them drops records beyond `step`: a resumed run writes them again."""
 
     def __init__(self, workdir: Path, step: int):
         # Written in this thread: the thread of SummaryWriter dies on a full disk, and whoever waits for it hangs.
@@ -65,10 +62,9 @@ class Log:
         for path, records in ((self._metrics, read_metrics(self._metrics)), (self._norms, read_norms(workdir))):
             if records or path == self._metrics:
                 temporary = path.with_suffix(".tmp")
-                temporary.write_text("".join(json.dumps(record) + "\n" for record in records
-                                             if record["step"] <= step))
+                kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
+                temporary.write_text("".join(kept))
                 os.replace(temporary, path)
-        self._file = open(self._metrics, "a")  # noqa: SIM115 - closed by close()
         (workdir / "tensorboard").mkdir(exist_ok=True)
         self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
         if step:  # TensorBoard forgets what an earlier process wrote beyond this step
@@ -80,8 +76,8 @@ class Log:
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-        self._file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split} | values) + "\n")
-        self._file.flush()
+        with open(self._metrics, "a") as file:
+            file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split} | values) + "\n")
         scalars = [Summary.Value(tag=f"{name}/{split}" if name in ("loss", "accuracy", "top5") else name,
                                  simple_value=value) for name, value in values.items()]
         self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
@@ -99,29 +95,21 @@ class Log:
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""
-        for file in (self._file, self._board):
-            with contextlib.suppress(OSError, ValueError):  # a full disk has been reported already, by the write
-                file.close()
+        with contextlib.suppress(OSError, ValueError):  # a full disk has been reported already, by the write
+            self._board.close()
 
 
 class Progress:
     """Keeps the host close to the device, measures the speed, and shows on the console how far the training is.
 
-    On a terminal a bar shows images/s and the time left, elsewhere there is a line for each record. Trials that train
-    together share one line, every TRIALS_SECONDS.
-
-    Args:
-      plan: of the run.
-      step: steps done already.
-      shown: False: measure only.
-      trials: for trials that train together.
-      note: begins each line of trials.
+    On a terminal a bar shows images/s and the time left, elsewhere there is a line for each record. With `trials`,
+    which train together, one line speaks for all, every TRIALS_SECONDS, and begins with `note`.
     """
 
     def __init__(self, plan: Plan, step: int = 0, *, shown: bool = True, trials: bool = False, note: str = ""):
         self._plan, self._shown, self._trials, self._note = plan, shown, trials, note
         self._pending: deque[tuple[int, Any]] = deque()
-        self._bar = tqdm(total=plan.total_steps * plan.batch_size, initial=step * plan.batch_size, unit="img",
+        self.bar = tqdm(total=plan.total_steps * plan.batch_size, initial=step * plan.batch_size, unit="img",
                          unit_scale=True, disable=not shown or trials or not sys.stderr.isatty(),
                          dynamic_ncols=True, smoothing=0.05)
         self._start = self._mark = (time.perf_counter(), step)  # when this process, and this log interval, began
@@ -135,7 +123,7 @@ class Progress:
                                  or len(self._pending) > IN_FLIGHT[jax.default_backend()]):
             done, output = self._pending.popleft()
             output.block_until_ready()
-            self._bar.update(done * self._plan.batch_size - self._bar.n)
+            self.bar.update(done * self._plan.batch_size - self.bar.n)
 
     def restart(self) -> None:
         """Start the clock again, after an evaluation or a save that does not count as training."""
@@ -146,37 +134,30 @@ class Progress:
         now, (since, first) = time.perf_counter(), self._mark
         self._mark, self.training_seconds = (now, step), self.training_seconds + now - since
         self._pending.clear()
-        self._bar.update(step * self._plan.batch_size - self._bar.n)
+        self.bar.update(step * self._plan.batch_size - self.bar.n)
         return (step - first) * self._plan.batch_size / max(now - since, 1e-9)
 
     def show(self, step: int, split: str, means: Sequence[dict[str, float]], speed: float = 0.0) -> None:
         """Show the metrics of a split, of one run or of each trial."""
-        if not self._shown or not means or (self._trials and split != "train"):
+        now, (began, first), steps = time.perf_counter(), self._start, self._plan.total_steps
+        if not self._shown or not means or (self._trials and (split != "train" or now - self._told < TRIALS_SECONDS)):
             return
-        epoch, now = step / self._plan.steps_per_epoch, time.perf_counter()
-        left = duration((now - self._start[0]) / max(step - self._start[1], 1) * (self._plan.total_steps - step))
-        losses = [mean["loss"] for mean in means]
+        left, epoch = duration((now - began) / max(step - first, 1) * (steps - step)), step / self._plan.steps_per_epoch
+        losses, accuracy = [mean["loss"] for mean in means], means[0]["accuracy"]
         if self._trials:
-            if now - self._told >= TRIALS_SECONDS:
-                self._told = now
-                log.info("%s%d trials together, step %d/%d, training loss %.4f to %.4f, %s left", self._note,
-                         len(losses), step, self._plan.total_steps, min(losses), max(losses), left)
-        elif split == "train" and not self._bar.disable:
-            self._bar.set_postfix_str(f"epoch {epoch:.2f} loss {losses[0]:.4f} accuracy {means[0]['accuracy']:.4f}")
+            self._told = now
+            log.info("%s%d trials together, step %d/%d, training loss %.4f to %.4f, %s left", self._note, len(losses),
+                     step, steps, min(losses), max(losses), left)
+        elif split == "train" and not self.bar.disable:
+            self.bar.set_postfix_str(f"epoch {epoch:.2f} loss {losses[0]:.4f} accuracy {accuracy:.4f}")
         else:
-            log.info("step %d/%d  epoch %.2f  %-10s  loss %.4f  accuracy %.4f%s", step, self._plan.total_steps, epoch,
-                     split, losses[0], means[0]["accuracy"], f"  {speed:,.0f} images/s, {left} left" if speed else "")
-
-    def close(self) -> None:
-        """End the bar."""
-        self._bar.close()
+            log.info("step %d/%d  epoch %.2f  %-10s  loss %.4f  accuracy %.4f%s", step, steps, epoch, split, losses[0],
+                     accuracy, f"  {speed:,.0f} images/s, {left} left" if speed else "")
 
 
 def duration(seconds: float) -> str:
     """Return '42 s', '3 min 20 s' or '2 h 05 min'."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 PROFILE_STEPS = (10, 20)  # --profile skips this many steps (compilation) and records this many
 Stop = Callable[[int], int]  # step -> the signal to stop for before it, or 0
+Watch = Callable[[int, TrainState], None]  # called before each step with the step and the state
+Programs = Program | StackedProgram
 
 
 class Trained(NamedTuple):
@@ -40,15 +42,8 @@ class Trained(NamedTuple):
     signal: int
 
 
-class Due(NamedTuple):
-    """The actions that are due after a step."""
-    log: bool
-    evaluate: bool
-    save: bool
-
-
-def due(settings: Settings, plan: Plan, step: int) -> Due:
-    """Return the actions that are due after a step: at the end of the run all, else as the settings say."""
+def due(settings: Settings, plan: Plan, step: int) -> tuple[bool, bool, bool]:
+    """Return whether to log, evaluate and save after a step: at the end of the run all, else as the settings say."""
     epoch, position = divmod(step, plan.steps_per_epoch)
     last = step == plan.total_steps
     left = min(plan.steps_per_epoch - position, plan.total_steps - step)  # in this epoch
@@ -56,24 +51,18 @@ def due(settings: Settings, plan: Plan, step: int) -> Due:
     # A record that the end of the epoch would soon follow is left out.
     logs = last or not position or (every > 0 and position % every == 0 and left >= every // 2)
     evaluates = last or (not position and epoch % settings.eval_every_epochs == 0)
-    return Due(logs, evaluates, evaluates or (save_every > 0 and step % save_every == 0))
+    return logs, evaluates, evaluates or (save_every > 0 and step % save_every == 0)
 
 
-def fit(program: Program | StackedProgram, records: Sequence[Record] = (), stop: Stop = lambda step: 0, *,
+def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda step: 0, *,
         state: TrainState | None = None, metrics: Metrics | None = None, until: int = 0,
-        progress: Progress | None = None, watch: Callable[[int, TrainState], None] | None = None) -> Trained:
+        progress: Progress | None = None, watch: Watch | None = None) -> Trained:
     """Train a program to its last step: one run, trials together, or without records a benchmark or a notebook.
 
-    Args:
-      program: what to train.
-      records: one for each trial; they receive metrics and checkpoints. One that fails goes on no more.
-      stop: asked before each step.
-      state, metrics: to start from; by default those of step 0.
-      until: end after this step instead, with what is due then.
-      progress: shows it on the console.
-      watch: called before each step with the step and the state.
-    Raises:
-      UserError: no record is left that could go on; the reason of the last.
+    There is a record for each trial; it receives metrics and checkpoints. One that fails goes on no more; if none is
+    left, raise UserError with the reason of the last. `stop` is asked before each step. `state` and `metrics` are those
+    to start from, by default of step 0. With `until`, end after that step instead, with what is due then. `progress`
+    shows the training on the console, `watch` sees each step.
     """
     state = program.init() if state is None else state
     metrics = program.empty_metrics() if metrics is None else metrics
@@ -89,27 +78,23 @@ def fit(program: Program | StackedProgram, records: Sequence[Record] = (), stop:
         state, metrics, output = program.step(state, metrics, *next(batches))
         step += 1
         progress.tick(step, output)
-        now = due(program.settings, program.plan, step)
-        if now.log:
+        logs, evaluates, saves = due(program.settings, program.plan, step)
+        if logs:
             _log(program, records, progress, step, state, metrics)
             metrics = program.empty_metrics()
-        if now.evaluate and records:
-            for split in [split for split in HELD_OUT if split in program.spec.sizes
-                          and (split == "validation" or program.settings.test_every_epoch)]:
-                _score(program, records, progress, split, state, [step] * len(records))
-        if now.save and records:
+        if evaluates and records:
+            for split in HELD_OUT if program.settings.test_every_epoch else HELD_OUT[:1]:
+                if split in program.spec.sizes:
+                    _score(program, records, progress, split, state, [step] * len(records))
+        if saves and records:
             _save(program, records, step, state, metrics)
-        if now.evaluate:
+        if evaluates:
             progress.restart()
     return Trained(state, metrics, step, ended_by)
 
 
 def _each(records: Sequence[Record], action: Callable[..., Any], *values: Sequence[Any]) -> list[Any]:
-    """Return what `action(record, *its values)` returns for each record, None for one that failed, now or before.
-
-    Raises:
-      UserError: no record is left; the reason of the last.
-    """
+    """Return `action(record, *its values)` of each record, None of one that failed, now or before; raise if all did."""
     results: list[Any] = []
     for record, *own in zip(records, *values, strict=True):
         try:
@@ -124,8 +109,8 @@ def _each(records: Sequence[Record], action: Callable[..., Any], *values: Sequen
     return results
 
 
-def _log(program: Program | StackedProgram, records: Sequence[Record], progress: Progress, step: int,
-         state: TrainState, metrics: Metrics) -> None:
+def _log(program: Programs, records: Sequence[Record], progress: Progress, step: int, state: TrainState,
+         metrics: Metrics) -> None:
     """Write and show the training metrics since the last time."""
     counted = program.unstack(metrics)
     means = [each.means(program.spec.num_classes) for each in counted]  # waits for the device
@@ -139,33 +124,26 @@ def _log(program: Program | StackedProgram, records: Sequence[Record], progress:
     progress.show(step, "train", means, speed)
 
 
-def _score(program: Program | StackedProgram, records: Sequence[Record], progress: Progress, split: str,
-           state: TrainState, steps: Sequence[int | None]) -> None:
+def _score(program: Programs, records: Sequence[Record], progress: Progress, split: str, state: TrainState,
+           steps: Sequence[int | None]) -> None:
     """Evaluate a split, and write the metrics as those of each record's step; of None nothing is written."""
     means = [each.means(program.spec.num_classes) for each in program.unstack(program.evaluate(state, split))]
     _each(records, lambda record, step, mean: step is None or record.write_scores(step, split, mean), steps, means)
     progress.show(next(step for step in steps if step is not None), split, means)
 
 
-def _save(program: Program | StackedProgram, records: Sequence[Record], step: int, state: TrainState,
-          metrics: Metrics) -> None:
+def _save(program: Programs, records: Sequence[Record], step: int, state: TrainState, metrics: Metrics) -> None:
     _each(records, lambda record, *own: record.save(step, *own), program.unstack(state), program.unstack(metrics))
 
 
-def _complete(program: Program | StackedProgram, records: Sequence[Record], stop: Stop, state: TrainState,
-              metrics: Metrics, progress: Progress,
-              watch: Callable[[int, TrainState], None] | None = None) -> tuple[Trained, list[dict[str, Any] | None]]:
-    """Train to the end, and return where that was and the result of each record: its chosen checkpoint, scored once.
-
-    Raises:
-      UserError: no record is left that could go on.
-      SystemExit: stopped by a signal, after a checkpoint.
-    """
+def _complete(program: Programs, records: Sequence[Record], stop: Stop, state: TrainState, metrics: Metrics,
+              progress: Progress, watch: Watch | None = None) -> list[Any]:
+    """Train to the end as `fit`, and return the result of each record: its chosen checkpoint, scored once."""
     trained = fit(program, records, stop, state=state, metrics=metrics, progress=progress, watch=watch)
     if trained.signal:
         if any(record.saved_step < trained.step for record in records if not record.failure):
             _save(program, records, trained.step, trained.state, trained.metrics)
-        _each(records, Record.wait)
+        _each(records, lambda record: record.checkpoints.wait())
         log.warning("stopped by %s after step %d, which is saved; the same command%s goes on from there",
                     signal.Signals(trained.signal).name, trained.step,
                     f" with --workdir={records[0].directory}" if len(records) == 1 else "")
@@ -173,30 +151,23 @@ def _complete(program: Program | StackedProgram, records: Sequence[Record], stop
     chosen = _each(records, Record.choose, program.unstack(trained.state))
     any_choice = next(choice for choice in chosen if choice)
     steps, states = zip(*(choice or any_choice for choice in chosen), strict=True)
-    missing = {split: [step if (split, step) not in record.scores and not record.failure else None
-                       for record, step in zip(records, steps, strict=True)]
-               for split in HELD_OUT if split in program.spec.sizes}
-    for split, unscored in missing.items():
-        if any(step is not None for step in unscored):
+    for split in HELD_OUT:
+        unscored = [step if (split, step) not in record.scores and not record.failure else None
+                    for record, step in zip(records, steps, strict=True)]
+        if split in program.spec.sizes and any(step is not None for step in unscored):
             _score(program, records, progress, split, program.stack(list(states)), unscored)
-    return trained, _each(records, Record.result, steps)
+    return _each(records, Record.result, steps)
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path, *, profile: bool = False,
                        stop: Stop | None = None) -> dict[str, Any]:
-    """Train a run in a directory, or go on with the one that is there, to its end.
+    """Train the run of a ConfigDict in a workdir, or go on with the one that is there, to its end.
 
-    Args:
-      config: a ConfigDict with the fields of configs/base.py.
-      directory: the workdir; holds config.json, run.json, metrics.jsonl, checkpoints/, tensorboard/, curves.png.
-      profile: record PROFILE_STEPS into `directory`/profile.
-      stop: what `stop_signals` gives, of a caller who listens to signals already.
-    Returns:
-      {'step': the chosen checkpoint, 'test', and where there are any 'validation', 'train': {'loss', 'accuracy', ..}};
-      'train' is the last record of this process.
-    Raises:
-      UserError: bad input, or a run that cannot go on; whatever was saved stays.
-      SystemExit: stopped by SIGTERM (143) or SIGINT (130), after a checkpoint.
+    With `profile`, PROFILE_STEPS are recorded into profile/. `stop` is what `stop_signals` gives, of a caller who
+    listens to signals already. Return {'step': the chosen checkpoint, 'test', and where there are any 'validation',
+    'train': {'loss', 'accuracy', ...}}; 'train' is the last record of this process. Raise UserError for bad input or a
+    run that cannot go on; whatever was saved stays. Raise SystemExit when stopped by SIGTERM (143) or SIGINT (130),
+    after a checkpoint.
     """
     directory = Path(directory)
     with workdir.disk_errors(directory), contextlib.ExitStack() as closing:
@@ -205,22 +176,21 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         asked = settings.read(config)
         record = closing.enter_context(Record(directory, asked))
         program = Program(asked, sources.load(asked.data))
-        start, origin = None, {}
-        if asked.finetune.workdir and not saved_steps(directory):
-            start, origin = load.pretrained(asked, program.module, program.spec)
+        finetunes = asked.finetune.workdir and not saved_steps(directory)
+        start, origin = load.pretrained(asked, program.module, program.spec) if finetunes else (None, {})
         state, metrics = record.begin(program, program.init(start), program.empty_metrics(), origin)
         log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", asked.model["name"], program.spec.origin,
                  jax.devices()[0].device_kind, f"{record.parameters:,}", program.plan.total_steps,
                  program.plan.batch_size, f", going on from step {record.first_step}" if record.first_step else "")
         shown = devices.leads()
-        progress = closing.enter_context(contextlib.closing(Progress(program.plan, record.first_step, shown=shown)))
+        progress = Progress(program.plan, record.first_step, shown=shown)
+        closing.enter_context(progress.bar)
         stop = stop or closing.enter_context(stop_signals())
         watch = closing.enter_context(profiled(directory / "profile", record.first_step)) if profile else None
-        trained, [result] = _complete(program, [record], stop, state, metrics, progress, watch)
-        assert result is not None  # the only record would have raised
+        [result] = _complete(program, [record], stop, state, metrics, progress, watch)
         if shown:
-            progress.close()
-            summarize(record, program, result, trained.step, progress)
+            progress.bar.close()
+            summarize(record, program, result, progress)
         return result
 
 
@@ -228,13 +198,8 @@ def train_trials(configs: Sequence[ml_collections.ConfigDict], directories: Sequ
                  stop: Stop = lambda step: 0) -> list[dict[str, Any] | Exception]:
     """Train runs with the same `stacked.group_key` together to their ends, each from where its directory is.
 
-    Args:
-      note: begins each line of progress.
-    Returns:
-      For each what `train_and_evaluate` would have returned, or the error with which it ended.
-    Raises:
-      UserError: a problem that stops them all.
-      SystemExit: stopped by SIGTERM (143) or SIGINT (130), after a checkpoint of each.
+    `note` begins each line of progress. Return for each run what `train_and_evaluate` would have returned, or the error
+    with which it ended. Raise UserError for a problem that stops them all, SystemExit as `train_and_evaluate`.
     """
     trials = [settings.read(config) for config in configs]
     dataset = sources.load(trials[0].data)
@@ -253,12 +218,11 @@ def train_trials(configs: Sequence[ml_collections.ConfigDict], directories: Sequ
             numbers, records, states, metrics = zip(*group, strict=True)
             whole = len(records) == len(trials)
             program = everyone if whole else StackedProgram([record.settings for record in records], dataset)
-            with contextlib.closing(Progress(program.plan, step, trials=True, note=note)) as progress:
-                try:
-                    _, results = _complete(program, records, stop, program.stack(states), program.stack(metrics),
-                                           progress)
-                except UserError as e:  # not one of them is left
-                    results = [e] * len(records)
+            try:
+                results = _complete(program, records, stop, program.stack(states), program.stack(metrics),
+                                    Progress(program.plan, step, trials=True, note=note))
+            except UserError as e:  # not one of them is left
+                results = [e] * len(records)
             outcomes |= {number: record.failure or result
                          for number, record, result in zip(numbers, records, results, strict=True)}
     return [outcomes[number] for number in range(len(trials))]
@@ -281,40 +245,34 @@ def stop_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         received.append(number)
 
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread: signals belong to somebody else
-        before = {}
-    try:
+    with contextlib.ExitStack() as closing:
+        with contextlib.suppress(ValueError):  # not the main thread: signals belong to somebody else
+            for number in (signal.SIGTERM, signal.SIGINT):
+                closing.callback(signal.signal, number, signal.signal(number, note))
         yield lambda step: received[0] if received else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def profiled(directory: Path, first_step: int) -> Iterator[Callable[[int, TrainState], None]]:
+def profiled(directory: Path, first_step: int) -> Iterator[Watch]:
     """Give the `watch` of a loop that records PROFILE_STEPS of its steps into a directory."""
-    (skipped, count), traced = PROFILE_STEPS, [False, False]  # under way, ever begun
-
-    def end(state):
-        jax.block_until_ready(state)
-        jax.profiler.stop_trace()
-        traced[0] = False
-        log.info("profile: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at ui.perfetto.dev", directory)
+    skipped, count = PROFILE_STEPS
+    begun = False
 
     def watch(step, state):
+        nonlocal begun
         if step - first_step == skipped:
             jax.block_until_ready(state)
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # its hooks crash the process when a thread of Orbax ends meanwhile
-            jax.profiler.start_trace(directory, create_perfetto_trace=True, profiler_options=options)
-            traced[:] = [True, True]
-        elif traced[0] and step - first_step == skipped + count:
-            end(state)
+            trace.callback(log.info, "profile: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at "
+                           "ui.perfetto.dev", directory)
+            trace.enter_context(jax.profiler.trace(directory, create_perfetto_trace=True, profiler_options=options))
+            begun = True
+        elif step - first_step == skipped + count:
+            jax.block_until_ready(state)
+            trace.close()
 
-    yield watch
-    if traced[0]:
-        end(())
-    if not traced[1]:
+    with contextlib.ExitStack() as trace:
+        yield watch
+    if not begun:
         log.warning("nothing was profiled: that begins after %d steps, and this process did fewer", skipped)

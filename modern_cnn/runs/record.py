@@ -1,7 +1,6 @@
 """The record of one run: everything that it keeps in its directory."""
 import contextlib
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,44 +32,29 @@ class NotFinite(UserError):
         self.step = step
 
 
-class Record:
-    """One run's directory: lock, config.json and run.json, metrics, checkpoints, result.
-
-    A context: entering locks the directory, leaving closes the files. Then `begin`, and what the loop calls. Of several
-    processes the first writes.
-
-    Attributes:
-      scores: (split, step) -> the metrics measured so far, by earlier processes too.
-      failure: why the run cannot go on, or None.
-    """
+class Record(contextlib.ExitStack):
+    """One run's directory and its files: entering locks it, leaving closes them. Only the first process writes."""
 
     def __init__(self, directory: Path, settings: Settings):
+        super().__init__()
         self.directory, self.settings = directory, settings
-        self.scores: dict[tuple[str, int], dict[str, float]] = {}
-        self.failure: UserError | None = None
+        self.scores: dict[tuple[str, int], dict[str, float]] = {}  # by split and step, of earlier processes too
+        self.failure: UserError | None = None  # why the run cannot go on
         self.parameters = self.first_step = self.saved_step = 0
         self.last_training: dict[str, float] | None = None
         self._log: Log | None = None
-        self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> "Record":
         if devices.leads():
-            self._closing.enter_context(workdir.lock(self.directory))
+            self.enter_context(workdir.lock(self.directory))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
 
     def begin(self, program: Program | StackedProgram, state: TrainState, metrics: Metrics,
               origin: dict[str, Any]) -> tuple[TrainState, Metrics]:
-        """Open the files, and return state and metrics of the newest good checkpoint, or those given.
+        """Open the files, and return state and metrics of the newest good checkpoint, or those given, of step 0.
 
-        Args:
-          program: of the run, or of all trials.
-          state, metrics: of step 0.
-          origin: for run.json, where the weights come from if they are not drawn.
-        Raises:
-          UserError: the directory holds another run, a longer one, or no checkpoint that can be read.
+        `origin` is for run.json: where the weights come from if they are not drawn. Raise UserError if the directory
+        holds another run, a longer one, or no checkpoint that can be read.
         """
         saved, self._plan, self._spec = saved_steps(self.directory), program.plan, program.spec
         if saved and saved[-1] > self._plan.total_steps:
@@ -81,13 +65,13 @@ class Record:
         if devices.leads():
             run = workdir.describe_machine() | {"parameters": self.parameters, "data": vars(self._spec)} | origin
             workdir.write_run(self.directory, self.settings.to_dict(), run, resuming=bool(saved))
-        self._checkpoints = self._closing.enter_context(contextlib.closing(Checkpoints(self.directory)))
-        state, metrics = self._checkpoints.restore(state, metrics)
+        self.checkpoints = self.enter_context(contextlib.closing(Checkpoints(self.directory)))
+        state, metrics = self.checkpoints.restore(state, metrics)
         self.first_step = self.saved_step = int(state.step)
         self.scores = {(each["split"], each["step"]): each for each in read_metrics(self.directory / "metrics.jsonl")
                        if each["step"] <= self.first_step}
         if devices.leads():
-            self._log = self._closing.enter_context(contextlib.closing(Log(self.directory, self.first_step)))
+            self._log = self.enter_context(contextlib.closing(Log(self.directory, self.first_step)))
         return state, metrics
 
     def write_training(self, step: int, metrics: Metrics, means: dict[str, float], speed: float, rate: float) -> None:
@@ -113,28 +97,24 @@ class Record:
     def save(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Save a checkpoint with the validation metrics of its step, unless the run has become non-finite."""
         self._check(int(metrics.bad_step))
-        if not self._checkpoints.save(state, metrics, self.scores.get(("validation", step))):
+        if not self.checkpoints.save(state, metrics, self.scores.get(("validation", step))):
             self._check(step)
         self.saved_step = step
 
-    def wait(self) -> None:
-        """Wait until the last checkpoint is written."""
-        self._checkpoints.wait()
-
     def _check(self, bad_step: int) -> None:
         if bad_step >= 0:
-            self._checkpoints.wait()
-            kept = self._checkpoints.steps()
+            self.checkpoints.wait()
+            kept = saved_steps(self.directory)
+            last = (f"the last good checkpoint, step {kept[-1]}, is kept in {self.directory}" if kept else
+                    "no checkpoint had been written yet")
             raise NotFinite(
                 f"the loss is not finite at step {bad_step} (epoch {bad_step / self._plan.steps_per_epoch:.2f}); "
-                + (f"the last good checkpoint, step {kept[-1]}, is kept in {self.directory}. " if kept else
-                   "no checkpoint had been written yet. ")
-                + f"Lower config.optimizer.learning_rate (now {self.settings.optimizer.learning_rate}) in another "
-                "--workdir, or add --debug_nans to see which operation it was", bad_step)
+                f"{last}. Lower config.optimizer.learning_rate (now {self.settings.optimizer.learning_rate}) in "
+                "another --workdir, or add --debug_nans to see which operation it was", bad_step)
 
     def choose(self, state: TrainState) -> tuple[int, TrainState]:
         """Return the result, shaped as `state`: the step of the chosen checkpoint, and the variables in it."""
-        chosen, variables = self._checkpoints.result(state.evaluation_variables)
+        chosen, variables = self.checkpoints.result(state.evaluation_variables)
         return chosen, state.replace(params=variables.pop("params"), collections=variables, ema=None)
 
     def result(self, chosen: int) -> dict[str, Any]:
@@ -146,24 +126,23 @@ class Record:
             for split in HELD_OUT if split in self._spec.sizes}
 
 
-def summarize(record: Record, program: Program, result: dict[str, Any], step: int, progress: Progress) -> None:
+def summarize(record: Record, program: Program, result: dict[str, Any], progress: Progress) -> None:
     """Draw curves.png and print the table of a finished run."""
-    spec, name, trained = program.spec, record.settings.model["name"], step - record.first_step
-    rows: list[Sequence[str]] = [
+    spec, name, step = program.spec, record.settings.model["name"], program.plan.total_steps
+    trained = step - record.first_step
+    seconds, why = progress.training_seconds, "best on validation" if "validation" in spec.sizes else "the last"
+    curves = draw_curves(record.directory, f"{name} on {spec.source}, {record.parameters:,} parameters")
+    speed = [("speed", f"{trained * program.plan.batch_size / seconds:,.0f} images/s with compilation, "
+                       f"{duration(seconds)} of training")] if trained else []
+    log.info("\n%s", "\n".join(cli.text_table([
         ("network", f"{name}, {record.parameters:,} parameters"),
-        ("data", f"{spec.origin}, " + ", ".join(f"{n:,} {split}" for split, n in spec.sizes.items())),
+        ("data", ", ".join([spec.origin, *(f"{n:,} {split}" for split, n in spec.sizes.items())])),
         ("device", f"{jax.devices()[0].device_kind} ({jax.default_backend()}), {program.devices.batch_shares} of "
                    f"{jax.device_count()} used"),
         ("trained", f"{step:,} steps of {program.plan.batch_size} images, {step / program.plan.steps_per_epoch:.4g} "
          "epochs" + (f" ({trained:,} steps in this process)" if record.first_step else "")),
-    ]
-    if trained:
-        seconds = progress.training_seconds
-        rows.append(("speed", f"{trained * program.plan.batch_size / seconds:,.0f} images/s with compilation, "
-                              f"{duration(seconds)} of training"))
-    rows.append(("checkpoint", f"step {result['step']}, "
-                 + ("best on validation" if "validation" in spec.sizes else "the last")))
-    rows += [(split, "  ".join(f"{key} {value:.4f}" for key, value in result[split].items()))
-             for split in ("train", *HELD_OUT) if split in result]
-    curves = draw_curves(record.directory, f"{name} on {spec.source}, {record.parameters:,} parameters")
-    log.info("\n%s", "\n".join(cli.text_table([*rows, ("curves", str(curves))])))
+        *speed,
+        ("checkpoint", f"step {result['step']}, {why}"),
+        *((split, "  ".join(f"{key} {value:.4f}" for key, value in result[split].items()))
+          for split in ("train", *HELD_OUT) if split in result),
+        ("curves", str(curves))])))

@@ -52,11 +52,7 @@ def disk_errors(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Make the directory and hold it for this process; the kernel frees it when the process ends, in whatever way.
-
-    Raises:
-      UserError: the directory cannot be written, or another process trains there.
-    """
+    """Make the directory and hold it for this process. Raise UserError if it cannot be written, or another holds it."""
     path, new = workdir / ".lock", not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -65,7 +61,7 @@ def lock(workdir: Path) -> Iterator[None]:
         raise UserError(f"cannot write the workdir {workdir}: {e.strerror or e}") from e
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends, in any way
         except OSError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
@@ -84,12 +80,9 @@ def lock(workdir: Path) -> Iterator[None]:
 
 def _commit() -> str:
     """Return the commit of the checkout, with '-dirty' where files differ from it; 'unknown' outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return "unknown"
     try:
-        result = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=12"],
-                                capture_output=True, text=True, check=False)
+        result = subprocess.run(["git", "--git-dir=.git", "describe", "--always", "--dirty", "--abbrev=12"],
+                                cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True, check=False)
     except OSError:  # git is not installed
         return "unknown"
     return result.stdout.strip() or "unknown"
@@ -125,12 +118,8 @@ def differences(before: dict[str, Any], config: dict[str, Any],
                 same_images: bool = False) -> tuple[list[tuple[str, Any, Any]], list[str]]:
     """Compare the config of a resumed run with that of before; a field that an earlier version lacks has its default.
 
-    Args:
-      before: a config.json.
-      config: the nested dict of the config now.
-      same_images: the data set has the same digest, so its source may be another.
-    Returns:
-      Every difference as (field, old, new), and in words those that make it another run.
+    With `same_images` the data set has the same digest, so its source may be another. Return every difference as
+    (field, old, new), and in words those that make it another run.
     """
     # As they are read back from JSON: tuples are lists.
     old, new = (settings.flatten(json.loads(json.dumps(settings.from_json(tree).to_dict())))
@@ -145,34 +134,26 @@ def differences(before: dict[str, Any], config: dict[str, Any],
 
 
 def write_run(workdir: Path, config: dict[str, Any], run: dict[str, Any], *, resuming: bool) -> None:
-    """Write config.json and run.json; a resumed run must be the same run.
-
-    Raises:
-      UserError: another network, data set or setting, with every difference named.
-    """
-    run, config = json.loads(json.dumps(run)), json.loads(json.dumps(config))  # as they will be read back
+    """Write config.json and run.json. Raise UserError if a resumed run is another run, with every difference named."""
+    config, run = json.loads(json.dumps([config, run]))  # as they will be read back
     if resuming:
-        run |= _check_same(workdir, config, run)
+        if not (workdir / "config.json").exists():
+            raise UserError(f"{workdir} has checkpoints but no config.json: not a run that can be resumed")
+        config_before, before = read_run(workdir)
+        was, now = before["data"], run["data"]
+        data = [f"the data set's {field} was {was[field]}, is {now[field]}"
+                for field in ("digest", "image_shape", "num_classes", "sizes") if was[field] != now[field]]
+        changed, refused = differences(config_before, config, same_images=not data)
+        if refused + data:
+            raise UserError(f"{workdir} holds a different run: {'; '.join(refused + data)}. Choose another --workdir, "
+                            "or repeat the command it was started with")
+        for name, a, b in changed:
+            log.info("resuming with config.%s=%r (was %r)", name, b, a)
+        for field in ("versions", "commit", "platform", "device", "device_count"):
+            if before.get(field) != run[field]:
+                log.warning("this run was started with %s %s and goes on with %s: results may differ", field,
+                            before.get(field), run[field])
+        if "finetuned_from" in before:
+            run["finetuned_from"] = before["finetuned_from"]
     write_json(workdir / "run.json", run)
     write_json(workdir / "config.json", config)
-
-
-def _check_same(workdir: Path, config: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-    """Return what a resumed run keeps of the old run.json. Raise UserError if it is another run."""
-    if not (workdir / "config.json").exists():
-        raise UserError(f"{workdir} has checkpoints but no config.json: not a run that can be resumed")
-    config_before, before = read_run(workdir)
-    was, now = before["data"], run["data"]
-    data = [f"the data set's {field} was {was[field]}, is {now[field]}"
-            for field in ("digest", "image_shape", "num_classes", "sizes") if was[field] != now[field]]
-    changed, refused = differences(config_before, config, same_images=not data)
-    if refused + data:
-        raise UserError(f"{workdir} holds a different run: {'; '.join(refused + data)}. Choose another --workdir, or "
-                        "repeat the command it was started with")
-    for name, a, b in changed:
-        log.info("resuming with config.%s=%r (was %r)", name, b, a)
-    for field in ("versions", "commit", "platform", "device", "device_count"):
-        if before.get(field) != run[field]:
-            log.warning("this run was started with %s %s and goes on with %s: results may differ", field,
-                        before.get(field), run[field])
-    return {name: before[name] for name in ("finetuned_from",) if name in before}

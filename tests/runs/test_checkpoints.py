@@ -14,7 +14,7 @@ import pytest
 import modern_cnn
 from modern_cnn.errors import UserError
 from modern_cnn.runs import loop
-from modern_cnn.runs.checkpoints import Checkpoints, _digest
+from modern_cnn.runs.checkpoints import _digest, saved_steps
 from modern_cnn.runs.load import load_run
 from modern_cnn.runs.record import Record
 
@@ -60,13 +60,6 @@ def finished(request, config, tmp_path):
     return tmp_path / "run", variables
 
 
-def steps_of(workdir):
-    checkpoints = Checkpoints(workdir, read_only=True)
-    steps = checkpoints.steps()
-    checkpoints.close()
-    return steps
-
-
 def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
@@ -75,14 +68,14 @@ def same(a, b):
 @pytest.mark.parametrize("finished", [0.0, 0.3], indirect=True, ids=["", "validation"])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, config, finished, caplog):
     workdir, variables = finished
-    assert steps_of(workdir) == [22, 33]
+    assert saved_steps(workdir) == [22, 33]
     damage(workdir / "checkpoints" / "33")
     loop.train_and_evaluate(config, workdir)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name.startswith("modern_cnn")]
     assert "the checkpoint of step 33 is damaged" in warnings[0]
     assert len(warnings) <= 2
     assert (workdir / "checkpoints_damaged" / "33").is_dir()
-    assert steps_of(workdir) == [22, 33]
+    assert saved_steps(workdir) == [22, 33]
     assert same(modern_cnn.load(workdir)[1], variables)  # trained again from 22, to the same bits
 
 
@@ -133,7 +126,7 @@ def test_best_and_newest_are_kept(config, tmp_path):
     result = loop.train_and_evaluate(config, tmp_path / "run")
     first = result["step"]
     assert first == 1437 * 4 // 5 // 128
-    assert steps_of(tmp_path / "run") == [first, 3 * first, 4 * first]
+    assert saved_steps(tmp_path / "run") == [first, 3 * first, 4 * first]
     assert load_run(tmp_path / "run").step == first
 
 
@@ -206,7 +199,7 @@ def test_more_epochs_go_on_with_the_run(config, finished):
     workdir, _ = finished
     config.epochs = 4
     loop.train_and_evaluate(config, workdir)
-    assert steps_of(workdir) == [33, 44]
+    assert saved_steps(workdir) == [33, 44]
 
 
 def test_a_workdir_of_an_earlier_version_goes_on_where_newer_fields_have_their_defaults(config, finished):
@@ -242,9 +235,9 @@ def test_a_full_disk_at_a_checkpoint_is_one_clear_error_and_the_last_good_one_st
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert steps_of(workdir)[-1] == 33
+    assert saved_steps(workdir)[-1] == 33
     loop.train_and_evaluate(config, workdir)
-    assert steps_of(workdir) == [55, 66]
+    assert saved_steps(workdir) == [55, 66]
 
 
 @pytest.mark.parametrize("limit", [700, 3000, 20000], ids=lambda limit: f"{limit} bytes a file")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from modern_cnn.runs.checkpoints import Checkpoints
+from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
 from modern_cnn.runs.load import evaluate_workdir, load_run
 from modern_cnn.runs.log import read_metrics
 from tests.data import files
@@ -49,7 +49,7 @@ def wait_for_step(process, workdir, step):
 def final_bits(workdir):
     """Everything a checkpoint holds, as saved, of the newest step."""
     checkpoints = Checkpoints(workdir, read_only=True)
-    step = checkpoints.steps()[-1]
+    step = saved_steps(workdir)[-1]
     restored = checkpoints._manager.restore(step)
     checkpoints.close()
     return step, [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
@@ -134,9 +134,7 @@ def test_sigterm_finishes_the_step_saves_and_exits(uninterrupted, tmp_path):
     assert time.monotonic() - started < 15
     assert "stopped by SIGTERM after step" in err
     assert str(workdir) in err
-    saved = Checkpoints(workdir, read_only=True)
-    step = saved.steps()[-1]
-    saved.close()
+    step = saved_steps(workdir)[-1]
     assert step >= 9
     assert f"after step {step}," in err
     assert f"going on from step {step}" in finish(workdir)
