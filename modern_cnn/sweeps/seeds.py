@@ -103,10 +103,7 @@ def short_value(value: Any) -> str:
 
 
 def table(groups: Sequence[SeedGroup], fields: Mapping[str, str], scores: Mapping[str, str]) -> list[list[str]]:
-    """Return a heading and a line for each group: its fields, the number of runs that are done, its scores.
-
-    `fields` and `scores` are {name: heading} of those to show.
-    """
+    """Return a heading and a line for each group: `fields`, how many runs are done, `scores` (both {name: heading})."""
     return [[*fields.values(), "trials", *scores.values()],
             *([*(short_value(group.fields[field]) for field in fields), group.count,
                *(figure(score, group.values(score)) for score in scores)] for group in groups)]
