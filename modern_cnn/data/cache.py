@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from modern_cnn import runtime
-from modern_cnn.data import formats
+from modern_cnn.data import folders, formats
 from modern_cnn.data.spec import Arrays
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ def fingerprint(kind: str, place: str) -> str:
     lines = []
     if kind in formats.READERS:
         # idx and cifar read the files of one folder; below it may be anything, even a home directory.
-        folders = [place, *map(str, Path(place).glob("cifar-10*"))] if kind == "cifar" else [place]
-        entries = formats.files_under(place) if kind == "folder" else sorted(
-            (entry for folder in folders if os.path.isdir(folder) for entry in os.scandir(folder) if entry.is_file()),
+        read = [place, *map(str, Path(place).glob("cifar-10*"))] if kind == "cifar" else [place]
+        entries = folders.files_under(place) if kind == "folder" else sorted(
+            (entry for folder in read if os.path.isdir(folder) for entry in os.scandir(folder) if entry.is_file()),
             key=lambda entry: entry.path)
         for entry in entries:
             stat = entry.stat(follow_symlinks=entry.is_file())

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from modern_cnn.data import cache, decoding, formats, streamed
+from modern_cnn.data import cache, decoding, folders, formats, streamed
 from modern_cnn.data.resident import Resident
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
 from modern_cnn.data.splits import divide_train, hold_out_test
@@ -91,7 +91,7 @@ def _decode(kind: str, place: str, image_size: int, manual_dir: str) -> tuple[di
 
         splits, names, same_size = tfds.read(place, image_size, manual_dir)
     elif kind == "folder":
-        splits, names = formats.read_folder(Path(place), image_size)
+        splits, names = folders.read_folder(Path(place), image_size)
         same_size = False  # whether they have the same size is known only after decoding all of them
     else:
         splits, names = formats.read_digits() if kind == "digits" else formats.READERS[kind](Path(place))
@@ -191,7 +191,7 @@ def _load_stream(config: Data) -> Dataset:
 
         splits, names, channels = tfds.records(place, config.manual_dir)
     else:
-        splits, names = formats.list_folder(Path(place))
+        splits, names = folders.list_folder(Path(place))
         channels = 3  # whether all are grayscale is known only after opening all of them
     splits = divide_train(hold_out_test(splits, f"{kind}:{place}"), config)
     pixels = (streamed.sample(splits["train"], config.image_size, channels) if config.normalize == "standard"

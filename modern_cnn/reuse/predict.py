@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from modern_cnn import cli
-from modern_cnn.data import augment, decoding, formats
+from modern_cnn.data import augment, decoding, folders
 from modern_cnn.errors import UserError
 from modern_cnn.runs.load import load_run
 from modern_cnn.runs.workdir import disk_errors
@@ -41,7 +41,7 @@ def image_files(paths: Sequence[str]) -> list[str]:
     for path in paths:
         found = [path]
         if os.path.isdir(path):
-            found = [entry.path for entry in formats.files_under(path)
+            found = [entry.path for entry in folders.files_under(path)
                      if entry.name.lower().endswith(decoding.IMAGE_ENDINGS)]
             if not found:
                 raise UserError(f"{path} holds no images (looked for {', '.join(decoding.IMAGE_ENDINGS)})")

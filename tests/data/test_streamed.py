@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modern_cnn.data import formats
+from modern_cnn.data import folders
 from modern_cnn.data.augment import crop_box
 from modern_cnn.data.resident import epoch_order
 from modern_cnn.errors import UserError
@@ -94,7 +94,7 @@ def test_the_spec(folder):
 def test_the_digest_changes_with_the_files(folder):
     before = streamed(folder).spec.digest
     assert streamed(folder).spec.digest == before
-    path = next(iter(formats.files_under(folder.removeprefix("folder:")))).path
+    path = next(iter(folders.files_under(folder.removeprefix("folder:")))).path
     Image.fromarray(files.pixels(20, 20, 3)).save(path)
     assert streamed(folder).spec.digest != before
 
