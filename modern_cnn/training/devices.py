@@ -1,5 +1,6 @@
 """The devices of a run: where its arrays lie, and how the pure training step is compiled for all of them."""
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -25,18 +26,12 @@ def wait_for_all(place: str) -> None:
 
 
 class Devices:
-    """All devices of a run, of every process, as a mesh with one axis.
+    """All devices of a run, of every process, as a mesh with one axis; the arguments are `settings.Parallel`.
 
     The axis divides the examples of a batch; parameters are on every device. With `whole_batches` it divides trials
-    instead (see `stacked`): then a batch, and all of a trial's step, is on one device.
-
-    Args:
-      count: use this many devices; 0: all of them.
-      compile: 'jit' over the mesh, or 'pmap'.
-      batch_norm: 'global', statistics over the whole batch, or 'device', over each device's share of it; the running
-        statistics are then the mean over the devices.
-    Raises:
-      UserError: more devices than there are, or a choice that several processes do not have.
+    instead (see `stacked`): then a batch, and all of a trial's step, is on one device. With batch_norm='device' the
+    running statistics are the mean over the devices. Raise UserError for more devices than there are, or a choice that
+    several processes do not have.
     """
 
     def __init__(self, count: int = 0, compile: str = "jit", batch_norm: str = "global", *,
@@ -77,14 +72,10 @@ class Devices:
         """Divide the first axis of arrays among the devices of a batch; for use inside a compiled function."""
         return tree if self._whole_batches else jax.lax.with_sharding_constraint(tree, self.divided)
 
-    def jit_replicated(self, function: Callable) -> Callable:
-        """Return the function compiled by jit, its results whole on every device."""
-        return jax.jit(function, out_shardings=self.everywhere)
-
     def adapt_norm(self, module: nn.Module) -> nn.Module:
         """Return the network for `parallelize`: under pmap global batch norm has to know the axis."""
-        tell = self.pmapped and self._global_norm and hasattr(module, "axis_name")
-        return module.clone(axis_name=AXIS) if tell else module
+        told = self.pmapped and self._global_norm and hasattr(module, "axis_name")
+        return module.clone(axis_name=AXIS) if told else module
 
     def parallelize(self, step: Callable) -> Callable:
         """Return a pure `step(state, batch, key, *, axis_name)` as `step(state, batch, key)` over all devices.
@@ -93,17 +84,14 @@ class Devices:
         runs the step on its share, and `axis_name` tells it to average over the devices.
         """
         if self.batch_shares == 1 or (not self.pmapped and self._global_norm):
-            return lambda state, batch, key: step(state, batch, key, axis_name=None)
-        if self.pmapped:
-            return self._pmap(step)
-        whole, share = PartitionSpec(), PartitionSpec(AXIS)
-        # check_vma would sum the gradients of replicated parameters; the step's own mean would come on top of that.
-        return jax.shard_map(lambda *args: step(*args, axis_name=AXIS), mesh=self.mesh, in_specs=(whole, share, whole),
-                             out_specs=whole, check_vma=False)
-
-    def _pmap(self, step: Callable) -> Callable:
-        each = jax.pmap(lambda *args: step(*args, axis_name=AXIS), AXIS, in_axes=(None, 0, None), out_axes=None,
-                        devices=self.devices)
+            return partial(step, axis_name=None)
+        share = partial(step, axis_name=AXIS)
+        if not self.pmapped:
+            # check_vma would sum the gradients of replicated parameters; the step's own mean would come on top of that.
+            whole, divided = PartitionSpec(), PartitionSpec(AXIS)
+            return jax.shard_map(share, mesh=self.mesh, in_specs=(whole, divided, whole), out_specs=whole,
+                                 check_vma=False)
+        each = jax.pmap(share, AXIS, in_axes=(None, 0, None), out_axes=None, devices=self.devices)
 
         def over_devices(state, batch, key):
             shares = jax.tree.map(lambda leaf: leaf.reshape(self.batch_shares, -1, *leaf.shape[1:]), batch)

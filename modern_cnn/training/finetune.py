@@ -35,14 +35,10 @@ def head_paths(module: Any, image_shape: tuple[int, int, int]) -> set[str]:
 
 
 def frozen_paths(freeze: str, paths: Iterable[str], head: set[str]) -> set[str]:
-    """Return the parameters that config.finetune.freeze names.
+    """Return the parameters, of all `paths`, that config.finetune.freeze names.
 
-    Args:
-      freeze: patterns with commas between them, 'conv1/*,stage1_*', or BACKBONE. '*' is any text, also with '/'.
-      paths: of all parameters.
-      head: of those of the head.
-    Raises:
-      UserError: a pattern that matches nothing, with the closest paths; or nothing is left to learn.
+    `freeze` is patterns with commas between them, 'conv1/*,stage1_*', or BACKBONE; '*' is any text, also with '/'.
+    Raise UserError for a pattern that matches nothing, with the closest paths, or if nothing is left to learn.
     """
     paths, frozen = list(paths), set()
     for pattern in filter(None, map(str.strip, freeze.split(","))):
@@ -79,10 +75,7 @@ def adapt(section: Finetune, module: nn.Module, optimizer: optax.GradientTransfo
 
     Frozen parameters keep every bit: the optimiser, with its weight decay and momentum, never sees them. The steps of
     the head are `head_multiplier` times as long. With `freeze_statistics` batch norm uses the running mean and variance
-    in training too, and does not change them.
-
-    Raises:
-      UserError: see `frozen_paths`; or there is no batch norm to freeze.
+    in training too, and does not change them. Raise UserError as `frozen_paths` does, or without batch norm to freeze.
     """
     if not section.workdir:
         return module, optimizer

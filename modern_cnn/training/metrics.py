@@ -39,13 +39,10 @@ class Metrics(struct.PyTreeNode):
     @classmethod
     def from_batch(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None,
                    step: jax.Array | int = -1, losses: jax.Array | None = None) -> "Metrics":
-        """Return the metrics of a batch.
+        """Return the metrics of a batch: logits [N, K], and labels int [N].
 
-        Args:
-          logits, labels: [N, K], and int [N].
-          mask: bool [N]; examples where it is False do not count.
-          step: stored in `bad_step` if the loss is not finite.
-          losses: [N], the losses that training minimises, if they are not the cross-entropy.
+        Examples where `mask`, bool [N], is False do not count. `step` is stored in `bad_step` if the loss is not
+        finite. `losses` [N] are those that training minimises, if they are not the cross-entropy.
         """
         mask = jnp.ones(labels.shape, bool) if mask is None else mask
         losses = jnp.where(mask, cross_entropy(logits, labels) if losses is None else losses, 0)
@@ -69,10 +66,7 @@ class Metrics(struct.PyTreeNode):
         return Metrics(loss, correct, top5, count, lax.pmax(self.bad_step, axis_name))
 
     def means(self, num_classes: int) -> dict[str, float]:
-        """Return the means over the examples: 'loss', 'accuracy' and, for more than TOP5_ABOVE classes, 'top5'.
-
-        Waits for the device.
-        """
+        """Wait for the device, and return the means: 'loss', 'accuracy' and, above TOP5_ABOVE classes, 'top5'."""
         host = jax.device_get(self)
         count = max(int(host.count), 1)
         means = {"loss": float(host.loss) / count, "accuracy": int(host.correct) / count}

@@ -5,22 +5,18 @@ from typing import Any
 import jax
 import optax
 
-from modern_cnn.errors import UserError, did_you_mean
+from modern_cnn.errors import UserError
 from modern_cnn.functional.regularize import is_zero
-from modern_cnn.settings import FIELDS, Optimizer, Schedule
+from modern_cnn.settings import Optimizer, Schedule
 
-SCHEDULES = FIELDS["schedule.name"].choices
-OPTIMIZERS = FIELDS["optimizer.name"].choices
 TRUST_COEFFICIENT = 0.001  # of LARS: the step of a kernel, as a share of its norm, times the learning rate
 
 
 def peak_learning_rate(optimizer: Optimizer, batch_size: int) -> float | jax.Array:
     """Return the learning rate, scaled by batch_size / optimizer.base_batch_size if that is not 0.
 
-    This is the linear scaling rule of Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.1.
-
-    Raises:
-      UserError: a learning rate that is not above 0.
+    This is the linear scaling rule of Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.1. Raise UserError
+    for a learning rate that is not above 0.
     """
     if not isinstance(optimizer.learning_rate, jax.Array) and optimizer.learning_rate <= 0:
         raise UserError(f"config.optimizer.learning_rate must be above 0, not {optimizer.learning_rate}")
@@ -30,13 +26,9 @@ def peak_learning_rate(optimizer: Optimizer, batch_size: int) -> float | jax.Arr
 
 def make_schedule(schedule: Schedule, peak: float | jax.Array, steps_per_epoch: int,
                   total_steps: int) -> optax.Schedule:
-    """Return the learning rate as a function of the step.
+    """Return the learning rate as a function of the step; `peak` is what it is after the warm-up.
 
-    Args:
-      schedule: name, warm-up, milestones and factor; the factor may be traced.
-      peak: the learning rate after the warm-up; it may be traced.
-    Raises:
-      UserError: an unknown name, or a warm-up that is longer than the run.
+    `peak` and `schedule.factor` may be traced. Raise UserError if the warm-up is longer than the run.
     """
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
     if warmup and warmup >= total_steps:
@@ -49,10 +41,8 @@ def make_schedule(schedule: Schedule, peak: float | jax.Array, steps_per_epoch: 
         drops = sorted(round(epoch * steps_per_epoch) - warmup for epoch in schedule.milestones)
         rates = itertools.accumulate(drops, lambda rate, _: rate * schedule.factor, initial=peak)
         after = optax.join_schedules([optax.constant_schedule(rate) for rate in rates], drops)
-    elif schedule.name == "cosine":
+    else:  # cosine
         after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup))
-    else:
-        raise UserError(f"config.schedule.name={schedule.name!r} is unknown{did_you_mean(schedule.name, SCHEDULES)}")
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
@@ -72,9 +62,6 @@ def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule) -> optax.Grad
     norm of the kernel; biases and normalisation follow plain SGD. Gradients are clipped first, as in PyTorch.
 
     If a number is traced, its part of the optimiser is always built, as the number may not be 0.
-
-    Raises:
-      UserError: an unknown name.
     """
     decay, chain = optimizer.weight_decay, []
     if not is_zero(optimizer.clip_norm):
@@ -88,10 +75,7 @@ def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule) -> optax.Grad
         chain.append(optax.adam(schedule))
     elif optimizer.name == "adamw":
         chain.append(optax.adamw(schedule, weight_decay=decay, mask=decays))
-    elif optimizer.name == "lars":  # divides by the norm of the decayed gradient, as most implementations do
+    else:  # lars divides by the norm of the decayed gradient, as most implementations do
         chain.append(optax.lars(schedule, trust_coefficient=TRUST_COEFFICIENT, trust_ratio_mask=decays,
                                 momentum=optimizer.momentum, nesterov=optimizer.nesterov))
-    else:
-        raise UserError(f"config.optimizer.name={optimizer.name!r} is unknown"
-                        f"{did_you_mean(optimizer.name, OPTIMIZERS)}")
     return optax.chain(*chain) if len(chain) > 1 else chain[0]

@@ -24,6 +24,8 @@ from modern_cnn.training.devices import Devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 
+Step = Callable[..., tuple[TrainState, Metrics, jax.Array]]
+
 
 class Plan(NamedTuple):
     """Numbers that follow from the settings and the data."""
@@ -44,8 +46,7 @@ class Parts(NamedTuple):
 def make_plan(settings: Settings, spec: Spec, batch_shares: int = 1) -> Plan:
     """Return the plan of a run whose batches are divided into `batch_shares` parts.
 
-    Raises:
-      UserError: a batch larger than the training set or than memory, or one that cannot be divided.
+    Raise UserError for a batch larger than the training set or than memory, or one that cannot be divided.
     """
     batch_size, train_size = settings.data.batch_size, spec.sizes["train"]
     if batch_size % (batch_shares * settings.accumulate):
@@ -65,11 +66,7 @@ def make_plan(settings: Settings, spec: Spec, batch_shares: int = 1) -> Plan:
 
 
 def build_network(model: dict[str, Any], spec: Spec) -> nn.Module:
-    """Return the network of a config's `model` section for a data set.
-
-    Raises:
-      UserError: the images do not fit the network.
-    """
+    """Return the network of a config's `model` section for a data set; raise UserError if its images do not fit."""
     module = models.build(**model, num_classes=spec.num_classes)
     try:
         images = jnp.zeros((2, *spec.image_shape))
@@ -77,9 +74,9 @@ def build_network(model: dict[str, Any], spec: Spec) -> nn.Module:
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
             if leaf.size == 0:
                 raise ValueError(f"its {jax.tree_util.keystr(path)} would have the shape {leaf.shape}")
+    except UserError:
+        raise
     except (ValueError, TypeError, ZeroDivisionError) as e:
-        if isinstance(e, UserError):
-            raise
         height, width, channels = spec.image_shape
         hint = " (--config.data.image_size=N resizes them)" if "too small" in str(e) else ""
         raise UserError(f"the network {model['name']!r} cannot be built for the {height}x{width}x{channels} images of "
@@ -96,24 +93,21 @@ def make_parts(settings: Settings, spec: Spec, devices: Devices, module: nn.Modu
 
 
 def make_init(parts: Parts, spec: Spec) -> Callable[..., TrainState]:
-    """Return (data of a key, variables to start from or None) -> the state of step 0.
-
-    Variables that are not given are drawn from the key.
-    """
+    """Return (data of a key, variables to start from or None) -> the state of step 0; the key draws the others."""
     ema = not is_zero(parts.settings.optimizer.ema_decay)
     return lambda key, start=None: TrainState.create(jax.random.wrap_key_data(key), parts.module, parts.optimizer,
                                                      spec.image_shape, start, ema=ema)
 
 
-def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.Array) -> Callable:
+def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.Array) -> Step:
     """Return (state, metrics, *arguments of the feed) -> (state, metrics, output): one step on the next batch.
 
-    The batch of a set on the device is found from `state.step`, so only the call goes there from the host. `output` is
-    a small array that is not donated, to ask whether the step is done. Under pmap the step is two programs (the batch,
-    and learning from it); elsewhere it is to be compiled as one.
+    `key` is the data of a key. The batch of a set on the device is found from `state.step`, so only the call goes there
+    from the host. `output` is a small array that is not donated, to ask whether the step is done. Under pmap the step
+    is two programs (the batch, and learning from it); elsewhere it is to be compiled as one.
     """
     settings, plan = parts.settings, parts.plan
-    dropout_key, augment_key = jax.random.split(key)
+    dropout_key, augment_key = jax.random.split(jax.random.wrap_key_data(key))
     train_step = devices.parallelize(partial(
         steps.train_step, label_smoothing=settings.loss.label_smoothing, ema_decay=settings.optimizer.ema_decay,
         accumulate=settings.accumulate))
@@ -145,31 +139,27 @@ def make_count(spec: Spec, feed: Feed, flip: bool) -> Callable[..., Metrics]:
     return count
 
 
-class Evaluation:
-    """Exact evaluation, compiled: every example of a split counts once."""
+def make_evaluate(spec: Spec, devices: Devices, feed: Feed, batch_size: int,
+                  flip: bool = False) -> Callable[[TrainState, str], Metrics]:
+    """Return (state, split) -> metrics, compiled: every example of the split counts once."""
+    count, shares = jax.jit(make_count(spec, feed, flip), out_shardings=devices.everywhere), devices.batch_shares
 
-    def __init__(self, spec: Spec, devices: Devices, feed: Feed, batch_size: int, flip: bool = False):
-        self._spec, self._devices, self._feed, self._batch_size = spec, devices, feed, batch_size
-        self._count = devices.jit_replicated(make_count(spec, feed, flip))
-
-    def __call__(self, state: TrainState, split: str) -> Metrics:
-        """Return the metrics of a state on a split."""
-        shares, metrics = self._devices.batch_shares, self._devices.replicate(Metrics.empty())
-        batch_size = -(-min(self._batch_size, self._spec.sizes[split]) // shares) * shares
-        for args in self._feed.evaluation(split, batch_size):
-            metrics = self._count(state, metrics, *args)
+    def evaluate(state, split):
+        metrics = devices.replicate(Metrics.empty())
+        for args in feed.evaluation(split, -(-min(batch_size, spec.sizes[split]) // shares) * shares):
+            metrics = count(state, metrics, *args)
         return metrics
+
+    return evaluate
 
 
 class Program:
-    """One run, compiled: `init`, `step`, `evaluate`.
+    """One run, compiled: its settings, its images, and devices, by default those that the settings ask for.
 
-    Args:
-      settings: of the run.
-      dataset: its images.
-      devices: by default those that the settings ask for.
-    Raises:
-      UserError: images that do not fit the network, or a batch that cannot be divided among the devices.
+    `step(state, metrics, *batch)` returns (state, metrics with this batch, a small array that is ready when the step is
+    done). `state` and `metrics` are donated: their buffers are used again, so the caller must not.
+    `evaluate(state, split)` returns the metrics of a split. Raise UserError for images that do not fit the network, or
+    a batch that cannot be divided among the devices.
     """
 
     def __init__(self, settings: Settings, dataset: Dataset, devices: Devices | None = None):
@@ -178,24 +168,22 @@ class Program:
         self._parts = make_parts(settings, dataset.spec, self.devices)
         _, self.plan, self.module, self.optimizer = self._parts
         self._feed = dataset.feed(self.devices, settings.augment.resized_crop)
-        init_key, step_key = (jax.random.key_data(key) for key in jax.random.split(jax.random.key(settings.seed)))
-        self._init_key, self._step = init_key, self._compile(step_key)
-        self.evaluate = Evaluation(self.spec, self.devices, self._feed, self.plan.batch_size,
-                                   settings.augment.test_flip)
-
-    def _compile(self, key: jax.Array) -> Callable:
+        self.evaluate = make_evaluate(self.spec, self.devices, self._feed, self.plan.batch_size,
+                                      settings.augment.test_flip)
+        self._init_key, key = map(jax.random.key_data, jax.random.split(jax.random.key(settings.seed)))
         make = partial(make_step, self._parts, self.spec, self.devices, self._feed)
         if self.devices.pmapped:
-            return make(jax.random.wrap_key_data(key))
+            self.step: Step = make(key)
+            return
         # --debug_nans repeats a bad step operation by operation, and needs its inputs again.
-        step = jax.jit(lambda key, *args: make(jax.random.wrap_key_data(key))(*args),
-                       donate_argnums=() if jax.config.values["jax_debug_nans"] else (1, 2))
+        donated = () if jax.config.values["jax_debug_nans"] else (1, 2)
         # The key is an argument, so that runs with other seeds find this program in the compilation cache.
-        return partial(step, self.devices.replicate(key))
+        self.step = partial(jax.jit(lambda key, *args: make(key)(*args), donate_argnums=donated),
+                            self.devices.replicate(key))
 
     def init(self, start: dict[str, Any] | None = None) -> TrainState:
         """Return the state of step 0: `start`, where variables are given, and the rest drawn from the seed."""
-        create = self.devices.jit_replicated(make_init(self._parts, self.spec))
+        create = jax.jit(make_init(self._parts, self.spec), out_shardings=self.devices.everywhere)
         return create(self.devices.replicate(self._init_key), start)
 
     def empty_metrics(self) -> Metrics:
@@ -205,13 +193,6 @@ class Program:
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple]:
         """Return the arguments of `step` for the batches of an epoch, from number `first` on."""
         return self._feed.train(self.settings.seed, epoch, first, self.plan.batch_size)
-
-    def step(self, state: TrainState, metrics: Metrics, *batch: Any) -> tuple[TrainState, Metrics, jax.Array]:
-        """Return (state, metrics with this batch, a small array that is ready when the step is done).
-
-        `state` and `metrics` are donated: their buffers are used again, so the caller must not.
-        """
-        return self._step(state, metrics, *batch)
 
     def learning_rates(self, step: int) -> list[float]:
         """Return the learning rate of a step, of each trial."""

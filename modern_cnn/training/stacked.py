@@ -16,7 +16,7 @@ from modern_cnn.data.sources import Dataset
 from modern_cnn.settings import VARYING, Settings, flatten
 from modern_cnn.training.devices import AXIS, Devices
 from modern_cnn.training.metrics import Metrics
-from modern_cnn.training.program import make_count, make_init, make_parts, make_plan, make_step
+from modern_cnn.training.program import Step, make_count, make_init, make_parts, make_plan, make_step
 from modern_cnn.training.state import TrainState
 
 
@@ -58,12 +58,7 @@ def over_trials(function: Callable, devices: Devices) -> Callable:
 
 
 class StackedProgram:
-    """Several trials as one program, with the methods of `Program`; states and metrics have a leading axis of trials.
-
-    Args:
-      trials: settings with the same `group_key`.
-      dataset: the images of all.
-    """
+    """Trials with the same `group_key` as one program, used as `Program`: states and metrics have an axis of trials."""
 
     def __init__(self, trials: Sequence[Settings], dataset: Dataset):
         self.trials, self.settings, self.spec = trials, trials[0], dataset.spec
@@ -78,8 +73,8 @@ class StackedProgram:
         self._own = self.stack([({name: np.float32(own[name]) for name in differ}, jax.random.key_data(key))
                                 for own, key in zip(numbers, keys, strict=True)])
         learn, count = over_trials(self._learn, self.devices), over_trials(self._count, self.devices)
-        self._step = jax.jit(lambda state, metrics, own, orders, data: learn((*own, state, metrics, orders), data),
-                             donate_argnums=(0, 1))
+        self.step: Step = jax.jit(lambda state, metrics, own, orders, data: learn((*own, state, metrics, orders), data),
+                                  donate_argnums=(0, 1))
         self._evaluate = jax.jit(lambda state, metrics, *shared: count((state, metrics), shared))
 
     def _learn(self, own: tuple, data: Any) -> tuple[TrainState, Metrics, jax.Array]:
@@ -87,7 +82,7 @@ class StackedProgram:
         numbers, key, state, metrics, order = own
         options = {name.removeprefix("model."): value for name, value in numbers.items() if name.startswith("model.")}
         parts = make_parts(self.settings.replace(numbers), self.spec, self.devices, self.module.clone(**options))
-        step = make_step(parts, self.spec, self.devices, self._feed, jax.random.wrap_key_data(key))
+        step = make_step(parts, self.spec, self.devices, self._feed, key)
         state = state.replace(module=parts.module, optimizer=parts.optimizer)
         state, metrics, output = step(state, metrics, data, order)
         return _bare(state), metrics, output
@@ -118,10 +113,6 @@ class StackedProgram:
         args = self._own, self.stack([order for _, order in feeds]), feeds[0][0]
         return itertools.repeat(args, self.plan.steps_per_epoch - first)
 
-    def step(self, state: TrainState, metrics: Metrics, *batch: Any) -> tuple[TrainState, Metrics, jax.Array]:
-        """Return the next states and metrics, as `Program.step`."""
-        return self._step(state, metrics, *batch)
-
     def evaluate(self, state: TrainState, split: str) -> Metrics:
         """Return the metrics of every trial on a split."""
         metrics, batch_size = self.empty_metrics(), min(self.plan.batch_size, self.spec.sizes[split])
@@ -134,18 +125,13 @@ class StackedProgram:
         return [float(plan.schedule(step)) for plan in self._plans]
 
     def stack(self, trees: Sequence[Any]) -> Any:
-        """Return the trees of all trials as one, divided among the devices.
-
-        The last trial is repeated until the devices can share them equally.
-        """
-        more = -len(trees) % self.devices.mesh.size
+        """Return the trees of all trials as one, divided among the devices."""
+        more = -len(trees) % self.devices.mesh.size  # the last is repeated until the devices can share them equally
         host = jax.device_get([*trees, *[trees[-1]] * more])
         return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *host), self.devices.divided)
 
     def unstack(self, tree: Any) -> list[Any]:
-        """Return the tree of each trial in the memory of the host.
-
-        They are copies: the device may donate its arrays while a checkpoint is still being written.
-        """
+        """Return the tree of each trial in the memory of the host."""
+        # They are copies: the device may donate its arrays while a checkpoint is still being written.
         host = jax.tree.map(np.array, jax.device_get(tree))
         return [jax.tree.map(lambda leaf, i=i: leaf[i, ...], host) for i in range(len(self.trials))]

@@ -10,32 +10,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 class TrainState(struct.PyTreeNode):
-    """A training state: arrays, and the static `module` and `optimizer`, so that it passes through jit and pmap.
-
-    Attributes:
-      step: int32, the number of steps done.
-      params, collections: the parameters, and the other collections of the module ('batch_stats', ...).
-      opt_state: state of the optimiser.
-      ema: running averages of `variables` (batch statistics too), or None if none are kept.
-    """
-    step: jax.Array
+    """A training state: arrays, and the static `module` and `optimizer`, so that it passes through jit and pmap."""
+    step: jax.Array  # int32, the number of steps done
     params: Any
-    collections: dict[str, Any]
+    collections: dict[str, Any]  # the other collections of the module ('batch_stats', ...)
     opt_state: optax.OptState
     module: nn.Module = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
-    ema: dict[str, Any] | None = None
+    ema: dict[str, Any] | None = None  # running averages of `variables` (batch statistics too), if they are kept
 
     @classmethod
     def create(cls, key: jax.Array, module: nn.Module, optimizer: optax.GradientTransformation,
                image_shape: tuple[int, int, int], pretrained: dict[str, Any] | None = None, *,
                ema: bool = False) -> "TrainState":
-        """Return the state of step 0 for images of `image_shape` (H, W, C).
+        """Return the state of step 0 for images of `image_shape` (H, W, C), with running averages if `ema`.
 
-        Args:
-          key: draws the variables that `pretrained` does not hold.
-          pretrained: variables to start from.
-          ema: keep running averages from here on.
+        It starts from the variables `pretrained`; `key` draws those that these do not hold.
         """
         variables = module.init(key, jnp.zeros((1, *image_shape)), train=False)
         variables = unflatten_dict(flatten_dict(variables) | flatten_dict(pretrained or {}))
@@ -63,5 +53,5 @@ class TrainState(struct.PyTreeNode):
             return self
         decay = jnp.minimum(decay, (1 + self.step) / (10 + self.step))
         # optax.incremental_update takes 1 - d, and its 1 - (1 - d) rounds to another number than d.
-        return self.replace(ema=jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, self.ema,
-                                             self.variables))
+        averages = jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, self.ema, self.variables)
+        return self.replace(ema=averages)

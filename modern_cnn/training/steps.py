@@ -19,22 +19,19 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, label_smoothi
                axis_name: str | None = None) -> tuple[TrainState, Metrics]:
     """Return the state after one step of gradient descent on the mean cross-entropy of a batch, and the metrics.
 
-    If a network sows auxiliary logits (GoogLeNet), AUX_WEIGHT times the cross-entropy of each is added to the loss.
+    If a network sows auxiliary logits (GoogLeNet), AUX_WEIGHT times the cross-entropy of each is added to the loss. The
+    metrics are those of the main logits under the parameters before the step: the loss that is minimised, and the
+    number of examples where `label` was right.
 
     Args:
-      state: the state before the step.
       batch: 'image' float [N, H, W, C] and 'label' int [N]; for mixed images (`augment.mix`) also 'other' int [N] and
         'share' [N], the share of the other label in the loss.
       key: the key of the run, the same at every step; dropout draws from it folded with `state.step`.
-      label_smoothing: see `cross_entropy`.
-      ema_decay: see `TrainState.average`.
+      label_smoothing, ema_decay: see `cross_entropy` and `TrainState.average`.
       accumulate: process the batch in this many equal parts, one after the other, and add their gradients. It takes the
         memory of one part; the step is the same, except that batch norm uses the statistics of a part.
       axis_name: under pmap or shard_map, where `batch` is the share of a device: average gradients, metrics and running
         statistics over this axis, and draw another dropout on every device.
-    Returns:
-      The next state, and the metrics of the main logits under the parameters before the step: the loss that is
-      minimised, and the number of examples where `label` was right.
     """
     key = jax.random.fold_in(key, state.step)
     if axis_name is not None:
@@ -91,11 +88,9 @@ def _in_parts(gradient: Callable, count: int, state: TrainState, batch: Batch,
 
 
 def eval_step(state: TrainState, batch: Batch, *, flip: bool = False) -> Metrics:
-    """Return the metrics of a batch in evaluation mode.
+    """Return the metrics of a batch in evaluation mode; `flip` averages the logits of each image and its mirror image.
 
-    Args:
-      batch: 'image' [N, H, W, C], 'label' int [N] and 'mask' bool [N], False for padding.
-      flip: average the logits of each image and of its mirror image.
+    The batch is 'image' [N, H, W, C], 'label' int [N] and 'mask' bool [N], False for padding.
     """
     images = batch["image"]
     if flip:  # each image is next to its mirror image, so that each device keeps its share

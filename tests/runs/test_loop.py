@@ -19,7 +19,7 @@ from modern_cnn.runs.log import duration, read_metrics
 from modern_cnn.training import steps
 from modern_cnn.training.devices import Devices
 from modern_cnn.training.metrics import Metrics
-from modern_cnn.training.program import Evaluation, Program
+from modern_cnn.training.program import Program, make_evaluate
 from modern_cnn.training.state import TrainState
 from tests.data import files
 
@@ -114,7 +114,7 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(config):
     devices = Devices()
     whole = None
     for batch_size in (360, 100, 7, 1000):
-        metrics = Evaluation(data.spec, devices, data.feed(devices), batch_size)(state, "test")
+        metrics = make_evaluate(data.spec, devices, data.feed(devices), batch_size)(state, "test")
         whole = whole or metrics
         assert int(metrics.count) == 360
         assert int(metrics.correct) == int(whole.correct)
