@@ -181,7 +181,8 @@ def _transposed_pads(size, window, strides, pads, dilation, out):
             for extent, n, (lo, _), o, stride in zip(extents, size, pads, out, strides, strict=True)]
 
 
-def transposed(dy, flipped, size, strides, pads, dilation, groups=1) -> jax.Array:
+def transposed(dy: jax.Array, flipped: jax.Array, size: Sequence[int], strides: Sequence[int], pads: Pads,
+               dilation: Sequence[int], groups: int = 1) -> jax.Array:
     """Return [N, *size, C] of dy [N, H', W', O]: the flipped kernel over dy, whose pixels lie `strides` apart.
 
     If padding exceeds the extent of the kernel, the padding here is negative, and lax cuts pixels off.
