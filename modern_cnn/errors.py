@@ -10,6 +10,13 @@ class UserError(ValueError):
     """Wrong input, explained in one line. Scripts print the line without a traceback and exit with 1."""
 
 
+def some(names: Iterable[str], letters: int = 100) -> str:
+    """Return names with commas between them for an error message, cut after so many letters."""
+    names = list(names)
+    text = ", ".join(names)
+    return text if len(text) <= letters else f"{text[:letters]}... ({len(names):,} in all)"
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return the end of an error message about an unknown name: `'; did you mean 'x'? known: x, y'`.
 
