@@ -1,13 +1,25 @@
 """Errors in what the user gives: one line that says what is wrong, where, and what to do."""
 import difflib
+import json
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+JSON_BYTES = 2**24  # no file that a run or the cache writes as one JSON value comes near it
 
 
 class UserError(ValueError):
     """Wrong input, explained in one line. Scripts print the line without a traceback and exit with 1."""
+
+
+def parse_json(data: str | bytes) -> Any:
+    """Return the value of a JSON text. Raise ValueError, and nothing else, for any text that is not JSON or too big."""
+    if len(data) > JSON_BYTES:
+        raise ValueError(f"it has {len(data):,} bytes of JSON, more than {JSON_BYTES:,}")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deep") from None
 
 
 def some(names: Iterable[str], letters: int = 100) -> str:

@@ -5,7 +5,6 @@ all that evaluation needs. 'training' holds optimiser, step, the metrics since t
 the variables themselves, so that a resumed run is the same run.
 """
 import contextlib
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, parse_json
 from modern_cnn.training import devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
@@ -73,7 +72,7 @@ def saved_steps(workdir: Path) -> list[int]:
 def _validation(directory: Path, step: int) -> dict[str, float] | None:
     """Return the validation metrics of a checkpoint: None if there are none, {} if they cannot be read."""
     try:
-        metrics = json.loads((directory / str(step) / "metrics" / "metrics").read_bytes())
+        metrics = parse_json((directory / str(step) / "metrics" / "metrics").read_bytes())
         return metrics if {"accuracy", "loss"} <= metrics.keys() else {}
     except FileNotFoundError:
         return None

@@ -15,6 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
+from modern_cnn.errors import parse_json
 from modern_cnn.training.program import Plan
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def _read_records(path: Path, fields: set[str]) -> list[dict[str, Any]]:
     records, lines = [], path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if not fields <= record.keys():
                 raise ValueError
             records.append(record)

@@ -16,7 +16,7 @@ import jax
 
 from modern_cnn import settings
 from modern_cnn.data.spec import Spec
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raise UserError if it is missing or is not JSON."""
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run's workdir: it has no {path.name}") from None
     except (OSError, ValueError) as e:
