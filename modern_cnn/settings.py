@@ -69,8 +69,8 @@ class Data:
     validation: float = _field(0.0, "share of the training images that is held out to choose the best checkpoint, "
                                "stratified and always the same", 0, 1)
     stream: bool = _flag("decode images during training: for folder: and tfds: sets that do not fit into memory")
-    layout: str = _field("auto", "of folder:DIR, the folders in DIR: splits, as in DIR/train/CLASS/FILE, or classes, as "
-                         "in DIR/CLASS/FILE; auto: their names say it", choices=("auto", "splits", "classes"),
+    layout: str = _field("auto", "of folder:DIR: the folders in it are splits (DIR/train/CLASS/FILE) or classes "
+                         "(DIR/CLASS/FILE); auto: their names say which", choices=("auto", "splits", "classes"),
                          resume=PLACE)
     num_classes: int = _field(0, "number of classes; 0: as many as the data have", 0, 1_000_000)
     manual_dir: str = _field("", "for tfds: take the files from this folder instead of downloading them", resume=PLACE)

@@ -15,6 +15,7 @@ from modern_cnn import cli, runtime
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained or imported run.", required=True)
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 SOURCE = flags.DEFINE_string("source", None, "Data source to score on, by default that of the run, e.g. idx:DIR.")
+LAYOUT = flags.DEFINE_enum("layout", "auto", ["auto", "splits", "classes"], "What the folders in folder:DIR are.")
 
 
 def main() -> None:
@@ -22,7 +23,8 @@ def main() -> None:
     runtime.configure()
     from modern_cnn.runs.load import evaluate_workdir
 
-    print(json.dumps(evaluate_workdir(workdir, SPLIT.value, {"source": SOURCE.value} if SOURCE.value else None)))
+    data = {"source": SOURCE.value, "layout": LAYOUT.value} if SOURCE.value else None
+    print(json.dumps(evaluate_workdir(workdir, SPLIT.value, data)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Folders of the user's own image files: which folder is a split, which is a class, and their images."""
+import logging
 import os
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,7 +10,21 @@ import numpy as np
 
 from modern_cnn.data.decoding import IMAGE_ENDINGS, check_memory, decode, in_threads, to_rgb
 from modern_cnn.data.spec import Arrays, Files
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, some
+
+log = logging.getLogger(__name__)
+
+# The words that name a split, and those that may stand beside them: Training, val2017, test-images, seg_train, ...
+SPLITS = {"train": "train", "training": "train", "trn": "train", "val": "validation", "valid": "validation",
+          "validation": "validation", "validate": "validation", "dev": "validation", "eval": "validation",
+          "evaluation": "validation", "test": "test", "testing": "test", "tst": "test"}
+BESIDE = {"", "set", "seg", "data", "dataset", "image", "images", "img", "imgs", "split", "folder"}
+
+
+def split_of(name: str) -> str:
+    """Return the split that a folder's name means, in capitals or not: 'train', 'validation' or 'test'; else ''."""
+    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word not in BESIDE]
+    return SPLITS.get(words[0].removesuffix("set"), "") if len(words) == 1 else ""
 
 
 def files_under(directory: str | Path, parents: frozenset = frozenset()) -> Iterator[os.DirEntry]:
@@ -25,36 +41,79 @@ def files_under(directory: str | Path, parents: frozenset = frozenset()) -> Iter
             yield entry
 
 
+def images_under(directory: str | Path) -> Iterator[str]:
+    """Yield the path of every image file under a directory, as `files_under`."""
+    return (entry.path for entry in files_under(directory) if entry.name.lower().endswith(IMAGE_ENDINGS))
+
+
 def _subfolders(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def list_folder(directory: Path) -> tuple[dict[str, Files], list[str]]:
+def _split_folders(directory: Path, layout: str) -> dict[str, Path]:
+    """Return the folder of each split; a directory that holds the classes is that of 'train'.
+
+    Raise UserError if neither `layout` nor the names of the folders in it say which they are.
+    """
+    top = _subfolders(directory)
+    named = [name for name in top if split_of(name)]
+    if layout == "classes" or (layout == "auto" and not named):
+        return {"train": directory}
+    roots: dict[str, Path] = {}
+    for name in named:
+        split, root = split_of(name), directory / name
+        if split in roots:
+            raise UserError(f"{directory} holds {roots[split].name} and {name}, which are both names of the {split} "
+                            "split: keep one of them; or if each folder is a class, set --config.data.layout=classes")
+        within = _subfolders(root)  # archives often hold a folder in a folder of the same name: seg_train/seg_train
+        roots[split] = root / within[0] if len(within) == 1 and split_of(within[0]) == split else root
+    others = [name for name in top if name not in named and any(images_under(directory / name))]
+    doubt = ("none like a training split" if "train" not in roots else
+             f"not {some(others)}" if others and layout == "auto" else
+             f"{roots['train']} has no class folders" if not _subfolders(roots["train"]) else "")
+    if doubt:
+        raise UserError(f"{directory} holds the folders {some(top)}: some are named like splits, but {doubt}. Set "
+                        "--config.data.layout=classes if each of these folders is a class; or =splits if images are "
+                        "in train/CLASS, test/CLASS, and other folders are to be left out")
+    if others:
+        log.warning("%s: left out, as it is no split: %s", directory, some(others))
+    if "test" not in roots and "validation" in roots:
+        roots["test"] = roots.pop("validation")
+    return roots
+
+
+def _class_folders(root: Path, layout: str, reading: str) -> list[str]:
+    """Return the classes in a training split. Raise UserError where the folders look like a set of their own."""
+    classes = _subfolders(root)
+    if not classes:
+        raise UserError(f"{root} has no class folders: images are expected as DIR/split/class/file or DIR/class/file")
+    sets = [name for name in classes if len(classes) == 1 or "train" in map(split_of, _subfolders(root / name))]
+    if sets and layout == "auto":
+        within = _subfolders(root / sets[0])
+        raise UserError(f"{root} has {'one class folder only' if len(classes) == 1 else 'class folders like'} {sets[0]}"
+                        + (f" with the folders {some(within)} in it: if these are its splits or classes, set "
+                           f"--config.data.source=folder:{root / sets[0]}" if within else ": add the other classes")
+                        + f"; if {sets[0]} is a class, set --config.data.layout={reading}")
+    return classes
+
+
+def list_folder(directory: Path, layout: str = "auto") -> tuple[dict[str, Files], list[str]]:
     """Return ({split: its files}, class names) of the user's own images: DIR/split/class/file or DIR/class/file.
 
-    Splits are called train, validation (or val) and test. If there is a validation but no test split, as in ImageNet,
-    it is used as the test split. The classes are the folders of train in alphabetical order. Raise UserError for a
-    folder that is not a class, or one without images.
+    If there is a validation but no test split, as in ImageNet, it is used as the test split. The classes are the
+    folders of train in alphabetical order. Raise UserError for a folder that is not a class, one without images, or
+    one that can be read in two ways, unless `layout` says which: 'splits' or 'classes'.
     """
-    names = {"train": "train", "validation": "validation", "test": "test", "val": "validation"}
-    top = _subfolders(directory)
-    roots = {split: directory / name for name, split in names.items() if name in top}
-    if "train" not in top:
-        roots = {"train": directory}
-    elif "test" not in roots and "validation" in roots:
-        roots["test"] = roots.pop("validation")
-    classes = _subfolders(roots["train"])
-    if not classes:
-        raise UserError(f"{roots['train']} has no class folders: images are expected as DIR/split/class/file or "
-                        "DIR/class/file")
+    roots = _split_folders(directory, layout)
+    classes = _class_folders(roots["train"], layout, "classes" if roots["train"] == directory else "splits")
     splits = {}
     for split, root in roots.items():
         paths, labels = [], []
         for name in _subfolders(root):
             if name not in classes:
                 raise UserError(f"{root / name}: the class {name!r} is not among those of {roots['train']}: "
-                                f"{', '.join(classes)}")
-            paths += [entry.path for entry in files_under(root / name) if entry.name.lower().endswith(IMAGE_ENDINGS)]
+                                f"{some(classes)}")
+            paths += images_under(root / name)
             labels += [classes.index(name)] * (len(paths) - len(labels))
         if not paths:
             raise UserError(f"{root} holds no images (looked in its class folders for {', '.join(IMAGE_ENDINGS)})")
@@ -66,9 +125,9 @@ def list_folder(directory: Path) -> tuple[dict[str, Files], list[str]]:
     return splits, classes
 
 
-def read_folder(directory: Path, size: int) -> tuple[dict[str, Arrays], list[str]]:
+def read_folder(directory: Path, size: int, layout: str = "auto") -> tuple[dict[str, Arrays], list[str]]:
     """Read the images of `list_folder`, resized to `size` unless it is 0: grayscale if all of them are, else RGB."""
-    listed, classes = list_folder(directory)
+    listed, classes = list_folder(directory, layout)
     shape = (size, size) if size else decode(listed["train"].paths[0], 0).shape[:2]
     check_memory(str(directory), sum(map(len, listed.values())), *shape)
     decoded = {split: in_threads(partial(decode, size=size), files.paths, f"decoding {split}")

@@ -7,6 +7,8 @@ import dataclasses
 import logging
 import os
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from modern_cnn.data import cache, decoding, folders, formats, streamed
 from modern_cnn.data.resident import Resident
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
 from modern_cnn.data.splits import divide_train, hold_out_test
-from modern_cnn.errors import UserError, did_you_mean
+from modern_cnn.errors import UserError, did_you_mean, some
 from modern_cnn.settings import Data
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,30 @@ class Dataset:
         if self.streamed:
             return streamed.Streamed(self.spec, self.splits, devices, smallest_crop)
         return Resident(self.spec, self.splits, devices)
+
+    def relabel(self, names: tuple[str, ...]) -> "Dataset":
+        """Return the set with the classes `names`, its labels numbered as theirs; '07' is the class 7.
+
+        Raise UserError if a class of the set is not among them, or twice.
+        """
+        places = defaultdict(list)
+        for place, name in enumerate(names):
+            places[_plain(name)].append(place)
+        found = [places[_plain(name)] for name in self.spec.class_names]
+        wrong = [name for name, its in zip(self.spec.class_names, found, strict=True) if len(its) != 1]
+        if wrong:
+            raise UserError(f"{self.spec.source} has the classes {some(wrong)}, which are not among those of the "
+                            f"network, or twice: {some(names)}; both must have the same names (import_weights.py "
+                            "--classes=FILE gives an imported network its own)")
+        numbers = np.array(found, np.int32)[:, 0]
+        spec = dataclasses.replace(self.spec, num_classes=len(names), class_names=names)
+        splits = {split: examples.relabel(numbers) for split, examples in self.splits.items()}
+        return dataclasses.replace(self, spec=spec, splits=splits)
+
+
+def _plain(name: str) -> str:
+    """Return a class's name in the form in which names are compared: numbers without zeros at the left."""
+    return (name.lstrip("0") or "0") if name.isdecimal() else unicodedata.normalize("NFC", name)
 
 
 def detect(directory: Path) -> str:
@@ -84,14 +110,15 @@ def _keep_size(splits: Mapping[str, Arrays], image_size: int) -> bool:
     return decoding.keep_size(image_size, *(images.shape for images, _ in splits.values()))
 
 
-def _decode(kind: str, place: str, image_size: int, manual_dir: str) -> tuple[dict[str, Arrays], list[str], bool]:
+def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], list[str], bool]:
     """Return (splits, class names, whether the images keep their size: all have the same, and `keep_size` says so)."""
+    image_size = config.image_size
     if kind == "tfds":
         from modern_cnn.data import tfds  # TensorFlow is imported only here, and only to prepare a set
 
-        splits, names, same_size = tfds.read(place, image_size, manual_dir)
+        splits, names, same_size = tfds.read(place, image_size, config.manual_dir)
     elif kind == "folder":
-        splits, names = folders.read_folder(Path(place), image_size)
+        splits, names = folders.read_folder(Path(place), image_size, config.layout)
         same_size = False  # whether they have the same size is known only after decoding all of them
     else:
         splits, names = formats.read_digits() if kind == "digits" else formats.READERS[kind](Path(place))
@@ -104,11 +131,13 @@ def _decode(kind: str, place: str, image_size: int, manual_dir: str) -> tuple[di
     return hold_out_test(splits, f"{kind}:{place}", DIGITS_TEST if kind == "digits" else 0), names, same_size
 
 
-def _load_decoded(source: str, image_size: int, manual_dir: str) -> cache.Decoded:
+def _load_decoded(config: Data) -> cache.Decoded:
     """Return a source from the cache, or decode and cache it: once if its images keep their size, else once a size."""
+    source, image_size = config.source, config.image_size
     bare = ":" not in source and source != "digits"
     kind, place = resolve(source)
     name, key = (source, source) if bare else (f"{kind}-{Path(place).name}", [kind, place])
+    key = key if config.layout == "auto" else [key, config.layout]
     own_size, resized = cache.entry(name, key, "own"), cache.entry(name, key, image_size)
     nowhere = bare and kind == "tfds"
     for entry in (own_size, resized):
@@ -124,7 +153,7 @@ def _load_decoded(source: str, image_size: int, manual_dir: str) -> cache.Decode
     log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
     fingerprint = cache.fingerprint(kind, place)  # before reading: files that change meanwhile are read again next time
     try:
-        splits, names, same_size = _decode(kind, place, image_size, manual_dir)
+        splits, names, same_size = _decode(kind, place, config)
     except UserError as e:
         where = f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: "
         raise UserError(f"{where if nowhere else ''}{e}") from e
@@ -148,17 +177,22 @@ def normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...]
     return tuple(mean), tuple(max(s, 1e-6) for s in std)
 
 
-def load(config: Data) -> Dataset:
-    """Return the data set of a `data` section. Raise UserError if there is none, or it cannot be read or is wrong."""
+def load(config: Data, channels: int = 0) -> Dataset:
+    """Return the data set of a `data` section. Raise UserError if there is none, or it cannot be read or is wrong.
+
+    For a network that takes 3 `channels`, gray images are repeated; 0: they stay as they are.
+    """
     try:
-        return _load_stream(config) if config.stream else _load_resident(config)
+        return (_load_stream if config.stream else _load_resident)(config, channels)
     except OSError as e:
         raise UserError(f"{config.source}: cannot read {e.filename or 'it'}: {e.strerror or e}") from e
 
 
-def _load_resident(config: Data) -> Dataset:
-    decoded = _load_decoded(config.source, config.image_size, config.manual_dir)
-    splits, names, declared = decoded.splits, decoded.class_names, config.num_classes
+def _load_resident(config: Data, channels: int) -> Dataset:
+    decoded = _load_decoded(config)
+    names, declared = decoded.class_names, config.num_classes
+    splits = {split: Arrays(np.repeat(images, 3, axis=3), labels) if channels == 3 and images.shape[3] == 1
+              else Arrays(images, labels) for split, (images, labels) in decoded.splits.items()}
     classes = declared or len(names) or int(splits["train"].labels.max()) + 1
     for split, (_, labels) in splits.items():
         outside = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -179,7 +213,7 @@ def _load_resident(config: Data) -> Dataset:
     return _describe(config, splits, names, classes, images, decoded.digest, f"{decoded.kind}:{decoded.place}")
 
 
-def _load_stream(config: Data) -> Dataset:
+def _load_stream(config: Data, channels: int) -> Dataset:
     kind, place = resolve(config.source)
     if kind not in ("folder", "tfds"):
         raise UserError(f"config.data.stream=True is for folder: and tfds: sources; {kind} files are read as a whole")
@@ -189,10 +223,11 @@ def _load_stream(config: Data) -> Dataset:
     if kind == "tfds":
         from modern_cnn.data import tfds
 
-        splits, names, channels = tfds.records(place, config.manual_dir)
+        splits, names, own = tfds.records(place, config.manual_dir)
+        channels = 3 if channels == 3 else own
     else:
-        splits, names = folders.list_folder(Path(place))
-        channels = 3  # whether all are grayscale is known only after opening all of them
+        splits, names = folders.list_folder(Path(place), config.layout)
+        channels = 1 if channels == 1 else 3  # whether all are grayscale is known only after opening all of them
     splits = divide_train(hold_out_test(splits, f"{kind}:{place}"), config)
     pixels = (streamed.sample(splits["train"], config.image_size, channels) if config.normalize == "standard"
               else np.zeros((1, 1, 1, channels), np.uint8))

@@ -33,10 +33,14 @@ class Arrays(NamedTuple):
         """Return the split with only the examples `indices`, in their order."""
         return Arrays(self.images[indices], self.labels[indices])
 
+    def relabel(self, numbers: np.ndarray) -> "Arrays":
+        """Return the split with label `numbers[i]` where it was i."""
+        return Arrays(self.images, numbers[self.labels])
+
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """A split of image files that are not decoded yet: paths and labels int32 [N]. `take` as in `Arrays`."""
+    """A split of image files that are not decoded yet: paths and labels int32 [N]. `take`, `relabel`: see `Arrays`."""
     paths: list[Path]
     labels: np.ndarray
 
@@ -50,6 +54,9 @@ class Files:
     def take(self, indices: np.ndarray) -> "Files":
         return Files([self.paths[i] for i in indices], self.labels[indices])
 
+    def relabel(self, numbers: np.ndarray) -> "Files":
+        return Files(self.paths, numbers[self.labels])
+
     def describe(self) -> str:
         """Return a text that changes when a file is added, removed, resized or relabelled."""
         return "\n".join(f"{path.parent.name}/{path.name} {path.stat().st_size} {label}"
@@ -62,13 +69,15 @@ class Records:
     source: Any  # of ArrayRecords
     name: str  # for error messages
     indices: np.ndarray  # int [N], the numbers of the examples in `source`
+    numbers: np.ndarray | None = None  # int32, the label for each label in `source`, if it is another
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[io.BytesIO, int, str]:
         record = self.source[int(self.indices[index])]
-        return io.BytesIO(record["image"]), int(record["label"]), f"{self.name}, example {self.indices[index]}"
+        label = int(record["label"] if self.numbers is None else self.numbers[record["label"]])
+        return io.BytesIO(record["image"]), label, f"{self.name}, example {self.indices[index]}"
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -77,6 +86,9 @@ class Records:
 
     def take(self, indices: np.ndarray) -> "Records":
         return dataclasses.replace(self, indices=self.indices[indices])
+
+    def relabel(self, numbers: np.ndarray) -> "Records":
+        return dataclasses.replace(self, numbers=numbers)
 
     def describe(self) -> str:
         """Return a text that changes with the number of examples; prepared sets do not change otherwise."""

@@ -19,6 +19,7 @@ from modern_cnn.data.augment import crop_box
 from modern_cnn.data.decoding import decode, to_rgb
 from modern_cnn.data.resident import epoch_order, evaluation_batches
 from modern_cnn.data.spec import Feed, Files, Placement, Records, Spec
+from modern_cnn.errors import UserError
 
 SAMPLE = 1000  # training images from which 'standard' takes mean and deviation
 AHEAD = 2  # batches that are decoded, or on their way to the device, before they are asked for
@@ -40,6 +41,8 @@ def _read_example(split: Files | Records, index: int, image_size: int, channels:
     """Return (uint8 [image_size, image_size, channels], label) of an example; `transform` as in `decode`."""
     file, label, name = split[index]
     image = decode(file, image_size, transform, name)
+    if channels == 1 and image.ndim == 3:
+        raise UserError(f"{name} is a colour image, and the network takes gray ones")
     return (image[..., None] if channels == 1 and image.ndim == 2 else to_rgb(image)), np.int32(label)
 
 

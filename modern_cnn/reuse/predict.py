@@ -41,8 +41,7 @@ def image_files(paths: Sequence[str]) -> list[str]:
     for path in paths:
         found = [path]
         if os.path.isdir(path):
-            found = [entry.path for entry in folders.files_under(path)
-                     if entry.name.lower().endswith(decoding.IMAGE_ENDINGS)]
+            found = list(folders.images_under(path))
             if not found:
                 raise UserError(f"{path} holds no images (looked for {', '.join(decoding.IMAGE_ENDINGS)})")
         elif not os.path.exists(path):

@@ -17,7 +17,7 @@ from modern_cnn import models, settings
 from modern_cnn.data import sources
 from modern_cnn.data.sources import Dataset
 from modern_cnn.data.spec import Spec
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, some
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
 from modern_cnn.settings import Settings
@@ -80,18 +80,22 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
 def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> Dataset:
     """Return the data of a run, or other `data`, to be normalised as in training. It raises as `evaluate_workdir`."""
     config, run = workdir.read_run(Path(directory))
-    section, trained = dataclasses.replace(settings.from_json(config).data, **(data or {})), _spec(run)
+    own, trained = settings.from_json(config).data, _spec(run)
+    section = dataclasses.replace(own, **(data or {}))
     if not section.source:
         raise UserError(f"the weights in {directory} were imported without data: name the data, --source=folder:DIR")
-    dataset = sources.load(section)
+    if not trained.digest or section.source != own.source:  # other data than in training
+        kind, _ = sources.resolve(section.source)
+        divided = {} if split != "test" else {"validation": 0.0, "train_size": 0}
+        # A stream decodes nothing but the split that is scored. The statistics of the data are not used.
+        streams = (kind == "folder" and section.image_size > 0) or (kind == "tfds" and section.stream)
+        section = dataclasses.replace(section, stream=streams, normalize="unit", **divided)
+    dataset = sources.load(section, trained.image_shape[2])
+    if dataset.spec.image_shape != trained.image_shape:
+        raise UserError(f"{section.source} has {[*dataset.spec.image_shape]} images, but the network was trained on "
+                        f"{[*trained.image_shape]}")
+    dataset = _match_classes(dataset, trained)
     spec = dataset.spec
-    if (spec.image_shape, spec.num_classes) != (trained.image_shape, trained.num_classes):
-        raise UserError(f"{section.source} has {spec.num_classes} classes and {[*spec.image_shape]} images, "
-                        f"but the network was trained on {trained.num_classes} and {[*trained.image_shape]}")
-    unnamed = tuple(str(i) for i in range(len(spec.class_names)))
-    if spec.class_names != trained.class_names and unnamed not in (spec.class_names, trained.class_names):
-        raise UserError(f"{section.source} has the classes {', '.join(spec.class_names)}, but the network was trained "
-                        f"on {', '.join(trained.class_names)}")
     if not data and trained.digest and spec.digest != trained.digest:  # imported weights have no digest
         if split != "test":
             raise UserError(f"the images of {section.source} have changed since the run: what is {split} now may have "
@@ -100,6 +104,18 @@ def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = N
     if split not in dataset.splits:
         raise UserError(f"{section.source} has no split {split!r}, only {', '.join(dataset.splits)}")
     return dataclasses.replace(dataset, spec=dataclasses.replace(spec, mean=trained.mean, std=trained.std))
+
+
+def _match_classes(dataset: Dataset, trained: Spec) -> Dataset:
+    """Return a set with its labels numbered as the classes of a network, which are found by their names."""
+    theirs, ours = dataset.spec.class_names, trained.class_names
+    if theirs == ours or dataset.spec.digest == trained.digest:
+        return dataset
+    if not trained.digest and ours == tuple(map(str, range(len(theirs)))) and not any(map(str.isdecimal, theirs)):
+        log.warning("the classes of the imported network have no names: those of %s are taken in alphabetical order, "
+                    "%s; import_weights.py --classes=FILE gives names", dataset.spec.source, some(theirs))
+        return dataset
+    return dataset.relabel(ours)
 
 
 def examples(dataset: Dataset, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +134,11 @@ def examples(dataset: Dataset, split: str, indices: np.ndarray) -> tuple[np.ndar
     batches = [feed.eval_batch(*arguments) for arguments in feed.evaluation(split, min(len(indices), 128))]
     images, labels, mask = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label", "mask"))
     return images[mask], labels[mask]
+
+
+def channels(directory: str | Path) -> int:
+    """Return the channels of the images that a run's network takes."""
+    return _spec(workdir.read_run(Path(directory))[1]).image_shape[2]
 
 
 def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:

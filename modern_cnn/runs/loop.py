@@ -166,8 +166,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
     With `profile`, PROFILE_STEPS are recorded into profile/. `stop` is what `stop_signals` gives, of a caller who
     listens to signals already. Return {'step': the chosen checkpoint, 'test', and where there are any 'validation',
     'train': {'loss', 'accuracy', ...}}; 'train' is the last record of this process. Raise UserError for bad input or a
-    run that cannot go on; whatever was saved stays. Raise SystemExit when stopped by SIGTERM (143) or SIGINT (130),
-    after a checkpoint.
+    run that cannot go on; whatever was saved stays. Raise SystemExit when stopped by SIGTERM (143), SIGINT (130)
+    or SIGHUP (129), after a checkpoint.
     """
     directory = Path(directory)
     with workdir.disk_errors(directory), contextlib.ExitStack() as closing:
@@ -175,8 +175,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         closing.enter_context(jax.debug_nans(jax.config.values["jax_debug_nans"]))
         asked = settings.read(config)
         record = closing.enter_context(Record(directory, asked))
-        program = Program(asked, sources.load(asked.data))
-        finetunes = asked.finetune.workdir and not saved_steps(directory)
+        source, begun = asked.finetune.workdir, bool(saved_steps(directory))
+        channels = load.channels(directory if begun else source) if source else 0
+        program = Program(asked, sources.load(asked.data, channels))
+        finetunes = source and not begun
         start, origin = load.pretrained(asked, program.module, program.spec) if finetunes else (None, {})
         state, metrics = record.begin(program, program.init(start), program.empty_metrics(), origin)
         log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", asked.model["name"], program.spec.origin,
@@ -232,8 +234,8 @@ def train_trials(configs: Sequence[ml_collections.ConfigDict], directories: Sequ
 def stop_signals() -> Iterator[Stop]:
     """Give a function of the step that returns the signal for which all processes stop before it, or 0.
 
-    SIGTERM and SIGINT are noted instead of killing; a second SIGINT interrupts at once. SIGTERM to one of several
-    processes stops all, after the same step; SIGINT kills.
+    SIGTERM, SIGINT and SIGHUP (unless it is ignored, as under nohup) are noted instead of killing; a second SIGINT
+    interrupts at once. SIGTERM to one of several processes stops all, after the same step; SIGINT kills.
     """
     received: list[int] = []
     if jax.process_count() > 1:  # the coordination service of JAX has its own handler, and finds a step for all
@@ -247,7 +249,8 @@ def stop_signals() -> Iterator[Stop]:
 
     with contextlib.ExitStack() as closing:
         with contextlib.suppress(ValueError):  # not the main thread: signals belong to somebody else
-            for number in (signal.SIGTERM, signal.SIGINT):
+            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            for number in (signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])):
                 closing.callback(signal.signal, number, signal.signal(number, note))
         yield lambda step: received[0] if received else 0
 
