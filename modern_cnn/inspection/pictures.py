@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
+from modern_cnn.runs.curves import plain
+
 GAP = 1.0  # white, between tiles
 
 
@@ -22,7 +24,7 @@ def _panels(width: float, height: float, rows: int, columns: int, **options: Any
 
 def _save(figure: Any, title: str, path: Path) -> Path:
     """Write a figure with its title as a PNG file and return the path."""
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
@@ -31,7 +33,7 @@ def _save(figure: Any, title: str, path: Path) -> Path:
 
 def _show(axis: Any, picture: np.ndarray, title: str = "", **options: Any) -> Any:
     """Draw and return an image, or values [H, W] in [0, 1], without ticks; `options` are those of imshow."""
-    axis.set_title(title, fontsize=9)
+    axis.set_title(plain(title), fontsize=9)
     axis.set_axis_off()
     return axis.imshow(picture, **{"cmap": "gray", "interpolation": "nearest", "vmin": 0, "vmax": 1} | options)
 
@@ -195,6 +197,6 @@ def augmented(images: np.ndarray, names: Sequence[str], draws: np.ndarray, title
         _show(row[0], image, name)
         for axis, version in zip(row[1:], versions, strict=True):
             _show(axis, version)
-    axes[0, 0].set_title(f"original\n{names[0]}", fontsize=9)
+    axes[0, 0].set_title(plain(f"original\n{names[0]}"), fontsize=9)
     axes[0, columns // 2].set_title("augmented", fontsize=9)
     return _save(figure, title, path)

@@ -131,7 +131,7 @@ def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: 
     text = text_of(done, format)
     if out:
         with disk_errors(Path(out)):
-            Path(out).write_text(text)
+            Path(out).write_text(text, "utf-8", "backslashreplace")
     else:
         print(text, end="")
     if failed:

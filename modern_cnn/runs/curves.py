@@ -4,6 +4,11 @@ from pathlib import Path
 from modern_cnn.runs.log import read_metrics
 
 
+def plain(text: str) -> str:
+    """Return a text as matplotlib draws it letter by letter: dollars begin no formula, bytes that are no text show."""
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
 def draw_curves(workdir: Path, title: str) -> Path:
     """Draw curves.png from metrics.jsonl and return its path: loss (log scale) and accuracy by epoch, of each split."""
     from matplotlib.figure import Figure
@@ -21,7 +26,7 @@ def draw_curves(workdir: Path, title: str) -> Path:
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
     axes[1].legend(loc="lower right")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     path = workdir / "curves.png"
     figure.savefig(path, dpi=120)
     return path

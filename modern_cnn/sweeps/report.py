@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from modern_cnn.runs.curves import plain
 from modern_cnn.sweeps.seeds import SEED, Records, Run, SeedGroup, group_seeds, markdown_table, short_names, short_value
 from modern_cnn.sweeps.seeds import table as score_table
 
@@ -62,10 +63,11 @@ def draw_curves(axes: Any, groups: Sequence[SeedGroup], split: str, score: str) 
     for group, color in zip(groups, colors(len(groups)), strict=True):
         epochs, mean, deviation = group.band(split, score)
         if len(epochs) == 1:  # scored once, at the end
-            axes.errorbar(epochs, mean, deviation, color=color, marker="o", markersize=4, capsize=3, label=group.label)
+            axes.errorbar(epochs, mean, deviation, color=color, marker="o", markersize=4, capsize=3,
+                          label=plain(group.label))
         elif epochs:
             axes.plot(epochs, mean, color=color, linewidth=1.4, marker="o" if len(epochs) < 20 else None, markersize=3,
-                      label=group.label)
+                      label=plain(group.label))
             axes.fill_between(epochs, np.subtract(mean, deviation), np.add(mean, deviation), color=color, alpha=0.18,
                               linewidth=0)
         means += mean
@@ -99,7 +101,7 @@ def draw(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
         more = f", and {len(labels) - LEGEND} more" if len(labels) > LEGEND else None
         figure.legend(handles[:LEGEND], labels[:LEGEND], loc="outside lower center", fontsize=8, frameon=False,
                       ncols=max(1, min(4, 110 // (max(map(len, labels)) + 6))), title=more)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     figure.savefig(path, dpi=130)
 
 
@@ -182,8 +184,9 @@ def write(directory: Path, rows: Sequence[dict[str, Any]], curves: Sequence[Reco
     groups = groups_of(rows, curves)
     title = (f"{config['model']['name']} on {config['data']['source']}: {len(rows)} trials over "
              + ", ".join([SEED] * (SEED in rows[0]) + list(groups[0].fields)))
-    (directory / "table.md").write_text(markdown_table(table(groups)))
+    (directory / "table.md").write_text(markdown_table(table(groups)), "utf-8", "backslashreplace")
     draw(groups, directory / "curves.png", title)
     path = directory / "report.html"
-    path.write_text(page(groups, title, config, {key: value for key, value in run.items() if key != "data"}))
+    machine = {key: value for key, value in run.items() if key != "data"}
+    path.write_text(page(groups, title, config, machine), "utf-8", "backslashreplace")
     return path

@@ -123,7 +123,7 @@ class Sweep:
             "trials": {trial.name: {"fields": trial.fields, "result": trial.result} for trial in self.trials}})
         rows = self.rows()
         temporary = self.directory / "sweep.csv.tmp"
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
@@ -151,7 +151,7 @@ def _name(fields: dict[str, Any]) -> str:
     safe = re.sub(r"[^\w.=,+-]", "_", text)
     if safe == text and len(text) <= NAME_LENGTH:
         return text
-    return f"{safe[:NAME_LENGTH - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{safe[:NAME_LENGTH - 9]}-{hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]}"
 
 
 def _status(outcome: Outcome) -> str:
@@ -193,7 +193,7 @@ def run(config: ml_collections.ConfigDict, sweeps: Sequence[str], directory: str
         if len(failed) == len(sweep.asked):
             raise UserError(f"none of the {len(sweep.asked)} trials could be done; {failed[0].name}: "
                             f"{failed[0].result['status']}")
-        log.info("\n%s\nreport: %s", (directory / "table.md").read_text(), path)
+        log.info("\n%s\nreport: %s", (directory / "table.md").read_text("utf-8"), path)
         return {"trials": len(sweep.asked), "done": len(sweep.asked) - len(failed), "report": str(path)}
 
 
