@@ -151,7 +151,8 @@ def _name(fields: dict[str, Any]) -> str:
     safe = re.sub(r"[^\w.=,+-]", "_", text)
     if safe == text and len(text) <= NAME_LENGTH:
         return text
-    return f"{safe[:NAME_LENGTH - 9]}-{hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]}"
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+    return f"{safe[:NAME_LENGTH - 9]}-{digest[:8]}"
 
 
 def _status(outcome: Outcome) -> str:
