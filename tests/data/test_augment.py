@@ -171,6 +171,48 @@ AMOUNTS = {"resized_crop": 0.3, "rotate": 20.0, "zoom": 0.2, "shift": 1.0, "brig
            "saturation": 0.4, "hue": 0.1, "lighting": 0.1, "cutout": 3, "mixup": 0.4, "cutmix": 1.0}
 
 
+def test_a_change_of_colour_is_the_one_that_its_field_names():
+    """Numpy tells them apart by what they keep; no pixel comes near to black or white."""
+    images = 64 + files.pixels(8, 7, 6, 3).astype(np.float64) / 2
+    grey = (images @ [0.299, 0.587, 0.114])[..., None]
+
+    def scaled(out, base):
+        """Whether the distances from `base` are those of the images times one factor for each image."""
+        near, far = images - base, out - base
+        factor = (near * far).sum((1, 2, 3), keepdims=True) / (near ** 2).sum((1, 2, 3), keepdims=True)
+        return abs(far - factor * near).max() < 0.01
+
+    keeps = {"brightness": lambda out: scaled(out, 0),
+             "contrast": lambda out: scaled(out, grey.mean((1, 2, 3), keepdims=True)),
+             "saturation": lambda out: scaled(out, grey),
+             "hue": lambda out: max(abs(way(out, 3) - way(images, 3)).max() for way in (np.max, np.min)) < 0.01,
+             "lighting": lambda out: np.ptp(out - images, (1, 2)).max() < 0.01}
+    for field in color.CHANGES:
+        out = np.asarray(augment.augment(KEY, jnp.asarray(images, jnp.float32), Augment(**{field: 0.2})), np.float64)
+        assert abs(out - images).max() > 1
+        assert [name for name, holds in keeps.items() if holds(out)] == [field]
+
+
+def test_every_draw_has_a_key_of_its_own(monkeypatch):
+    """Nor one that a draw makes of its key: `split` and `fold_in` give the same keys."""
+    def noted(draw):
+        return lambda key, *args, **options: (keys.append(key), draw(key, *args, **options))[1]
+
+    for name in ("uniform", "normal", "randint", "bernoulli", "beta"):
+        monkeypatch.setattr(jax.random, name, noted(getattr(jax.random, name)))
+    keys: list[jax.Array] = []
+    images, config = jnp.asarray(files.pixels(4, 8, 8, 3)), Augment(**AMOUNTS, crop=2, flip=True)
+
+    @jax.jit
+    def used_and_made(key):
+        augment.mix(key, augment.augment(key, images, config), jnp.arange(4), config)
+        return [jax.random.key_data(each) for each in (jnp.stack(keys), jax.vmap(jax.random.split)(jnp.stack(keys)))]
+
+    used, made = ({*map(tuple, each.reshape(-1, 2).tolist())} for each in used_and_made(KEY))
+    assert len(keys) == len(used) == 21
+    assert not used & made
+
+
 def test_traced_amounts_are_the_same_amounts():
     images, labels = jnp.asarray(files.pixels(16, 8, 8, 3)), jnp.arange(16)
 

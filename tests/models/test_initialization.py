@@ -73,6 +73,15 @@ def _short_googlenet(monkeypatch):
     monkeypatch.setattr(googlenet, "INCEPTIONS", few)
 
 
+def test_blocks_of_a_loop_are_drawn_apart():
+    module = build("resnet20", scan=True, stage_sizes=(4, 1), stage_features=(16, 32))
+    params = jax.jit(module.init, compiler_options=FAST_COMPILE)(KEY, np.zeros((1, 8, 8, 3), np.float32))["params"]
+    kernels = np.asarray(params["stage1_blocks"]["conv1"]["kernel"]).reshape(3, -1)
+    for kernel in kernels:
+        is_normal(kernel / (2 / (9 * 16)) ** 0.5, 1)
+    np.testing.assert_allclose(np.corrcoef(kernels), np.eye(3), atol=0.1)  # their deviation is 0.02
+
+
 @pytest.mark.parametrize("case", DRAWN, ids=str)
 def test_the_first_weights_are_drawn_as_in_the_source(case):
     """Layers with a thousand weights are tested one by one, and all layers of a kind together."""

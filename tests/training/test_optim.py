@@ -151,12 +151,19 @@ def test_decay_spares_biases_and_scales():
                                     "separable": {"depthwise_kernel": True}}
 
 
-def test_cosine_equals_torch():
-    schedule = optim.make_schedule(configured(**{"schedule.name": "cosine"}).schedule, 0.4, STEPS_PER_EPOCH, 30)
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_cosine_equals_torch(warmup):
+    """From the peak after the warm-up down to 0 at the last step, and a linear rise from 0 before."""
+    fields = {"schedule.name": "cosine", "schedule.warmup_epochs": warmup / STEPS_PER_EPOCH}
+    schedule = optim.make_schedule(configured(**fields).schedule, 0.4, STEPS_PER_EPOCH, 30)
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.4)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
-    for step in range(30):
+    rates = torch.optim.lr_scheduler
+    theirs = rates.CosineAnnealingLR(optimizer, 30 - warmup)
+    if warmup:
+        rise = rates.LinearLR(optimizer, start_factor=1e-12, total_iters=warmup)  # it takes no 0
+        theirs = rates.SequentialLR(optimizer, [rise, theirs], [warmup])
+    for step in range(31):
         assert np.isclose(schedule(step), theirs.get_last_lr()[0], rtol=1e-5, atol=1e-7)
         optimizer.step()
         theirs.step()

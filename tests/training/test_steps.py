@@ -1,16 +1,18 @@
 """The train step against the same network, loss and optimiser in PyTorch, step by step."""
 import collections
 import re
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import torch
 
 from modern_cnn import models
-from modern_cnn.layers import Dropout
+from modern_cnn.layers import BatchNorm, Dropout
 from modern_cnn.training import steps
 from modern_cnn.training.metrics import Metrics, cross_entropy
 from modern_cnn.training.state import TrainState
@@ -149,6 +151,69 @@ def test_mixed_batches_in_parts_are_the_same_step():
     assert np.isclose(metrics.loss, sums.loss, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+class Normed(nn.Module):
+    """Batch norm of the pixels, then one dense layer."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(10)(BatchNorm(train=train, name="norm")(x).reshape(len(x), -1))
+
+
+class Dropped(nn.Module):
+    """Logits that are 1024 parameters, half of them dropped; one that is never kept has a gradient of 0."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        kept = self.param("kept", nn.initializers.ones, (1024,))
+        return Dropout(0.5, train)(jnp.broadcast_to(kept, (len(x), 1024)))
+
+
+@jax.jit
+def step_in_parts(state, batch):
+    return steps.train_step(state, batch, KEY, accumulate=4)
+
+
+@jax.jit
+def step_in_shares(state, batch):
+    """Return what every one of four devices has after a step; `vmap` gives each its share, as `pmap` does."""
+    divided = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
+    return jax.vmap(partial(steps.train_step, axis_name="batch"), (None, 0, None), axis_name="batch")(
+        state, divided, KEY)
+
+
+def test_running_statistics_of_parts_and_of_shares_are_numpys():
+    """Parts, each every fourth image, move them one after the other; shares move them once, by their mean."""
+    images = np.random.default_rng(0).normal((1, 2), (3, 4), (16, 3, 3, 2)).astype(np.float32)
+    images *= 1 + np.arange(16).reshape(-1, 1, 1, 1)
+    batch = {"image": images, "label": np.arange(16) % 10}
+    state = TrainState.create(KEY, Normed(), optax.sgd(0.1), (3, 3, 2))
+
+    def moments(pixels):
+        return np.stack([pixels.mean((0, 1, 2), np.float64), pixels.var((0, 1, 2), np.float64)])
+
+    def running(state):
+        return np.stack([state.collections["batch_stats"]["norm"][name] for name in ("mean", "var")], axis=-2)
+
+    wanted = np.array([[0, 0], [1, 1]])
+    for part in range(4):
+        wanted = 0.9 * wanted + 0.1 * moments(images[part::4])
+    np.testing.assert_allclose(running(step_in_parts(state, batch)[0]), wanted, rtol=1e-4)
+    mean = np.mean([moments(share) for share in np.split(images, 4)], axis=0)
+    wanted = 0.9 * np.array([[0, 0], [1, 1]]) + 0.1 * mean
+    after, metrics = step_in_shares(state, batch)
+    np.testing.assert_allclose(running(after), np.broadcast_to(wanted, (4, 2, 2)), rtol=1e-4)
+    assert metrics.count.tolist() == [16] * 4
+
+
+@pytest.mark.parametrize("divide", [step_in_parts, step_in_shares])
+def test_parts_and_shares_draw_a_dropout_of_their_own(divide):
+    """All of four images, each alone, drop a logit with a chance of 1 in 16; with one key it would be 1 in 2."""
+    state = TrainState.create(KEY, Dropped(), optax.sgd(1.0), (1, 1, 1))
+    after, _ = divide(state, {"image": jnp.zeros((4, 1, 1, 1)), "label": jnp.zeros(4, jnp.int32)})
+    never = np.sum(np.ravel(after.params["kept"])[:1024] == 1)
+    assert 32 < never < 96  # 64, with a deviation of 7.7
 
 
 def operations(function, *args):

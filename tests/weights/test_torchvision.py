@@ -181,6 +181,14 @@ def test_stacked_blocks():
          weights.to_torchvision("resnet34", plain, width=0.125))
 
 
+def test_blocks_are_stacked_by_number_and_not_by_name():
+    """A tree of JAX has its names in the order of text: block10 before block2."""
+    layers = {f"stage1_block{number}": {"bias": np.float32([number])} for number in range(1, 13)}
+    stacked = weights.stack_blocks({"params": dict(sorted(layers.items()))})["params"]
+    np.testing.assert_array_equal(stacked["stage1_blocks"]["bias"], np.arange(2, 13)[:, None])
+    same_trees(weights.unstack_blocks({"params": stacked})["params"], layers)
+
+
 def test_the_densenet_files_of_2017():
     state = counted(shapes_of("densenet121", width=0.125))
     old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): value for name, value in state.items()}
