@@ -116,6 +116,104 @@ def test_folder_test_class_unknown_to_train(tmp_path):
     refused(f"folder:{tmp_path}", tmp_path / "test" / "dgo", "cat, dog")
 
 
+@pytest.mark.parametrize(("train", "test"), [
+    ("Training", "Testing"), ("Train", "Test"), ("training_set", "test_set"), ("seg_train", "seg_test"),
+    ("TRAIN", "val2017"), ("train", "valid"), ("train", "dev"), ("train-images", "eval"), ("trainset", "Test Data")])
+def test_folder_with_splits_under_their_usual_names(tmp_path, train, test):
+    files.write_images(tmp_path / train, count=3)
+    files.write_images(tmp_path / test, count=2, seed=50)
+    (tmp_path / "annotations").mkdir()
+    dataset = files.load(f"folder:{tmp_path}")
+    assert dataset.spec.sizes == {"train": 6, "test": 4}
+    assert dataset.spec.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(dataset.splits["test"][0][3], Image.open(tmp_path / test / "dog" / "1.png"))
+
+
+@pytest.mark.parametrize("name", ["trains", "contest", "validity", "set", "1", "dev-test", "attest", "data"])
+def test_folder_of_classes_with_other_names(tmp_path, name):
+    files.write_images(tmp_path, ["cat", name])
+    assert files.load(f"folder:{tmp_path}").spec.class_names == tuple(sorted(["cat", name]))
+
+
+def test_folder_with_a_split_folder_within_itself(tmp_path):
+    files.write_images(tmp_path / "seg_train" / "seg_train", count=3)
+    files.write_images(tmp_path / "seg_test" / "seg_test", ["dog"], count=2)
+    dataset = files.load(f"folder:{tmp_path}")
+    assert dataset.spec.sizes == {"train": 6, "test": 2}
+    assert dataset.spec.class_names == ("cat", "dog")
+
+
+def read_both_ways(directory, *words, classes, splits=None, sizes=None):
+    """Assert that a folder is refused with `words`, and then read as `classes`, and as `splits` of `sizes` or not."""
+    refused(f"folder:{directory}", "--config.data.layout=classes", *words)
+    assert files.load(f"folder:{directory}", layout="classes").spec.class_names == classes
+    if splits:
+        spec = files.load(f"folder:{directory}", layout="splits").spec
+        assert (spec.class_names, spec.sizes) == (splits, sizes)
+    else:
+        refused(f"folder:{directory}", *words, layout="splits")
+
+
+def test_folder_with_two_names_of_a_split(tmp_path):
+    for name in ("train", "val", "Validation"):
+        files.write_images(tmp_path / name)
+    read_both_ways(tmp_path, "Validation and val", classes=("Validation", "train", "val"))
+
+
+def test_folder_with_a_sibling_of_train_that_is_no_split(tmp_path, log):
+    for name in ("holdout", "train"):
+        files.write_images(tmp_path / name)
+    read_both_ways(tmp_path, "holdout, train", "=splits", classes=("holdout", "train"), splits=("cat", "dog"),
+                   sizes={"train": 8, "test": 2})
+    assert "left out, as it is no split: holdout" in log.text
+
+
+def test_folder_without_a_split_to_train_on(tmp_path):
+    for name in ("test", "val"):
+        files.write_images(tmp_path / name)
+    read_both_ways(tmp_path, "test, val", "none like a training split", classes=("test", "val"))
+
+
+def test_folder_with_a_class_named_like_a_split(tmp_path):
+    files.write_images(tmp_path, ["plane", "train"])
+    read_both_ways(tmp_path, "plane, train", classes=("plane", "train"))
+
+
+def test_folder_one_level_too_high(tmp_path):
+    files.write_images(tmp_path / "PetImages")
+    refused(f"folder:{tmp_path}", "cat, dog", f"source=folder:{tmp_path}/PetImages", "layout=classes")
+    assert files.load(f"folder:{tmp_path}", layout="classes").spec.num_classes == 1
+    for split in ("train", "test"):
+        files.write_images(tmp_path / "splits" / split / "PetImages")
+    refused(f"folder:{tmp_path / 'splits'}", "cat, dog", "layout=splits")
+    assert files.load(f"folder:{tmp_path / 'splits'}", layout="splits").spec.num_classes == 1
+
+
+def test_folder_of_sets(tmp_path):
+    for name in ("faces", "pets"):
+        for split in ("Train", "Test"):
+            files.write_images(tmp_path / name / split)
+    refused(f"folder:{tmp_path}", "Test, Train", f"source=folder:{tmp_path}/faces", "layout=classes")
+    assert files.load(f"folder:{tmp_path}", layout="classes").spec.class_names == ("faces", "pets")
+
+
+def test_folder_of_many_classes_is_refused_in_few_letters(tmp_path):
+    names = [f"a class with a long name, number {i}" for i in range(40)]
+    files.write_images(tmp_path / "train", names, count=1)
+    files.write_images(tmp_path / "test", ["other"], count=1)
+    with pytest.raises(UserError, match="40 in all") as caught:
+        files.load(f"folder:{tmp_path}")
+    assert len(str(caught.value)) < 600
+
+
+def test_layouts_have_cache_entries_of_their_own(tmp_path):
+    for name in ("holdout", "train"):
+        files.write_images(tmp_path / "set" / name)
+    for layout in ("splits", "classes") * 2:
+        names = files.load(f"folder:{tmp_path / 'set'}", layout=layout).spec.class_names
+        assert names == (("cat", "dog") if layout == "splits" else ("holdout", "train"))
+
+
 def test_messages_name_paths_as_they_are(tmp_path):
     place = tmp_path / "données (新)"
     files.write_images(place / "chat")

@@ -87,7 +87,7 @@ def test_set_without_labels_is_refused():
 
 
 def test_manual_dir_that_lacks_files(tmp_path):
-    refused("tfds:fashion_mnist", "there is no such directory", "/nowhere", manual_dir="/nowhere")
+    refused("tfds:fashion_mnist", "there is no such directory", "/nowhere", manual_dir=str(tmp_path / "nowhere"))
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(b"")
     refused("tfds:fashion_mnist", str(tmp_path), "t10k-images-idx3-ubyte.gz, train-images-idx3-ubyte.gz, "
             "train-labels-idx1-ubyte.gz", manual_dir=str(tmp_path))
