@@ -91,6 +91,19 @@ def test_the_spec(folder):
     np.testing.assert_allclose(standard.std, whole.std)
 
 
+def test_mean_and_deviation_are_those_of_the_remaining_training_images(folder):
+    dataset = streamed(folder, normalize="standard", validation=0.4)
+    assert dataset.spec.sizes == {"train": 13, "validation": 8, "test": 7}
+    images = []
+    for path, _, _ in map(dataset.splits["train"].__getitem__, range(13)):
+        with Image.open(path) as image:  # the shorter side to SIZE, then the centre
+            sides = [round(side * SIZE / min(image.size)) for side in image.size]
+            left, top = ((side - SIZE) // 2 for side in sides)
+            images.append(np.asarray(image.resize(sides, 2).crop((left, top, left + SIZE, top + SIZE))))
+    np.testing.assert_allclose(dataset.spec.mean, np.mean(images, (0, 1, 2)) / 255, rtol=1e-6)
+    np.testing.assert_allclose(dataset.spec.std, np.std(images, (0, 1, 2)) / 255, rtol=1e-6)
+
+
 def test_the_digest_changes_with_the_files(folder):
     before = streamed(folder).spec.digest
     assert streamed(folder).spec.digest == before

@@ -25,10 +25,10 @@ def draw(random, path, leaf):
 @pytest.fixture
 def make_run(tmp_path):
     """Return make_run: make_run('lenet_bn', (28, 28, 1), width=0.5) -> (workdir, module, variables), three classes."""
-    def make(name, image_shape, **options):
+    def make(name, image_shape, normalize="symmetric", **options):
         config = base.get_config()
         config.model.update(options, name=name)
-        config.data.update(source="", image_size=image_shape[0], normalize="symmetric", batch_size=4)
+        config.data.update(source="", image_size=image_shape[0], normalize=normalize, batch_size=4)
         module = models.build(name, 3, **options)
         shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), jnp.zeros((1, *image_shape)))
         variables = jax.tree_util.tree_map_with_path(partial(draw, np.random.RandomState(0)), shapes)

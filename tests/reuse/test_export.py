@@ -74,11 +74,11 @@ def test_every_family_takes_any_number_of_images(name, platform):
 
 
 def test_what_a_program_must_know_is_beside_the_file(make_run, tmp_path):
-    workdir, *_ = make_run("mlp", (8, 8, 1))
+    workdir, *_ = make_run("mlp", (8, 8, 3), normalize="imagenet")
     done = export.export_run(workdir, tmp_path / "new" / "mlp.stablehlo")
     info = json.loads(done.info.read_text())
-    assert info["images"]["shape"] == ["batch", 8, 8, 1]
-    assert (info["images"]["mean"], info["images"]["std"]) == ([0.5], [0.5])
+    assert info["images"]["shape"] == ["batch", 8, 8, 3]
+    assert (info["images"]["mean"], info["images"]["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert info["logits"]["class_names"] == ["cat", "dog", "emu"]
     assert info["model"]["name"] == "mlp"
     assert info["platforms"] == ["cpu", "cuda", "rocm", "tpu"]

@@ -60,11 +60,13 @@ def test_colours_follow_the_network(tmp_path):
 
 
 def test_what_cannot_be_read_is_named_and_nothing_is_lost(make_run, tmp_path, caplog, capsys):
-    directory, *_ = make_run("mlp", (8, 8, 1))
+    directory, module, variables = make_run("mlp", (8, 8, 1))
     folder = tmp_path / "images"
     (folder / "below").mkdir(parents=True)
+    pixels = np.stack([files.pixels(8, 8, seed=i) for i in range(6)])[..., None]
+    wanted = np.asarray(jax.nn.softmax(module.apply(variables, (pixels / 255 - 0.5) / 0.5, train=False)))
     for i in range(6):
-        write(folder / "below" / f"{i}.png", files.pixels(9, 8, seed=i))
+        write(folder / "below" / f"{i}.png", pixels[i, ..., 0])
     (folder / "2.png").write_text("no image")
     (folder / "notes.txt").write_text("no image either")
     out = tmp_path / "out"
@@ -76,6 +78,8 @@ def test_what_cannot_be_read_is_named_and_nothing_is_lost(make_run, tmp_path, ca
         rows = json.loads(out.read_text()) if kind == "json" else list(csv.DictReader(out.read_text().splitlines()))
         assert [row["file"] for row in rows][:: 1 if kind == "json" else 2] == [
             str(folder / "below" / f"{i}.png") for i in range(6)]
+        shares = [float(each["probability"]) for row in rows for each in row.get("predictions", [row])]
+        np.testing.assert_allclose(shares, np.ravel(-np.sort(-wanted)[:, :2]), rtol=1e-4)  # no other file's
     assert set(rows[0]) == {"file", "predictions"}
     predict.report(directory, [str(folder / "below"), str(folder / "below" / "1.png")])
     lines = capsys.readouterr().out.splitlines()

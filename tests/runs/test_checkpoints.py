@@ -1,5 +1,7 @@
 """Checkpoints that are whole or are not used, on every kind of damage that a disk or a person does."""
+import contextlib
 import json
+import os
 import resource
 import shutil
 import signal
@@ -9,14 +11,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import modern_cnn
+from modern_cnn import models
 from modern_cnn.errors import UserError
-from modern_cnn.runs import loop
-from modern_cnn.runs.checkpoints import _digest, saved_steps
+from modern_cnn.runs import loop, workdir
+from modern_cnn.runs.checkpoints import Checkpoints, _digest, saved_steps
 from modern_cnn.runs.load import load_run
 from modern_cnn.runs.record import Record
+from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
 # TensorStore leaves futures of a failed read or write to the garbage collector, after Orbax closed their event loop.
@@ -96,6 +102,31 @@ def test_a_damaged_best_checkpoint_is_passed_over_for_the_next_best(config, tmp_
     zero_all(tmp_path / "run" / "checkpoints" / "8" / "variables")
     assert load_run(tmp_path / "run").step == 24
     assert "the checkpoint of step 8 is damaged" in caplog.text
+
+
+def test_all_that_was_saved_comes_back(tmp_path):
+    """Each leaf is other random numbers: weights, their averages, momentum, step and metrics are not mixed up."""
+    module, optimizer = models.build("lenet_bn"), optax.sgd(0.1, 0.9)
+    start = jax.jit(lambda: TrainState.create(jax.random.key(0), module, optimizer, (28, 28, 1), ema=True))()
+    random = np.random.RandomState(0)
+    saved = jax.tree.map(lambda leaf: jax.numpy.asarray(100 * random.rand(*leaf.shape), leaf.dtype),
+                         (start, Metrics.empty()))
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.save(*saved)
+        checkpoints.wait()
+        restored = checkpoints.restore(start, Metrics.empty())
+    jax.tree.map(np.testing.assert_array_equal, restored, saved)
+
+
+def test_among_equal_accuracies_the_smaller_loss_is_the_best(tmp_path):
+    state = TrainState.create(jax.random.key(0), models.build("mlp"), optax.sgd(0.1), (8, 8, 1))
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        for step, (accuracy, loss) in enumerate([(0.5, 1.0), (0.5, 2.0), (0.4, 0.1), (0.5, 1.5)], start=1):
+            checkpoints.save(state.replace(step=jax.numpy.int32(step)), Metrics.empty(),
+                             {"accuracy": accuracy, "loss": loss})
+        checkpoints.wait()
+        assert saved_steps(tmp_path) == [1, 3, 4]
+        assert checkpoints.result(state.variables)[0] == 1
 
 
 def test_digest_changes_with_every_single_value_and_with_order():
@@ -214,6 +245,13 @@ def test_a_workdir_of_an_earlier_version_goes_on_where_newer_fields_have_their_d
     config.augment.lighting = 0.1
     with pytest.raises(UserError, match=r"config\.augment\.lighting was 0\.0, is 0\.1"):
         loop.train_and_evaluate(config, workdir)
+
+
+def test_a_directory_is_held_by_one_alone(tmp_path):
+    refused = pytest.raises(UserError, match=f"another process .pid {os.getpid()}. is training")
+    for _ in range(2):  # it is free when that one has left
+        with workdir.lock(tmp_path), refused, workdir.lock(tmp_path):
+            pass
 
 
 def test_checkpoints_without_a_config_are_refused(config, tmp_path):

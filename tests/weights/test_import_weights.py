@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 
 import modern_cnn
 from modern_cnn import weights
+from modern_cnn.data import augment, sources
 from modern_cnn.errors import UserError
 from tests.models.torch_nets import torch_net
 from tests.test_cli import refused
@@ -178,9 +179,12 @@ def test_googlenet_without_auxiliary_heads(script, tmp_path):
 
 
 def test_the_normalisation_of_torchvisions_googlenet():
-    """Its `transform_input` turns ImageNet's normalisation into pixels in [-1, 1]."""
-    pixels, mean, std = 0.3, 0.485, 0.229
-    assert (pixels - mean) / std * (std / 0.5) + (mean - 0.5) / 0.5 == pytest.approx((pixels - 0.5) / 0.5)
+    """Its network sees what `transform_input` makes of pixels that are normalised as ImageNet's."""
+    pixels = np.random.RandomState(0).randint(0, 256, (2, 4, 5, 3)).astype(np.uint8)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    seen = (pixels / 255 - mean) / std * (std / 0.5) + (mean - 0.5) / 0.5
+    moments = sources.normalization(weights.expected_normalize("googlenet", 3), pixels)
+    np.testing.assert_allclose(augment.normalize(pixels, *moments), seen, atol=1e-6)
 
 
 def test_a_program_in_the_file_is_not_run(script, tmp_path):
