@@ -36,15 +36,15 @@ def main():
         print("\n".join(ablations.publish(*places, NAMES.value)))
         return
     from modern_cnn import settings
-    from scripts.ablations import contours, hog
+    from scripts.ablations.computed import contour_experiment, handmade_experiment
 
     if not WORKDIR.value:
         raise UserError("--workdir is missing")
     if WHAT.value == "contours":
-        return contours.contour_experiment(Path(WORKDIR.value))
+        return contour_experiment(Path(WORKDIR.value))
     if CONFIG.value is None or not all(size.isdigit() for size in SIZES.value):
         raise UserError("--what=handmade needs --config, and --sizes as whole numbers: --sizes=300,1000")
-    hog.handmade_experiment(Path(WORKDIR.value), settings.read(CONFIG.value).data, [int(size) for size in SIZES.value])
+    handmade_experiment(Path(WORKDIR.value), settings.read(CONFIG.value).data, [int(size) for size in SIZES.value])
 
 
 if __name__ == "__main__":

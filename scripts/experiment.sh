@@ -4,8 +4,8 @@ cd "$(dirname "$0")/../.."
 workdir=${WORKDIR:-runs/ablations/$(basename "$0" .sh)}
 trap '[ $? -ne 0 ] || { echo "$SECONDS"; times; } >> "$workdir/seconds"' EXIT  # only if all commands succeeded
 
-sweep() {  # DIRECTORY CONFIG FLAGS...: three seeds of each point of a grid, on images as they are; later flags count
+sweep() {  # DIRECTORY CONFIG FLAGS...: three seeds of a grid on images as they are, cosine schedule; later flags count
   python scripts/sweep.py --config="configs/$2" --workdir="$1" --sweep=seed=0:3 --config.data.source=fashion_mnist \
     --config.data.validation=0 --config.augment.crop=0 --config.augment.flip=false --config.test_every_epoch=true \
-    --config.log_every_steps=0 "${@:3}"
+    --config.log_every_steps=0 --config.schedule.name=cosine "${@:3}"
 }

@@ -4,7 +4,7 @@
 family() {  # the number is its place in the table
   sweep "$workdir/$1" "$2" --config.data.image_size=32 --config.data.train_size=5000 --config.data.batch_size=100 \
     --config.data.normalize=standard --config.optimizer.name=adam --config.optimizer.learning_rate=1e-3 \
-    --config.optimizer.weight_decay=0 --config.schedule.name=cosine --config.epochs=5 "${@:3}"
+    --config.optimizer.weight_decay=0 --config.epochs=5 "${@:3}"
 }
 family 1-mlp mlp.py "$@"
 family 2-lenet lenet.py:lenet "$@"

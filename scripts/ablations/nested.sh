@@ -5,7 +5,7 @@ classes() {
   sweep "$1" resnet.py:resnet20 '--sweep=model.stage_sizes=(1,1,1),(3,3,3),(5,5,5)' --config.model.norm=none \
     --config.model.width=0.5 --config.optimizer.name=adam --config.optimizer.learning_rate=1e-3 \
     --config.optimizer.weight_decay=0 --config.data.image_size=16 --config.data.train_size=4000 \
-    --config.schedule.name=cosine --config.epochs=6 "${@:2}"
+    --config.epochs=6 "${@:2}"
 }
 classes "$workdir/1-plain" --config.model.shortcut=none "$@"
 classes "$workdir/2-plain, identities" --config.model.shortcut=none --config.model.initializer=identity "$@"

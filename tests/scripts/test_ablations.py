@@ -17,7 +17,7 @@ from modern_cnn.errors import UserError
 from modern_cnn.sweeps.grid import parse
 from modern_cnn.sweeps.seeds import Run, SeedGroup
 from modern_cnn.sweeps.sweep import Sweep
-from scripts.ablations import contours
+from scripts.ablations import computed
 from scripts.publish import ablations, comparison, markers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +202,7 @@ def test_publishing_keeps_the_text_and_fills_in_the_rest(places):
 
 def test_a_page_that_is_not_there_is_begun_and_a_picture_that_is_there_is_taken(places):
     scripts, runs, docs = places
-    contours.contour_experiment(runs / "depth2")
+    computed.contour_experiment(runs / "depth2")
     (scripts / "depth2.sh").touch()
     ablations.publish(scripts, runs, docs, ["depth2"])
     assert (docs / "depth2.png").read_bytes() == (runs / "depth2" / "picture.png").read_bytes()
