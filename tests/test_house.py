@@ -134,7 +134,11 @@ def test_every_network_has_a_config():
 
 def test_readme_names_files_that_exist():
     text = (ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r"--config=(configs/\w+\.py)", text):
+    links = re.findall(r"\]\((?!http)([^)#]*)[^)]*\)", text)
+    configs = re.findall(r"--config=(configs/\w+\.py)", text)
+    assert len(links) == text.count("](") - text.count("](http")
+    assert (len(links) > 5, len(configs)) == (True, text.count("--config=configs/"))
+    for target in links + configs:
         assert (ROOT / target).exists(), target
 
 

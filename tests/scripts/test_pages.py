@@ -69,14 +69,18 @@ def test_a_page_that_is_out_of_date_is_told_and_mended(tmp_path):
         pages.update(tmp_path, [], only=["nin"])
 
 
-def train_commands():
-    for name, text in TEXTS.items():
-        for command in re.findall(r"^python scripts/train\.py (?:.*\\\n)*.*", text, re.MULTILINE):
-            yield pytest.param(name, command.replace("\\\n", " "), id=f"{name}: {command[24:80]}")
+COMMANDS = [pytest.param(name, command.replace("\\\n", " "), id=f"{name}: {command[24:80]}")
+            for name, text in TEXTS.items()
+            for command in re.findall(r"^python scripts/train\.py (?:.*\\\n)*.*", text, re.MULTILINE)]
+
+
+def test_every_command_of_the_pages_is_found():
+    lines = [line for text in TEXTS.values() for line in text.splitlines()]
+    assert len(COMMANDS) == sum(line.startswith("python scripts/train.py ") for line in lines) > 10
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-@pytest.mark.parametrize(("name", "command"), [*train_commands()])
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
 def test_a_command_of_a_page_can_be_given(name, command):
     words = shlex.split(command, comments=True)[2:]
     if "configs/allcnn.py" in command:
@@ -95,10 +99,14 @@ def test_a_command_of_a_page_can_be_given(name, command):
 
 def test_links_and_scripts_exist():
     for name, text in TEXTS.items():
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        targets = re.findall(r"\]\((?!http)([^)#]*)[^)]*\)", text)
+        assert len(targets) == text.count("](") - text.count("](http")
+        for target in targets:
             assert (DOCS / target).exists(), f"{name}: {target}"
-        for script in re.findall(r"python (scripts/\w+\.py)", text):
-            assert (ROOT / script).exists(), f"{name}: {script}"
+    scripts = {name for text in TEXTS.values() for name in re.findall(r"python scripts/(\w+)\.py", text)}
+    assert {"train", "summarize", "export"} <= scripts
+    for script in scripts:
+        assert (ROOT / f"scripts/{script}.py").exists(), script
 
 
 def test_python_of_the_pages_runs():
@@ -118,7 +126,9 @@ def test_the_network_of_the_page_on_adding_one():
     variant = module.VARIANTS["allcnn"]
     net, images = variant.network(**variant.options), jnp.zeros((1, *variant.image_shape))
     assert (net.num_classes, images.shape) == (variant.num_classes, (1, 32, 32, 3))
-    assert len(re.findall(r"^## \d\. .*: `\S+\.py`$", TEXTS["adding.md"], re.MULTILINE)) <= 4  # files beside tests
+    files = re.findall(r"^## \d\. .*: `(\S+\.py)`$", TEXTS["adding.md"], re.MULTILINE)
+    assert {"modern_cnn/models/allcnn.py", "configs/allcnn.py"} <= {*files}
+    assert len(files) <= 4  # beside tests
     shapes = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), images, mutable=True))
     # the paper's table 1 by hand: 3x3 but for the last two
     wanted = 9 * (3 * 96 + 2 * 96 * 96 + 96 * 192 + 3 * 192 * 192) + 192 * 192 + 192 * 10 + 3 * 96 + 5 * 192 + 10
