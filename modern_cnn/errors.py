@@ -1,6 +1,7 @@
 """Errors in what the user gives: one line that says what is wrong, where, and what to do."""
 import difflib
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -9,15 +10,36 @@ JSON_BYTES = 2**24  # no file that a run or the cache writes as one JSON value c
 
 
 class UserError(ValueError):
-    """Wrong input, explained in one line. Scripts print the line without a traceback and exit with 1."""
+    """Wrong input, explained in one line. Scripts print the line without a traceback and exit with 1.
+
+    The text is made one line. Of more than 600 letters, which only long names or values of a user give, it keeps the
+    beginning and the end.
+    """
+
+    def __init__(self, text: object):
+        line = " ".join(str(text).splitlines())
+        super().__init__(line if len(line) <= 600 else f"{line[:400]} ... {line[-190:]}")
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with one more key, the last: 'crc', by which `parse_json` notices that the rest was changed."""
+    return record | {"crc": zlib.crc32(json.dumps(record).encode())}
 
 
 def parse_json(data: str | bytes) -> Any:
-    """Return the value of a JSON text. Raise ValueError, and nothing else, for any text that is not JSON or too big."""
+    """Return the value of a JSON text, without the key of `sealed` if it has that.
+
+    Raise ValueError, and nothing else, for any text that is not JSON, too big, or not what was sealed.
+    """
     if len(data) > JSON_BYTES:
         raise ValueError(f"it has {len(data):,} bytes of JSON, more than {JSON_BYTES:,}")
     try:
-        return json.loads(data)
+        value = json.loads(data)
+        if isinstance(value, dict) and "crc" in value:  # earlier versions wrote none
+            crc = value.pop("crc")
+            if sealed(value)["crc"] != crc:
+                raise ValueError("it was damaged, or edited (whoever edits it deletes its \"crc\")")
+        return value
     except RecursionError:
         raise ValueError("its brackets are nested too deep") from None
 

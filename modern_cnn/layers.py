@@ -232,6 +232,10 @@ class BatchNorm(_Norm):
         x, scale, bias = _cast_with_scale(self, x)
         mean = self.variable("batch_stats", "mean", jnp.zeros, scale.shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, scale.shape, jnp.float32)
+        if self.train and not self.is_initializing() and self.axis_name is None and x.size == x.shape[-1]:
+            raise UserError("batch normalisation cannot train on one value in each channel: it subtracts the mean, and "
+                            "nothing is left. Take a larger --config.data.batch_size (for each device and for each "
+                            "part of config.accumulate), larger images, or --config.model.norm=group")
         # `init` ignores the batch, in training too, so that it returns the initial statistics.
         y, mean_new, var_new = F.batch_norm(
             x, scale, bias, mean.value, var.value, train=self.train and not self.is_initializing(), decay=self.decay,

@@ -6,6 +6,7 @@ import pytest
 
 from configs import base
 from modern_cnn import runtime
+from modern_cnn.errors import UserError
 
 runtime.set_xla_flags()  # the programs that the scripts run are those that are tested
 
@@ -22,6 +23,32 @@ def own_cache(tmp_path_factory):
         patch.setenv("MODERN_CNN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("MODERN_CNN_DATA", raising=False)
         yield
+
+
+_WRONG_ERRORS: list[str] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def errors_are_read():
+    """Whatever test raises a UserError: its text is noted if it is more than one line, or more than 600 letters."""
+    def note(self, *args):
+        plain(self, *args)
+        if len(str(self)) > 600 or len(str(self).splitlines()) > 1:
+            _WRONG_ERRORS.append(str(self))
+
+    plain = UserError.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UserError, "__init__", note)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def errors_are_one_short_line(errors_are_read):
+    """Fail the test that raised such an error."""
+    yield
+    wrong = _WRONG_ERRORS.copy()
+    _WRONG_ERRORS.clear()
+    assert not wrong
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def refused(result, code, *words):
     assert result.code == code, result
     assert result.err.startswith("error: ")
     assert result.err.count("\n") == 1, result.err
+    assert len(result.err) < 610
     assert "Traceback" not in result.out + result.err
     for word in words:
         assert str(word) in result.err

@@ -287,3 +287,15 @@ def test_normalization_builds_what_it_names():
     none = normalization("none", train=True, decay=0.5)(scale_init=nn.initializers.zeros)
     assert isinstance(none, Identity)
     np.testing.assert_array_equal(none.apply({}, normal(2, 3)), normal(2, 3))
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("shape", [(1, 3), (1, 1, 1, 3)])
+def test_batch_norm_refuses_to_train_on_one_value(shape, unbiased):
+    """Its mean is the value itself, so nothing of the image is left."""
+    layer, x = BatchNorm(train=True, unbiased=unbiased), jnp.ones(shape)
+    variables = layer.init(jax.random.key(0), x)  # which looks at no value
+    with pytest.raises(UserError, match=r"cannot train on one value in each channel: .*config\.data\.batch_size"):
+        layer.apply(variables, x, mutable=["batch_stats"])
+    layer.apply(variables, jnp.ones((2, *shape[1:])), mutable=["batch_stats"])
+    BatchNorm(train=False).apply(variables, x)

@@ -1,9 +1,15 @@
 """Every network by name: `build('lenet')`. A new network is one file here, one word of FAMILIES and one config."""
 import inspect
-from collections.abc import Callable
+import math
+import typing
+from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral, Real
+from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from modern_cnn.errors import UserError, did_you_mean, lookup
 from modern_cnn.models import alexnet, densenet, googlenet, lenet, mlp, nin, resnet, vgg
@@ -12,8 +18,17 @@ from modern_cnn.models.base import Variant
 FAMILIES = (mlp, lenet, alexnet, vgg, nin, googlenet, resnet, densenet)
 VARIANTS: dict[str, Variant] = {name: variant for family in FAMILIES for name, variant in family.VARIANTS.items()}
 MODELS: dict[str, Callable[..., nn.Module]] = {name: partial(v.network, **v.options) for name, v in VARIANTS.items()}
+_LARGEST = 10**6  # of the numbers among the networks' options
 # The image shape (H, W, C) and the number of classes that each network was published for.
 INPUTS = {name: (variant.image_shape, variant.num_classes) for name, variant in VARIANTS.items()}
+
+
+def check_classes(num_classes: int, what: str) -> None:
+    """Raise UserError for a network, `what` in the message, with a single output."""
+    if num_classes < 2:
+        raise UserError(f"{what} has a single output, and softmax makes 100 % of it for every image: at least two are "
+                        "needed (a sigmoid is the softmax of two outputs, of which the first is always 0: put a row of "
+                        "zeros before the row of the last layer's weight and bias)")
 
 
 def build(name: str, num_classes: int = 10, **options) -> nn.Module:
@@ -26,8 +41,45 @@ def build(name: str, num_classes: int = 10, **options) -> nn.Module:
     model = lookup(MODELS, name, "network")
     options = {key: tuple(value) if isinstance(value, list) else value
                for key, value in options.items() if value is not None}
-    known = set(inspect.signature(model).parameters) - {"parent", "name", "num_classes"}
-    for option in options:
+    parameters = inspect.signature(model).parameters
+    known = set(parameters) - {"parent", "name", "num_classes"}
+    for option, value in options.items():
         if option not in known:
             raise UserError(f"the network {name!r} has no option {option!r}{did_you_mean(option, known)}")
+        if wanted := _wanted(option, parameters[option].annotation, value):
+            raise UserError(f"the option {option}={repr(value)[:100]} of the network {name!r} must be {wanted}")
     return model(num_classes=num_classes, **options)
+
+
+def _wanted(option: str, kind: Any, value: Any) -> str:
+    """Return what an option must be, if `value`, which is not None, is no such thing, else ''.
+
+    `kind` is the option's annotation. A traced number is right; options of kinds that are not named here are, too.
+    """
+    kinds = [kind, *typing.get_args(kind)]  # float | None is two
+    if jnp.dtype in kinds:
+        allowed = ("bfloat16", "float16", "float32", *["float64"] * jax.config.values["jax_enable_x64"])
+        try:
+            return "" if jnp.dtype(value).name in allowed else f"one of {', '.join(allowed)}"
+        except TypeError:
+            return f"one of {', '.join(allowed)}"
+    if bool in kinds:
+        return "" if isinstance(value, bool) else "True or False"
+    if kind is str or kind == str | None:
+        return "" if isinstance(value, str) else "a name"
+    if float in kinds:
+        low = -_LARGEST if option == "hidden_bias" else 0
+        high = math.nextafter(1, 0) if option == "decay" or option.endswith("dropout_rate") else _LARGEST
+        right = isinstance(value, jax.Array) or (_is_number(value, Real) and low <= value <= high)
+        return "" if right else f"a number of at least {low} and {'below 1' if high < 1 else f'at most {high}'}"
+    if kind is int:
+        low = 0 if option in ("padding", "pooled_size", "bottleneck") else 1
+        return "" if _is_number(value, Integral) and low <= value <= _LARGEST else f"a whole number of at least {low}"
+    if Sequence[int] in kinds:
+        right = isinstance(value, tuple) and all(_is_number(part, Integral) and 1 <= part <= _LARGEST for part in value)
+        return "" if right and (value or option == "hidden") else "whole numbers of at least 1: (2, 2)"
+    return "" if callable(value) or typing.get_origin(kind) is not Callable else "a function"
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 
 from modern_cnn import functional as F
+from modern_cnn.errors import UserError
 from modern_cnn.layers import Dropout, scaled
 from modern_cnn.models.base import ConvNet, Variant
 
@@ -51,6 +52,8 @@ class AlexNet(ConvNet, kw_only=True):
                         partial(split, kernel_size=5, padding=2), partial(conv, kernel_size=3, padding=1),
                         *[partial(split, kernel_size=3, padding=1)] * 2)
 
+        if len(self.features) != len(convolutions):
+            raise UserError(f"features={tuple(self.features)} must be those of {len(convolutions)} convolutions")
         stage = 0
         for i, (convolution, features) in enumerate(zip(convolutions, self.features, strict=True), start=1):
             x = convolution(self.groups * scaled(features // self.groups, self.width), name=f"conv{i}")(x)

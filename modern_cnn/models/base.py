@@ -1,5 +1,5 @@
 """What the networks share, and the record of a named one, from which everything that lists the networks is derived."""
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -7,10 +7,18 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from modern_cnn.errors import UserError
 from modern_cnn.layers import BatchNorm, Conv, Dense, initializers, normalization
 
 Constructor = Callable[..., nn.Module]
 EVAL_NORM = partial(BatchNorm, train=False)  # for a block alone; to train it, norm=partial(BatchNorm, train=True)
+
+
+def stages(sizes: Sequence[int], features: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (size, features) of each stage. Raise UserError if there are not as many of both."""
+    if len(sizes) != len(features):
+        raise UserError(f"stage_sizes={tuple(sizes)} and stage_features={tuple(features)} must be equally long")
+    return list(zip(sizes, features, strict=True))
 
 
 @dataclass(frozen=True)

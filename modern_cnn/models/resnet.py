@@ -14,7 +14,7 @@ from modern_cnn import functional as F
 from modern_cnn.errors import UserError, did_you_mean, lookup
 from modern_cnn.functional.conv import Padding
 from modern_cnn.layers import Conv, Dropout, scaled
-from modern_cnn.models.base import EVAL_NORM, Constructor, ConvNet, Variant
+from modern_cnn.models.base import EVAL_NORM, Constructor, ConvNet, Variant, stages
 
 _SHORTCUTS = ("projection", "conv", "pad", "none")
 _STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1},
@@ -151,7 +151,7 @@ class ResNet(ConvNet, kw_only=True):
         elif self.stem == "notebook":
             x = F.max_pool(x, 2, 1, padding="SAME")
         self.sow("intermediates", "stem", x)
-        for stage, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):
+        for stage, (size, features) in enumerate(stages(self.stage_sizes, self.stage_features), start=1):
             features = scaled(features, self.width)
             x = block(features, 1 if stage == 1 else 2, activated=stage == 1, name=f"stage{stage}_block1")(x)
             if self.scan and size > 1:

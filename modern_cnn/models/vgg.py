@@ -10,7 +10,7 @@ import jax
 
 from modern_cnn import functional as F
 from modern_cnn.layers import Conv, Dropout, Identity, scaled
-from modern_cnn.models.base import Constructor, ConvNet, Variant
+from modern_cnn.models.base import Constructor, ConvNet, Variant, stages
 
 
 class VGGBlock(nn.Module):
@@ -68,7 +68,7 @@ class VGG(ConvNet, kw_only=True):
         conv, dense, norm = self.constructors(train)
         block = partial(nn.remat(VGGBlock) if self.remat else VGGBlock, conv=conv, norm=norm)
 
-        for i, (size, features) in enumerate(zip(self.stage_sizes, self.stage_features, strict=True), start=1):
+        for i, (size, features) in enumerate(stages(self.stage_sizes, self.stage_features), start=1):
             skip = self.skip and i == len(self.stage_sizes)
             x = block(scaled(features, self.width), size, self.kernel_size, skip, name=f"block{i}")(x)
             self.sow("intermediates", f"stage{i}", x)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from modern_cnn.errors import UserError
 from modern_cnn.functional import formulations
 from modern_cnn.runs.load import load_run
 from modern_cnn.runs.workdir import disk_errors
+from modern_cnn.training.steps import evaluation_logits
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 CHECKED = 3  # number of random images on which the file is compared with the checkpoint
@@ -96,16 +97,17 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
                platforms: Sequence[str] = PLATFORMS) -> Exported:
     """Write the result of a workdir, weights included, to `out` as 'stablehlo' or 'onnx', and a description beside it.
 
-    The network takes images normalised as in training, (pixels / 255 - mean) / std. `out`.json holds mean and std, the
+    The network takes images normalised as in training, (pixels / 255 - mean) / std. It averages the logits of an image
+    and of its mirror image if evaluation does (config.augment.test_flip). `out`.json holds mean and std, the
     shape of the images, the names of the classes and the origin of the weights. The directory of `out` is created. The
     StableHLO can run on `platforms`. Raise UserError if there is no good checkpoint, if the file cannot be written, if
     jax2onnx is not installed, or for an unknown platform.
     """
     trained, out = load_run(directory), Path(out)
-    spec, model = trained.spec, trained.settings.model
+    spec, model, flip = trained.spec, trained.settings.model, trained.settings.augment.test_flip
 
     def network(variables: Any, images: jax.Array) -> jax.Array:
-        return cast(jax.Array, trained.module.apply(variables, images, train=False)).astype(jnp.float32)
+        return evaluation_logits(trained.module, variables, images, flip).astype(jnp.float32)
 
     content = (to_stablehlo(network, trained.variables, spec.image_shape, platforms) if format == "stablehlo"
                else to_onnx(network, trained.variables, spec.image_shape, model["name"]))
@@ -117,7 +119,8 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
         "format": format, "sha256": hashlib.sha256(content).hexdigest(), "load": loading.splitlines(),
         "images": {"dtype": "float32", "shape": ["batch", *spec.image_shape], "mean": spec.mean, "std": spec.std,
                    "normalize": "(pixels / 255 - mean) / std, for each channel"},
-        "logits": {"dtype": "float32", "shape": ["batch", spec.num_classes], "class_names": spec.class_names},
+        "logits": {"dtype": "float32", "shape": ["batch", spec.num_classes], "class_names": spec.class_names,
+                   "mean_with_mirror_image": flip},
         "model": {key: value for key, value in model.items() if value is not None}, "step": trained.step,
         "platforms": list(platforms) if format == "stablehlo" else None, "versions": trained.run["versions"],
     }

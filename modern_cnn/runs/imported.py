@@ -1,6 +1,8 @@
 """Weights from elsewhere as a workdir, which evaluation and every script read like that of a trained run."""
+import codecs
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from modern_cnn import models
 from modern_cnn.data import sources
 from modern_cnn.data.spec import Spec
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, some
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
 from modern_cnn.settings import Settings
@@ -21,6 +24,25 @@ from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """Return the lines of a text file in UTF-8, UTF-16 with its byte order mark or Latin-1, without blanks around them.
+
+    Empty lines at the end are no names. Raise UserError if the file cannot be read or is no text.
+    """
+    try:
+        data = Path(path).read_bytes()
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        try:
+            text = data.decode("utf-16" if utf16 else "utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("latin-1")
+    except OSError as e:
+        raise UserError(f"cannot read the names of classes: {e}") from e
+    if "\0" in text:
+        raise UserError(f"cannot read the names of classes: {path} is no text in UTF-8")
+    return [line.strip() for line in re.split(r"\r\n?|\n", text.strip())] if text.strip() else []
 
 
 def write_run(directory: str | Path, settings: Settings, module: Any, variables: dict[str, Any],
@@ -35,13 +57,14 @@ def write_run(directory: str | Path, settings: Settings, module: Any, variables:
     there = [path.name for path in directory.iterdir() if path.name != ".lock"] if directory.is_dir() else []
     if there:
         raise UserError(f"the workdir {directory} is not empty (it holds {there[0]}); choose another")
+    models.check_classes(classes, "the network")
     if class_names and len(class_names) != classes:
         raise UserError(f"there are {len(class_names)} names of classes, but the network has {classes} classes")
     broken = [jax.tree_util.keystr(path, simple=True, separator="/")
               for path, leaf in jax.tree_util.tree_leaves_with_path(variables) if not np.isfinite(leaf).all()]
     if broken:
-        raise UserError(f"these weights are infinite or not numbers: {', '.join(broken)}")
-    mean, std = sources.normalization(settings.data.normalize, np.zeros((1, *image_shape), np.uint8))
+        raise UserError(f"these weights are infinite or not numbers: {some(broken)}")
+    mean, std = sources.normalization(settings.data.normalize, np.zeros((1, 1, 1, image_shape[2]), np.uint8))
     names = tuple(class_names or map(str, range(classes)))
     spec = Spec(settings.data.source, "", image_shape, classes, names, {}, mean, std, digest="")
     collections = jax.tree.map(jnp.asarray, variables)
@@ -57,7 +80,7 @@ def write_run(directory: str | Path, settings: Settings, module: Any, variables:
                 checkpoints.wait()
         except BaseException:
             shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-            for name in ("config.json", "run.json"):
+            for name in ("config.json", "run.json", "checkpoints.json"):
                 (directory / name).unlink(missing_ok=True)
             raise
     log.info("%s, %s parameters, %d classes, %s images: %s", settings.model["name"], f"{parameters:,}", classes,

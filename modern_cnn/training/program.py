@@ -67,6 +67,7 @@ def make_plan(settings: Settings, spec: Spec, batch_shares: int = 1) -> Plan:
 
 def build_network(model: dict[str, Any], spec: Spec) -> nn.Module:
     """Return the network of a config's `model` section for a data set; raise UserError if its images do not fit."""
+    models.check_classes(spec.num_classes, f"a network for the classes of {spec.source}")
     module = models.build(**model, num_classes=spec.num_classes)
     try:
         images = jnp.zeros((2, *spec.image_shape))

@@ -2,6 +2,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -92,10 +93,13 @@ def eval_step(state: TrainState, batch: Batch, *, flip: bool = False) -> Metrics
 
     The batch is 'image' [N, H, W, C], 'label' int [N] and 'mask' bool [N], False for padding.
     """
-    images = batch["image"]
+    logits = evaluation_logits(state.module, state.evaluation_variables, batch["image"], flip)
+    return Metrics.from_batch(logits, batch["label"], batch["mask"])
+
+
+def evaluation_logits(module: nn.Module, variables: Any, images: jax.Array, flip: bool) -> jax.Array:
+    """Return the logits of a batch in evaluation mode; with `flip` their mean over each image and its mirror image."""
     if flip:  # each image is next to its mirror image, so that each device keeps its share
         images = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
-    logits = cast(jax.Array, state.module.apply(state.evaluation_variables, images, train=False))
-    if flip:
-        logits = logits.reshape(len(logits) // 2, 2, -1).mean(axis=1)
-    return Metrics.from_batch(logits, batch["label"], batch["mask"])
+    logits = cast(jax.Array, module.apply(variables, images, train=False))
+    return logits.reshape(-1, 2, logits.shape[-1]).mean(axis=1) if flip else logits

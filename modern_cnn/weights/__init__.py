@@ -4,10 +4,11 @@ from modern_cnn.weights.convert import (
     expected_normalize,
     from_torchvision,
     matching_network,
+    own_names,
     stack_blocks,
     to_torchvision,
     unstack_blocks,
 )
 
-__all__ = ["TORCHVISION", "expected_normalize", "from_torchvision", "matching_network", "stack_blocks",
-           "to_torchvision", "unstack_blocks"]
+__all__ = ["TORCHVISION", "expected_normalize", "from_torchvision", "matching_network", "own_names",
+           "stack_blocks", "to_torchvision", "unstack_blocks"]

@@ -3,8 +3,10 @@
 Kernels of convolutions go from [O, I, kh, kw] to [kh, kw, I, O], dense kernels from [out, in] to [in, out]. The rows of
 a dense layer after a flattened map go from the order channels, height, width to height, width, channels.
 """
+import logging
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, some
 from modern_cnn.models import VARIANTS, build
 from modern_cnn.weights.files import as_array
 from modern_cnn.weights.names import TABLES
@@ -22,6 +24,8 @@ TORCHVISION = tuple(name for name, variant in VARIANTS.items() if variant.torchv
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _TO_TORCH = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0), 1: (0,)}  # our axes in PyTorch's order, by an array's rank
 _AUX = re.compile(r"(\w+/)?aux")  # how the names of auxiliary heads begin, PyTorch's and ours
+_COUNTERS = ("num_batches_tracked", "n_averaged")  # of batch normalisation and of AveragedModel; nothing needs them
+log = logging.getLogger(__name__)
 _Shape = tuple[int, ...]
 Variables = dict[str, Any]
 
@@ -50,10 +54,16 @@ def _permute(shape: _Shape) -> _Shape:
     return tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
 
 
-def _entries(name: str, module: Any, image_shape: tuple[int, int, int]) -> list[_Entry]:
-    """Return all parameters and running statistics, from the first layer to the last, with blocks not stacked."""
+def _table(name: str, module: Any) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """Return pairs (PyTorch's name of a layer, our path), some of them for layers that the network does not have."""
     if type(module) not in TABLES:
         raise UserError(f"the network {name!r} has no names in PyTorch: its weights cannot be converted")
+    return TABLES[type(module)](module, name.endswith("_d2l"))
+
+
+def _entries(name: str, module: Any, image_shape: tuple[int, int, int]) -> list[_Entry]:
+    """Return all parameters and running statistics, from the first layer to the last, with blocks not stacked."""
+    table = _table(name, module)
     module = module.clone(scan=False) if hasattr(module, "scan") else module
     try:
         variables: Any = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, *image_shape))))
@@ -64,7 +74,7 @@ def _entries(name: str, module: Any, image_shape: tuple[int, int, int]) -> list[
         raise UserError(f"the network {name!r} cannot be built for {size} images: {e}") from e
     leaves: dict[str, Any] = flatten_dict(dict(variables), sep="/")
     entries, channels = [], image_shape[-1]
-    for theirs, layer in TABLES[type(module)](module, name.endswith("_d2l")):
+    for theirs, layer in table:
         for leaf, their_leaf in _LEAVES.items():
             path = "/".join(("batch_stats" if leaf in ("mean", "var") else "params", *layer, leaf))
             if path not in leaves:
@@ -76,7 +86,7 @@ def _entries(name: str, module: Any, image_shape: tuple[int, int, int]) -> list[
             channels = shape[-1] if len(shape) == 4 else channels
     if leaves:
         raise UserError(f"the network {name!r} with these options has layers without names in PyTorch: "
-                        f"{', '.join(leaves)}")
+                        f"{some(leaves)}")
     return entries
 
 
@@ -85,7 +95,7 @@ def _match(name: str, given: Mapping[str, np.ndarray], ours: bool, image_size: i
     """Return (network, image shape, its arrays) for the shapes of the first and the last of the given kernels.
 
     `given` holds our arrays by path, or PyTorch's by name. Among them are auxiliary heads or not; the option
-    `aux_logits` overrules that. Raise UserError that lists each array that is missing, unexpected or of another shape.
+    `aux_logits` overrules that. Raise UserError for arrays that are missing, unexpected or of another shape.
     """
     module: Any = build(name, **options)
     shapes = {key: array.shape for key, array in given.items()
@@ -111,23 +121,44 @@ def _match(name: str, given: Mapping[str, np.ndarray], ours: bool, image_size: i
                 "unexpected": [key for key in shapes if key not in wanted],
                 "of another shape": [f"{key} {[*shapes[key]]} instead of {[*shape]}" for key, shape in wanted.items()
                                      if shapes.get(key, shape) != shape]}
-    found = [f"; {len(keys)} {label}: {', '.join(keys)}" for label, keys in problems.items() if keys]
+    found = [f"; {len(keys)} {label}: {some(keys, 130)}" for label, keys in problems.items() if keys]
     if found:
         raise UserError(f"{'these are no variables' if ours else 'this is no state dict'} of {name!r}{''.join(found)}")
     return *network, entries
 
 
-def _modern_names(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the arrays without batch counters, and DenseNet's names of 2017 (`norm.1.weight`) as they are today."""
+def own_names(name: str, state_dict: Mapping[str, Any], **options) -> dict[str, np.ndarray]:
+    """Return the arrays of a network by its own names, and log what was changed.
+
+    One prefix of the names is taken off, under which more of the network's layers are than without it: DataParallel's
+    `module.`, `_orig_mod.` of torch.compile, Lightning's `model.`, and any other. Arrays without it are left out, and
+    counters too. DenseNet's names of 2017 (`norm.1.weight`) become those of today. Raise UserError if two prefixes fit.
+    """
+    layers = {layer for layer, _ in _table(name, build(name, **options))}
     old = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\.(?:weight|bias|running_mean|running_var))")
-    return {old.sub(r"\1\2", key): as_array(value) for key, value in state_dict.items()
-            if not key.endswith("num_batches_tracked")}
+    state = {old.sub(r"\1\2", key): as_array(value) for key, value in state_dict.items()
+             if not key.endswith(_COUNTERS)}
+    prefixes = Counter({"": 0})
+    for key in state:
+        parts = key.split(".")[:-1]
+        prefixes.update("".join(f"{part}." for part in parts[:i]) for i in range(len(parts))
+                        if ".".join(parts[i:]) in layers)
+    best = [prefix for prefix, count in prefixes.items() if count == max(prefixes.values())]
+    if "" in best:
+        return state
+    if len(best) > 1:
+        raise UserError(f"the names fit {name!r} after each of the prefixes {some(best)}: keep the arrays of one alone")
+    kept = {key.removeprefix(best[0]): value for key, value in state.items() if key.startswith(best[0])}
+    others = [key for key in state if not key.startswith(best[0])]
+    log.info("the names of the weights begin with %r, which is left out%s", best[0],
+             f"; so are the arrays without it: {some(others)}" if others else "")
+    return kept
 
 
 def matching_network(name: str, state_dict: Mapping[str, Any], *, image_size: int = 0,
                      **options) -> tuple[nn.Module, tuple[int, int, int]]:
     """Return (network, image shape (H, W, C)) for the variables that `from_torchvision` returns for these arguments."""
-    return _match(name, _modern_names(state_dict), False, image_size, options)[:2]
+    return _match(name, own_names(name, state_dict, **options), False, image_size, options)[:2]
 
 
 def expected_normalize(name: str, channels: int) -> str:
@@ -145,18 +176,18 @@ def from_torchvision(name: str, state_dict: Mapping[str, Any], *, image_size: in
     """Return our variables {'params', 'batch_stats'}, float32, for a PyTorch state dict.
 
     They are those of the network that `matching_network` returns. Raise UserError if the network is unknown, or arrays
-    are missing, unexpected or of another shape; the message lists them.
+    are missing, unexpected or of another shape; the message has the first of them.
 
     Args:
       name: a key of `models.MODELS` whose layers are those of torchvision's network, or of the textbook's in PyTorch.
       state_dict: PyTorch's name -> array or CPU tensor, in PyTorch's layout, with auxiliary heads or without. Its
-        arrays determine the number of classes and of input channels. `num_batches_tracked` is ignored.
+        arrays determine the number of classes and of input channels. `own_names` says what it does with prefixes.
       image_size: height and width of the images, for networks with a dense layer after the flattened map and no
         adaptive pooling (LeNet, the textbook's AlexNet and VGG); 0: the size that the network was published for.
       **options: as for `models.build`, e.g. width=0.25 or scan=True. aux_logits=False leaves out the auxiliary heads of
         `state_dict`; by default the network has them if `state_dict` does.
     """
-    state = _modern_names(state_dict)
+    state = own_names(name, state_dict, **options)
     *_, entries = _match(name, state, False, image_size, options)
     variables = unflatten_dict({entry.path: entry.to_ours(state[entry.name]) for entry in entries}, "/")
     return stack_blocks(variables) if options.get("scan") else variables

@@ -1,8 +1,9 @@
 """Files of weights: .safetensors and those of torch.save, from which only tensors are read and no program is run."""
+import logging
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, some
 
-_CONTAINERS = ("state_dict", "model_state_dict", "model")  # the keys of a state dict in checkpoints of training scripts
+_LFS = b"version https://git-lfs"
+log = logging.getLogger(__name__)
+# The keys of a state dict in checkpoints of training scripts; the first that is there is read.
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "weights", "params")
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -41,25 +45,44 @@ def _load_torch(path: Path) -> Any:
         raise UserError(f"{path} is damaged, or holds more than tensors, and is not opened") from None
 
 
-_READERS = {".safetensors": load_file, ".pth": _load_torch, ".pt": _load_torch}
+_READERS = {".safetensors": load_file} | dict.fromkeys((".pth", ".pt", ".tar", ".bin", ".ckpt", ".th"), _load_torch)
 
 
-def _tensors(content: Any) -> dict[str, np.ndarray]:
-    """Return the tensors of a state dict, or of a checkpoint that contains one."""
-    content = content if isinstance(content, Mapping) else {}
-    content = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), content)
-    state = {name: as_array(value) for name, value in content.items() if hasattr(value, "shape")}
-    if all(name.startswith("module.") for name in state):  # torch.nn.DataParallel adds it
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
+def _mappings(content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (its path of keys, its named tensors) of each mapping in a checkpoint that holds some."""
+    waiting, seen = [("", content)], set()
+    for path, value in waiting:
+        if isinstance(value, Mapping) and id(value) not in seen and path.count("/") < 4:
+            seen.add(id(value))  # a file can hold a mapping that holds itself
+            named = {key: part for key, part in value.items() if isinstance(key, str)}  # an optimiser has numbers
+            if tensors := {key: part for key, part in named.items() if hasattr(part, "shape")}:
+                yield path, tensors
+            waiting += [(f"{path}/{key}", part) for key, part in named.items()]
+
+
+def _tensors(path: Path, content: Any) -> dict[str, np.ndarray]:
+    """Return the tensors of a state dict, or of the one in a checkpoint: the mapping that holds most of the tensors.
+
+    If several hold about as many, it is the first of _CONTAINERS. Raise UserError if there is none of these.
+    """
+    found = dict(_mappings(content))
+    most = [key for key in found if 2 * len(found[key]) > max(map(len, found.values()))]
+    known = [key for name in _CONTAINERS for key in most if key.rpartition("/")[2] == name]
+    if len(most) > 1 and not known:
+        raise UserError(f"{path} holds several sets of weights ({some(key or '/' for key in most)}): save one alone")
+    chosen = (known or most or [""])[0]
+    if chosen:
+        others = [key for key in most if key != chosen]
+        log.info("%s: the weights under %s are read%s", path, chosen, f", not {some(others)}" if others else "")
+    return {name: as_array(value) for name, value in found.get(chosen, {}).items()}
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """Return PyTorch's name -> array in PyTorch's layout, floating point as float32.
 
-    The file is .safetensors, or a .pth or .pt of torch.save, which needs PyTorch. It contains a state dict, or a
-    checkpoint with one as 'state_dict', 'model_state_dict' or 'model'. Raise UserError if it does not exist, is of
-    another kind, is damaged, or holds no tensors or more than tensors.
+    The file is .safetensors, or one of torch.save (.pth, .pt, .tar, .bin, .ckpt or .th), which needs PyTorch. It
+    contains a state dict, or a checkpoint with one in it. Raise UserError if it does not exist, is of another kind, is
+    damaged, or holds no tensors, several sets of them or more than tensors.
     """
     path = Path(path)
     read = _READERS.get(path.suffix.lower())
@@ -68,8 +91,11 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise UserError(f"{path} is a pointer of git-lfs to the weights, not the weights: run git lfs pull")
         with warnings.catch_warnings(action="ignore"):  # PyTorch warns of old files
-            state = _tensors(read(path))
+            state = _tensors(path, read(path))
     except UserError:
         raise
     except PermissionError as e:

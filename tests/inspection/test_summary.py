@@ -247,7 +247,7 @@ def test_what_cannot_be_summarized():
     with pytest.raises(UserError, match=r"cannot be built for 8x8x1 images: .* too small"):
         summarize(models.build("lenet"), (8, 8, 1))
     with pytest.raises(UserError, match="cannot be built"):
-        summarize(models.build("lenet", dtype="nonsense"), (28, 28, 1))
+        summarize(models.build("lenet").clone(dtype="nonsense"), (28, 28, 1))
     with pytest.raises(UserError, match="width=0"):
         summarize(models.build("resnet18", width=0), (28, 28, 1))
     with pytest.raises(UserError, match="depends on the image"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from modern_cnn import weights
+from modern_cnn.errors import UserError
 from modern_cnn.layers import NORMS, BatchNorm, Conv
 from modern_cnn.models import build, googlenet
 from modern_cnn.models.resnet import Bottleneck, Residual
@@ -263,3 +264,44 @@ def test_a_shortcut_of_zeros_pads_channels_at_the_end():
     (before,), (after,) = (sown["intermediates"][stage] for stage in ("stage1", "stage2"))
     np.testing.assert_array_equal(after[..., :4], before[:, ::2, ::2])
     assert not after[..., 4:].any()
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(("name", "options", "words"), [
+    ("mlp", {"hidden_sizes": ()}, "whole numbers of at least 1"), ("mlp", {"hidden_sizes": 7}, "whole numbers"),
+    ("alexnet", {"hidden": (0,)}, "whole numbers of at least 1"), ("alexnet", {"hidden": (2.5,)}, "whole numbers"),
+    ("resnet18", {"stage_sizes": (0, 0, 0, 0)}, "whole numbers"),
+    ("resnet18", {"stage_sizes": "2222"}, "whole numbers"),
+    ("resnet18", {"stage_sizes": [1, -1, 1, 1]}, r"\(1, -1, 1, 1\) of the network 'resnet18' must be whole"),
+    ("densenet121", {"growth": 2.5}, "a whole number of at least 1"), ("lenet", {"padding": -1}, "of at least 0"),
+    ("googlenet", {"aux_logits": 7}, "True or False"), ("resnet18", {"scan": "yes"}, "True or False"),
+    ("mlp", {"dropout_rate": 7}, "at least 0 and below 1"), ("mlp", {"dropout_rate": 1.0}, "at least 0 and below 1"),
+    ("mlp", {"dropout_rate": NAN}, "at least 0 and below 1"), ("lenet", {"width": "half"}, "a number of at least 0"),
+    ("lenet", {"width": 10**400}, "at most 1000000"), ("lenet", {"width": True}, "a number"),
+    ("alexnet", {"hidden_bias": NAN}, "a number"), ("lenet", {"norm": 7}, "a name"),
+    ("resnet18", {"stem": 1}, "a name"),
+    ("googlenet", {"pool": "max"}, "a function"), ("lenet", {"dtype": "fp16"}, "one of bfloat16, float16, float32"),
+    ("lenet", {"dtype": "int8"}, "one of bfloat16"), ("lenet", {"dtype": 7}, "one of bfloat16"),
+    ("lenet", {"dtype": "float64"}, "one of bfloat16")])  # JAX would silently compute in float32
+def test_options_that_make_no_network(name, options, words):
+    with pytest.raises(UserError, match=f"the option {next(iter(options))}=.* must be .*{words}"):
+        build(name, **options)
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("vgg11", {"hidden": ()}), ("nin_d2l", {"hidden": []}), ("alexnet_2012", {"hidden_bias": -1}),
+    ("resnet18", {"padding": "SAME"}), ("lenet", {"dtype": jnp.bfloat16}), ("lenet", {"dtype": "float16"}),
+    ("lenet", {"padding": 0}), ("densenet121", {"bottleneck": 0}), ("lenet", {"width": np.float32(0.5)}),
+    ("mlp", {"dropout_rate": jnp.float32(2)})])  # a traced number has no value
+def test_options_that_do(name, options):
+    build(name, **options)
+
+
+@pytest.mark.parametrize(("name", "options", "words"), [
+    ("resnet18", {"stage_sizes": (1, 1)}, "must be equally long"), ("vgg11", {"stage_features": (8,)}, "equally long"),
+    ("alexnet", {"features": (8, 8)}, "must be those of 5 convolutions")])
+def test_stages_that_do_not_match(name, options, words):
+    with pytest.raises(UserError, match=words):
+        jax.eval_shape(build(name, **options).init, KEY, jnp.zeros((1, 224, 224, 3)))

@@ -1,6 +1,7 @@
 """Predictions for image files: the same as in evaluation, and complete."""
 import csv
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ from PIL import Image
 
 from configs import base
 from modern_cnn.errors import UserError
-from modern_cnn.reuse import predict
+from modern_cnn.reuse import export, predict
 from modern_cnn.runs import load as evaluation
 from modern_cnn.runs import loop
 from tests.data import files
@@ -29,6 +30,23 @@ def test_on_a_folders_test_images_it_has_the_accuracy_of_evaluation(tmp_path):
     found = list(predict.predict(tmp_path / "run", predict.image_files([str(tmp_path / "digits" / "test")])))
     assert len(found) == scored["count"]
     assert np.mean([p.classes[0][0] == Path(p.file).parent.name for p in found]) == scored["accuracy"]
+
+
+def test_the_mirror_image_counts_where_it_does_in_evaluation(make_run, tmp_path):
+    """The mean of both logits, before softmax; so does the exported network."""
+    directory, module, variables = make_run("mlp", (8, 8, 1), test_flip=True)
+    pixels = files.pixels(8, 8)
+    images = (np.stack([pixels, pixels[:, ::-1]])[..., None] / 255 - 0.5) / 0.5
+    logits = module.apply(variables, images, train=False)
+    assert np.abs(logits[0] - logits[1]).max() > 0.1
+    wanted = jax.nn.softmax(logits.mean(0))
+    found, = predict.predict(directory, [write(tmp_path / "a.png", pixels)], top_k=3)
+    np.testing.assert_allclose([share for _, share in found.classes], sorted(wanted, reverse=True), rtol=1e-5)
+    done = export.export_run(directory, tmp_path / "mlp.stablehlo", platforms=("cpu",))
+    network = jax.export.deserialize(bytearray(done.path.read_bytes()))
+    got = network.call(np.tile(images[:1], (3, 1, 1, 1)).astype(np.float32))
+    np.testing.assert_allclose(got, np.tile(logits.mean(0), (3, 1)), rtol=1e-4)
+    assert json.loads(done.info.read_text())["logits"]["mean_with_mirror_image"] is True
 
 
 def write(path, pixels):
@@ -86,6 +104,17 @@ def test_what_cannot_be_read_is_named_and_nothing_is_lost(make_run, tmp_path, ca
     assert len(lines) == 7
     assert lines[1] == lines[6]
     assert lines[0].endswith(" %")
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "table"])
+def test_file_names_that_are_no_text(make_run, tmp_path, kind):
+    directory, *_ = make_run("mlp", (8, 8, 1))
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xa8.png")
+    with open(name, "wb") as file:
+        Image.fromarray(files.pixels(8, 8)).save(file, "PNG")
+    predict.report(directory, [name], format=kind, out=str(tmp_path / "out"))
+    text = (tmp_path / "out").read_text("utf-8")
+    assert (json.loads(text)[0]["file"] == name) if kind == "json" else "/caf\\udce9 è.png" in text
 
 
 def test_what_is_not_there(tmp_path):

@@ -16,6 +16,7 @@ import modern_cnn
 from modern_cnn import weights
 from modern_cnn.data import augment, sources
 from modern_cnn.errors import UserError
+from modern_cnn.runs import imported
 from tests.models.torch_nets import torch_net
 from tests.test_cli import refused
 
@@ -120,7 +121,8 @@ def test_a_folder_of_images(script, tmp_path):
         assert (scored["count"], scored["step"]) == (15, 0)
         assert scored["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
         assert scored["loss"] == pytest.approx(mean_loss(logits, labels), rel=1e-4)
-    refused(script("evaluate.py", f"--workdir={tmp_path}/run", "--source=digits"), 1, "'imagenet'", "(RGB), not 1")
+    refused(script("evaluate.py", f"--workdir={tmp_path}/run", "--source=digits"), 1, "[8, 8, 3] images",
+            "trained on [40, 40, 3]")
 
 
 def test_digits_enlarged_on_the_device(script, tmp_path):
@@ -199,7 +201,6 @@ def test_a_program_in_the_file_is_not_run(script, tmp_path):
 
 
 BAD = {
-    "no weights": (["--weights="], "--weights is missing or empty"),
     "no such file": (["--weights=none.pth"], "there is no file none.pth"),
     "half a file": (["--weights={tmp_path}/half.pth"], "{tmp_path}/half.pth is damaged"),
     "no network": (["--model=resnet81"], "no network 'resnet81'; did you mean 'resnet18'"),
@@ -209,12 +210,10 @@ BAD = {
     "no value": (["--option=width"], "--option=width is not of the form --option=width=0.25"),
     "the name as an option": (["--option=name=vgg11"], "--option=name=vgg11 is not of the form"),
     "classes as an option": (["--option=num_classes=3"], "--option=num_classes=3 is not of the form"),
-    "image size": (["--image_size=-1"], "config.data.image_size=-1"),
     "source": (["--source=foldr:/tmp"], "no such kind of source as 'foldr'"),
     "too few names": (["--classes={tmp_path}/names.txt"], "there are 2 names of classes, but the network has 3"),
     "no names": (["--classes=none.txt"], "cannot read the names of classes: .*none.txt"),
     "export and import": (["--export=x.safetensors"], "--export writes the weights of --workdir: leave out --model"),
-    "empty workdir": (["--workdir="], "--workdir is missing or empty"),
     "unwritable workdir": (["--workdir=/proc/run"], "cannot write the workdir /proc/run"),
     "a file as workdir": (["--workdir={tmp_path}/names.txt"], "cannot write the workdir {tmp_path}/names.txt"),
 }
@@ -247,6 +246,37 @@ def test_weights_that_are_no_numbers(script, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 
+@pytest.mark.parametrize(("encoding", "end"), [
+    ("utf-8", "\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\r\n"), ("latin-1", "\n"), ("utf-8", " \t\r\n"),
+    ("utf-8", "\r")])
+def test_names_of_classes_from_any_editor(tmp_path, encoding, end):
+    names = ["\xc4pfel", "great white shark", "hund"]
+    for text in (end.join(names), end.join([*names, "", " ", ""])):
+        (tmp_path / "names.txt").write_bytes(text.encode(encoding))
+        assert imported.read_class_names(tmp_path / "names.txt") == names
+
+
+def test_names_of_classes_that_are_no_text(tmp_path):
+    for content in ("cat\ndog\n".encode("utf-16-le"), b"\xff\xfe\n\xd8\0", bytes(10)):
+        (tmp_path / "names.txt").write_bytes(content)
+        with pytest.raises(UserError, match=r"names\.txt is no text in UTF-8"):
+            imported.read_class_names(tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_bytes(b"\n \n")
+    assert imported.read_class_names(tmp_path / "names.txt") == []
+
+
+def test_a_single_output_is_refused(tmp_path):
+    """Softmax of one number is 1 for every image."""
+    from configs import base
+
+    state = twin(classes=1).state_dict()
+    module, shape = weights.matching_network("resnet18", state, width=0.125)
+    variables = weights.from_torchvision("resnet18", state, width=0.125)
+    with pytest.raises(UserError, match="single output, and softmax makes 100 % of it"):
+        imported.write_run(tmp_path / "run", base.get_config(), module, variables, shape, (), {})
+    assert not any(tmp_path.iterdir())
+
+
 def test_help(script):
     result = script("import_weights.py", "--help")
     text = result.out + result.err
@@ -257,7 +287,6 @@ def test_help(script):
 
 def test_a_disk_that_fills_leaves_nothing(tmp_path, monkeypatch):
     from configs import base
-    from modern_cnn.runs import imported
     from modern_cnn.runs.checkpoints import Checkpoints
 
     def fail(*_):

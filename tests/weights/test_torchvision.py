@@ -143,7 +143,7 @@ def test_auxiliary_heads_may_be_there_or_not():
     same_trees(weights.from_torchvision("googlenet", state, aux_logits=False), headless)
     same(weights.to_torchvision("googlenet", variables, aux_logits=False),
          {name: value for name, value in without.items() if "num_batches" not in name})
-    with pytest.raises(UserError, match=r"18 missing: aux1\.conv\.conv\.weight, .*aux2\.fc2\.bias$"):
+    with pytest.raises(UserError, match=r"18 missing: aux1\.conv\.conv\.weight, .*\.\.\. \(18 in all\)$"):
         weights.from_torchvision("googlenet", without, aux_logits=True)
 
 
@@ -238,6 +238,46 @@ def test_torch_loads_our_weights_and_computes_the_same(name, theirs, options):
         wanted = twin.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
     got = jax.jit(build(name, 5, **options).apply)(variables, images)
     np.testing.assert_allclose(got, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "net.", "backbone.", "1.",
+                                    "student.encoder."])
+def test_one_prefix_of_all_layers_is_taken_off(prefix, caplog):
+    """What does not have it is left out, and both are said once: the names that come back have no prefix."""
+    caplog.set_level("INFO", logger="modern_cnn")
+    state = counted(shapes_of("lenet_bn", padding=0, features=256, norm=True))
+    given = {f"{prefix}{key}": value for key, value in state.items()}
+    found = weights.own_names("lenet_bn", given | {"n_averaged": np.array(5), "criterion.weight": np.zeros(3)})
+    same(found, {key: value for key, value in state.items() if "num_batches" not in key})
+    message, = caplog.messages
+    assert f"'{prefix}'" in message
+    assert message.endswith("criterion.weight")
+    same_trees(weights.from_torchvision("lenet_bn", given), weights.from_torchvision("lenet_bn", state))
+    assert weights.matching_network("lenet_bn", given) == weights.matching_network("lenet_bn", state)
+    caplog.clear()
+    weights.from_torchvision("lenet_bn", found)
+    assert not caplog.messages
+
+
+def test_auxiliary_heads_are_found_behind_a_prefix():
+    state = {f"module.{key}": np.zeros(shape) for key, shape in shapes_of("googlenet", width=0.125).items()}
+    assert weights.matching_network("googlenet", state, width=0.125)[0].aux_logits
+
+
+def test_two_prefixes_that_fit_are_refused():
+    state = counted(shapes_of("lenet"))
+    both = {f"{prefix}.{key}": value for prefix in ("student", "teacher") for key, value in state.items()}
+    with pytest.raises(UserError, match=r"each of the prefixes student\., teacher\.: keep the arrays of one"):
+        weights.from_torchvision("lenet", both)
+    with pytest.raises(UserError, match=r"10 unexpected: ema\.0\.weight"):  # beside those of the network itself
+        weights.from_torchvision("lenet", state | {f"ema.{key}": value for key, value in state.items()})
+
+
+def test_weights_of_another_network_are_told_in_one_short_line():
+    with pytest.raises(UserError) as told:
+        weights.from_torchvision("densenet201", counted(shapes_of("resnet50")))
+    assert len(str(told.value)) <= 600
+    assert "320 unexpected: conv1.weight, bn1.weight" in str(told.value)
 
 
 def test_everything_wrong_is_named_at_once():

@@ -67,11 +67,16 @@ def test_every_precision_becomes_float32(tmp_path, ending, write, dtype):
 
 
 @pytest.mark.parametrize("content", [
-    lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"state": {}}},
+    lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}}},
     lambda state: {"model": state, "args": [1, "x"]}, lambda state: {"model_state_dict": state},
-    lambda state: {f"module.{name}": value for name, value in state.items()},
-    lambda state: {"state_dict": {f"module.{name}": nn.Parameter(value) if value.is_floating_point() else value
-                                  for name, value in state.items()}},
+    lambda state: {"state_dict": {name: nn.Parameter(value) if value.is_floating_point() else value
+                                  for name, value in state.items()}, "best_acc1": torch.tensor(70.0)},
+    *(lambda state, key=key: {"epoch": torch.tensor(3), key: state} for key in (
+        "net", "weights", "params", "model_state", "network", "model_ema", "generator")),
+    lambda state: {"checkpoint": {"model": state}}, lambda state: {"state_dict": state, "state_dict_ema": {
+        name: value + 1 for name, value in state.items()}},
+    lambda state: {"model_ema": {"n_averaged": torch.tensor(5)} | {name: value + 1 for name, value in state.items()},
+                   "model": state},
     lambda state: state | {"epoch": 3}])
 @TORCH_FORMATS
 def test_checkpoints_of_training_scripts(tmp_path, write, content):
@@ -79,9 +84,33 @@ def test_checkpoints_of_training_scripts(tmp_path, write, content):
     equal(files.read_state_dict(tmp_path / "w.pth"), tensors())
 
 
-def test_a_prefix_that_only_some_names_have_stays(tmp_path):
-    safetensors.torch.save_file({"module.a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "w.safetensors")
-    assert set(files.read_state_dict(tmp_path / "w.safetensors")) == {"module.a", "b"}
+@pytest.mark.parametrize("name", ["model_best.pth.tar", "a.tar", "pytorch_model.bin", "a.ckpt", "a.th", "A.PTH"])
+@TORCH_FORMATS
+def test_every_usual_name_of_a_torch_file(tmp_path, write, name):
+    write(tensors(), tmp_path / name)
+    equal(files.read_state_dict(tmp_path / name), tensors())
+
+
+def test_which_of_several_mappings_is_read_is_said(tmp_path, caplog):
+    caplog.set_level("INFO", logger="modern_cnn")
+    torch.save({"state_dict_ema": tensors(), "state_dict": tensors()}, tmp_path / "w.pth")
+    files.read_state_dict(tmp_path / "w.pth")
+    assert caplog.messages == [f"{tmp_path}/w.pth: the weights under state_dict are read, not state_dict_ema"]
+    torch.save({"generator": tensors(), "critic": tensors()}, tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", "several sets of weights (generator, critic)")
+
+
+def test_a_mapping_that_holds_itself_ends(tmp_path):
+    content = {"a": torch.zeros(2)}
+    content["self"] = content
+    torch.save(content, tmp_path / "w.pth")
+    equal(files.read_state_dict(tmp_path / "w.pth"), {"a": [0, 0]})
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors", ".bin"])
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path, ending):
+    (tmp_path / f"w{ending}").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46827520\n")
+    refused(tmp_path / f"w{ending}", "pointer of git-lfs", "git lfs pull")
 
 
 def test_written_arrays_are_read_by_both(tmp_path):
