@@ -19,6 +19,7 @@ from modern_cnn.data import augment, decoding, folders
 from modern_cnn.errors import UserError
 from modern_cnn.runs.load import load_run
 from modern_cnn.runs.workdir import disk_errors
+from modern_cnn.training.steps import evaluation_logits
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iter
 
     @jax.jit
     def probabilities(variables: Any, images: jax.Array) -> jax.Array:
-        logits: Any = trained.module.apply(variables, augment.normalize(images, spec.mean, spec.std), train=False)
+        images = augment.normalize(images, spec.mean, spec.std)
+        logits = evaluation_logits(trained.module, variables, images, trained.settings.augment.test_flip)
         return jax.nn.softmax(logits.astype(np.float32))
 
     def read(file: str) -> np.ndarray | UserError:
