@@ -15,10 +15,11 @@ import numpy as np
 from modern_cnn import runtime
 from modern_cnn.data import folders, formats
 from modern_cnn.data.spec import Arrays
+from modern_cnn.errors import parse_json
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raise it when decoding changes, so that old entries are not read
+VERSION = 3  # raise it when decoding changes, so that old entries are not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Decoded:
     class_names: list[str]  # empty if the source has no names
     digest: str  # of its arrays
     splits: dict[str, Arrays]
+    left_out: int = 0  # images that do not decode
 
 
 def fingerprint(kind: str, place: str) -> str:
@@ -57,6 +59,10 @@ def digest(splits: Mapping[str, Arrays]) -> str:
     return total.hexdigest()[:16]
 
 
+def _check(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def entry(name: str, *key: Any) -> Path:
     """Return the directory of a data set: `name` is for people, `key` (as JSON) tells entries apart."""
     slug = "".join(c if c.isalnum() else "-" for c in name)[:40]
@@ -65,13 +71,20 @@ def entry(name: str, *key: Any) -> Path:
 
 
 def load(directory: Path) -> Decoded | None:
-    """Return an entry, its arrays mapped from the files; None if there is none or it is damaged."""
+    """Return an entry, its arrays mapped from the files; None if there is none, or any byte of it has changed."""
     try:
-        meta = json.loads((directory / "meta.json").read_text())
+        check, text = (directory / "meta.json").read_text().split("\n", 1)
+        meta = parse_json(text)
         splits = {split: Arrays(*(np.load(directory / f"{split}_{part}.npy", mmap_mode="r") for part in Arrays._fields))
                   for split in meta["splits"]}
-        return Decoded(meta["kind"], meta["place"], meta["fingerprint"], meta["class_names"], meta["digest"], splits)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        if check != _check(text) or meta["digest"] != digest(splits) or not all(
+                (images.dtype, labels.dtype) == (np.uint8, np.int32) for images, labels in splits.values()):
+            raise ValueError("it is not what was written")
+        return Decoded(**meta | {"splits": splits})
+    except OSError:
+        return None
+    except Exception as e:  # a damaged file can raise nearly anything
+        log.warning("the decoded data set in %s is damaged (%s); it will be decoded again", directory, e)
         return None
 
 
@@ -86,7 +99,8 @@ def save(directory: Path, decoded: Decoded) -> None:
                 for part, array in zip(Arrays._fields, arrays, strict=True):
                     np.save(temporary / f"{split}_{part}.npy", array)
             meta = vars(decoded) | {"splits": list(decoded.splits)}
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+            text = json.dumps(meta, indent=1)
+            (temporary / "meta.json").write_text(f"{_check(text)}\n{text}")
             shutil.rmtree(directory, ignore_errors=True)
             try:
                 temporary.rename(directory)

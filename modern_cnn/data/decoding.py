@@ -1,28 +1,54 @@
 """Image files decoded to arrays, and images resized to what a network takes."""
 import io
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
 from tqdm import tqdm
 
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, some
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+log = logging.getLogger(__name__)
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+                 ".avif", ".jp2")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # no other: EPS would run a program
+# An image with more pixels than this, and more than 5 a byte of its file, is refused: it would take gigabytes.
+PIXELS, PIXELS_A_BYTE = 2**25, 5
+UPRIGHT = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+           6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}  # by EXIF's number of orientation
+CGROUPS = Path("/sys/fs/cgroup")
+NAMED = 20  # damaged images that are named at once
+
+
+def memory_limit(own: Path = Path("/proc/self/cgroup")) -> int:
+    """Return the bytes of memory of this machine, or of this process's control group (version 1 or 2) if it is less."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for line in own.read_text().splitlines() if own.exists() else ():
+        _, controllers, group = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            root = CGROUPS / "memory" if controllers else CGROUPS
+            folder = root / group.strip("/")  # inside a container it may be unknown, and the limit is at the root
+            for place in (folder, *(parent for parent in folder.parents if parent.is_relative_to(root))):
+                limit = place / ("memory.limit_in_bytes" if controllers else "memory.max")
+                text = limit.read_text().strip() if limit.is_file() else "max"
+                limits += [int(text)] if text.isdigit() else []
+    return min(limits)
 
 
 def check_memory(what: str, count: int, height: int, width: int) -> None:
-    """Raise UserError if `count` decoded RGB images need more than half of the machine's memory, not an hour later."""
-    needed = count * height * width * 3
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Raise UserError if `count` decoded RGB images need more than half of the memory there is, not an hour later."""
+    needed, memory = count * height * width * 3, memory_limit()
     if needed > memory / 2:
         raise UserError(f"{what}: {count:,} images of {width}x{height} decode to {needed / 2**30:.1f} GiB, more than "
-                        f"half of this machine's {memory / 2**30:.1f} GiB of memory; set a smaller "
+                        f"half of the {memory / 2**30:.1f} GiB of memory that this process may use; set a smaller "
                         "--config.data.image_size, or decode images during training: --config.data.stream=true")
 
 
@@ -69,28 +95,81 @@ def resize_array(images: np.ndarray, size: int, what: str) -> np.ndarray:
     return np.stack(in_threads(partial(resize_pixels, size=size), images, f"resizing to {size}x{size}"))
 
 
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Return a grayscale image of 12 or 16 bits with 8; Pillow's own conversion would clip at 255."""
+    tags = getattr(image, "tag_v2", {})  # of TIFF: bits of a sample, and 0 where the lowest number is white
+    bits, inverted = tags.get(258, (16,))[0], tags.get(262) == 0
+    pixels = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - pixels if inverted else pixels)
+
+
+def _to_pixels(image: Image.Image) -> Image.Image:
+    """Return a loaded image as L if it is grayscale, else as RGB: upright, and on white where it is transparent."""
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation) or 1)
+    except Exception:  # damaged EXIF, which can raise nearly anything, does not damage the pixels
+        turn = None
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        image = _to_8_bits(image)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have 32 bits (mode {image.mode}); convert it to 8 bits")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    if image.has_transparency_data:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        ground = Image.new("RGB", image.size, "white")
+        ground.paste(image, mask=image)
+        image = ground
+    image = image if image.mode == mode else image.convert(mode)  # convert would copy
+    return image if turn is None else image.transpose(turn)
+
+
 def decode(file: Path | io.BytesIO, size: int, transform: Callable[[Image.Image], Image.Image] | None = None,
            name: str = "") -> np.ndarray:
     """Return an image file, or encoded bytes that errors call `name`, as uint8 [H, W] if it is grayscale, or [H, W, 3].
 
-    It is changed by `transform` if there is one, else by `resize` to `size`. Raise UserError if it does not decode.
+    It is turned upright as its EXIF data say, put on white where it is transparent, and changed by `transform` if there
+    is one, else by `resize` to `size`. Raise UserError if it does not decode.
     """
     try:
-        with Image.open(file) as opened:
+        length = file.getbuffer().nbytes if isinstance(file, io.BytesIO) else file.stat().st_size
+        with Image.open(file, formats=FORMATS) as opened:
+            if opened.width * opened.height > max(PIXELS, PIXELS_A_BYTE * length):
+                raise ValueError(f"it has {opened.width}x{opened.height} pixels, too many to decode safely; shrink it")
             opened.load()
-            image: Image.Image = opened
-            if image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.mode in ("I", "F"):
-                raise ValueError(f"its pixels have 32 bits (mode {image.mode}); convert it to 8 bits")
-            mode = "L" if image.mode in ("1", "L") else "RGB"
-            if image.mode == "P":  # directly to RGB, palettes with transparency warn
-                image = image.convert("RGBA")
-            if image.mode != mode:  # convert would copy
-                image = image.convert(mode)
+            image = _to_pixels(opened)
             return np.asarray(transform(image) if transform else resize(image, size))
     except Exception as e:  # a damaged image can raise nearly anything
-        raise UserError(f"{name or file} does not decode as an image: {e}; repair or remove it") from e
+        reason = ("it has none of the formats that are read: " + ", ".join(FORMATS)
+                  if isinstance(e, UnidentifiedImageError) else " ".join(str(e).split())[:200] or type(e).__name__)
+        raise UserError(f"{name or file} does not decode as an image: {reason}; repair or remove it") from e
+
+
+def decode_or_error(file: Path | io.BytesIO, size: int, name: str = "") -> np.ndarray | UserError:
+    """Return `decode`, or the error that it raises."""
+    try:
+        return decode(file, size, name=name)
+    except UserError as e:
+        return e
+
+
+def undamaged(decoded: Mapping[str, Sequence[np.ndarray | UserError]], place: str, skip: bool) -> dict[str, np.ndarray]:
+    """Return the indices of each split's images that decode. The log names the others, at most NAMED of them.
+
+    Raise UserError if there are others, unless `skip` says to leave them out.
+    """
+    errors = [image for images in decoded.values() for image in images if isinstance(image, UserError)]
+    for error in errors[:NAMED] if skip or len(errors) > 1 else ():
+        log.warning("%s", error)
+    names = [str(error).partition(" does not decode")[0].removeprefix(f"{place}/") for error in errors]
+    found = (f"{len(errors):,} of {sum(map(len, decoded.values())):,} images of {place} do not decode: "
+             f"{some(names[:NAMED], 300)}{f', and {len(errors) - NAMED:,} more' if len(errors) > NAMED else ''}")
+    if errors and not skip:
+        raise UserError(f"{found if len(errors) > 1 else errors[0]}; or leave out what is damaged: "
+                        "--config.data.skip_damaged=true")
+    if errors:
+        log.warning("left out: %s", found)
+    return {split: np.flatnonzero([not isinstance(image, UserError) for image in images])
+            for split, images in decoded.items()}
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

@@ -2,45 +2,66 @@
 
 Where a source has no test split or no class names, there are none.
 """
+import contextlib
 import gzip
-import io
+import logging
 import math
-import pickle
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modern_cnn.data import unpickle
+from modern_cnn.data.decoding import IMAGE_ENDINGS as IMAGE_ENDINGS  # so that it can be imported from here too
+from modern_cnn.data.decoding import decode as decode
 from modern_cnn.data.folders import read_folder
 from modern_cnn.data.spec import Arrays
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, some
+
+log = logging.getLogger(__name__)
+
+MOST, RATIO = 2**28, 20  # bytes that any gzip file may become, and times its size that a large one may
 
 
-def _read_bytes(path: Path) -> bytes:
-    """Return the content of a file, decompressed if it is gzip, whatever its name."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, int]]:
+    """Give a file, decompressed if it is gzip whatever its name, and the most bytes that it may hold."""
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        with open(path, "rb") as file:
+            size, zipped = os.fstat(file.fileno()).st_size, file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            yield (gzip.GzipFile(fileobj=file), max(MOST, RATIO * size)) if zipped else (file, size)
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise UserError(f"{path} is a damaged gzip file ({e}); fetch it again") from e
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror or e}") from e
 
 
+def _read_bytes(path: Path) -> bytes:
+    """Return the content of a file. Raise UserError if it becomes so large by decompression that it must be a trap."""
+    with _opened(path) as (file, most):
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"{path} decompresses to more than {most:,} bytes; if that is right, unpack it with gunzip")
+    return data
+
+
 def _read_idx_file(path: Path, ndim: int, what: str) -> np.ndarray:
     """Return the uint8 array of one IDX file, with `ndim` axes."""
-    data = _read_bytes(path)
-    magic = int.from_bytes(data[:4], "big")
-    if magic != 0x0800 + ndim:
-        raise UserError(f"{path} does not hold {what}: it starts with {magic:#06x}, expected {0x0800 + ndim:#06x}")
-    header = 4 + 4 * ndim
-    shape = [int.from_bytes(data[start:start + 4], "big") for start in range(4, header, 4)]
-    if len(data) - header != math.prod(shape):
-        raise UserError(f"{path} is truncated or damaged: its header promises {math.prod(shape):,} bytes of {what}, it "
-                        f"has {len(data) - header:,}")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    with _opened(path) as (file, most):
+        head = file.read(4 + 4 * ndim)
+        magic, *shape = (int.from_bytes(head[start:start + 4], "big") for start in range(0, 4 + 4 * ndim, 4))
+        if magic != 0x0800 + ndim:
+            raise UserError(f"{path} does not hold {what}: it starts with {magic:#06x}, expected {0x0800 + ndim:#06x}")
+        promised, whole = math.prod(shape), len(head) == 4 + 4 * ndim
+        data = file.read(promised + 1) if whole and promised <= most else b""  # no more, whatever is in it
+    if not whole or len(data) != promised:
+        raise UserError(f"{path} is truncated or damaged: its header promises {promised:,} bytes of {what}, it has "
+                        f"{'more' if len(data) > promised else 'fewer'}")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def read_idx(directory: Path) -> tuple[dict[str, Arrays], list[str]]:
@@ -50,9 +71,9 @@ def read_idx(directory: Path) -> tuple[dict[str, Arrays], list[str]]:
         for what, ndim in (("images", 3), ("labels", 1)):
             found = sorted({path for word in (prefix, split) for path in directory.glob(f"*{word}*{what}[-.]idx{ndim}*")
                             if path.is_file()})
-            if len(found) > 1:
+            if len(found) > 1 and [path.name for path in found] != [found[0].name, f"{found[0].name}.gz"]:
                 raise UserError(f"{directory} has more than one file for {title} {what}: "
-                                f"{', '.join(path.name for path in found)}; keep one of them")
+                                f"{some(path.name for path in found)}; keep one of them")
             if not found:
                 missing.append(f"{prefix}-{what}-idx{ndim}-ubyte*")
             files[split, what] = found
@@ -60,46 +81,42 @@ def read_idx(directory: Path) -> tuple[dict[str, Arrays], list[str]]:
         raise UserError(f"{directory} is not a folder of MNIST-format (IDX) files: missing {', '.join(missing)}")
     splits = {}
     for split in ("train", "test"):
-        (images_file,), (labels_file,) = files[split, "images"], files[split, "labels"]
-        images, labels = _read_idx_file(images_file, 3, "images"), _read_idx_file(labels_file, 1, "labels")
+        parts = []
+        for what, ndim in (("images", 3), ("labels", 1)):
+            path, *packed = files[split, what]  # a file may lie there as it is and packed, as torchvision leaves it
+            parts.append(_read_idx_file(path, ndim, what))
+            if packed and not np.array_equal(parts[-1], _read_idx_file(packed[0], ndim, what)):
+                raise UserError(f"{path} and {packed[0].name} differ; keep the right one")
+        images, labels = parts
         if len(images) != len(labels):
-            raise UserError(f"{images_file} has {len(images):,} images but {labels_file} has {len(labels):,} labels")
+            raise UserError(f"{files[split, 'images'][0]} has {len(images):,} images but "
+                            f"{files[split, 'labels'][0]} has {len(labels):,} labels")
         splits[split] = Arrays(images[..., None], labels.astype(np.int32))
     return splits, []
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler of CIFAR's python batches that loads numpy arrays and plain data, and never runs code."""
-    ALLOWED = frozenset({("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-                         ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")})
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if (module_name, global_name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to run {module_name}.{global_name}")
-        return super().find_class(module_name.replace("numpy.core", "numpy._core"), global_name)
-
-
 def _unpickle(path: Path) -> dict[str, Any]:
-    data = io.BytesIO(_read_bytes(path))
+    data = _read_bytes(path)
     try:
-        content = _ArraysOnly(data, encoding="latin1").load()
-        return {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
+        return unpickle.loads(data)
     except Exception as e:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{path} is not a CIFAR python batch: {e}") from e
+        raise UserError(f"{path} is not a CIFAR python batch: {str(e)[:200] or type(e).__name__}") from e
 
 
 def _read_cifar_python(path: Path) -> Arrays:
     """Return the rows of a python batch, uint8 [N, 3072], and its labels."""
     batch = _unpickle(path)
-    labels = batch.get("labels", batch.get("fine_labels"))
-    if labels is None or "data" not in batch:
+    rows, labels = batch.get("data"), batch.get("labels", batch.get("fine_labels"))
+    if labels is None or rows is None:
         raise UserError(f"{path} is not a CIFAR python batch: it has no 'data' or no 'labels'")
-    try:
-        rows, labels = np.asarray(batch["data"]), np.asarray(labels, np.int32).ravel()
-    except (TypeError, OverflowError) as e:
-        raise UserError(f"{path} is not a CIFAR python batch: {e}") from e
-    if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072:
-        raise UserError(f"{path} is not a CIFAR batch: it holds {rows.dtype} {rows.shape}, expected uint8 [N, 3072]")
+    if isinstance(labels, list) and all(type(label) is int and abs(label) < 2**31 for label in labels):
+        labels = np.array(labels, np.int64)
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        raise UserError(f"{path} is not a CIFAR batch: its labels are not the whole numbers of classes")
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072:
+        has = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        raise UserError(f"{path} is not a CIFAR batch: its data are {has}, expected uint8 [N, 3072]")
+    labels = labels.ravel()
     if len(rows) != len(labels):
         raise UserError(f"{path} has {len(rows):,} images but {len(labels):,} labels")
     return Arrays(rows, labels)
@@ -113,7 +130,26 @@ def _read_cifar_binary(path: Path, label_bytes: int) -> Arrays:
         raise UserError(f"{path} is truncated or damaged: {len(data):,} bytes is not a whole number of {record}-byte "
                         "records")
     rows = data.reshape(-1, record)
-    return Arrays(rows[:, label_bytes:], rows[:, label_bytes - 1].astype(np.int32))
+    return Arrays(rows[:, label_bytes:], rows[:, label_bytes - 1])
+
+
+def _read_cifar_names(path: Path, classes: int) -> list[str]:
+    """Return the names of the classes, none if there is no such file."""
+    if not path.is_file():
+        return []
+    try:
+        if path.suffix == ".txt":
+            names = [line.strip() for line in _read_bytes(path).decode("utf-8-sig").splitlines() if line.strip()]
+        else:
+            meta: Any = _unpickle(path)
+            names = meta.get("label_names", meta.get("fine_label_names", []))
+            names = [name.decode() if isinstance(name, bytes) else name for name in names]
+        if names and (len(names) != classes or not all(isinstance(name, str) for name in names)):
+            raise TypeError
+    except (UnicodeDecodeError, TypeError):
+        raise UserError(f"{path} does not hold the names of {classes} classes, as UTF-8 text; mend it or move it "
+                        "away") from None
+    return names
 
 
 def read_cifar(directory: Path) -> tuple[dict[str, Arrays], list[str]]:
@@ -142,16 +178,17 @@ def read_cifar(directory: Path) -> tuple[dict[str, Arrays], list[str]]:
         if len(wrong):
             raise UserError(f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is outside the {classes} classes")
         # A row holds all red, all green, all blue pixels.
-        parts.append(Arrays(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels))
+        parts.append(Arrays(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels.astype(np.int32)))
+    *sizes, last = (len(labels) for _, labels in parts)
+    doubt = (f"{directory}: {', '.join(files)} have {', '.join(map(str, [*sizes, last]))} images, but those of the "
+             f"original are {'equally long' if classes == 10 else '5 to 1'}: is one of them cut off?")
+    if label_bytes and len(set(sizes)) > 1:
+        raise UserError(doubt)
+    if label_bytes and sizes[0] != last * (1 if classes == 10 else 5):
+        log.warning("%s", doubt)
     *train, test = parts
     whole = Arrays(*(np.concatenate(arrays) for arrays in zip(*train, strict=True)))
-    path, names = directory / names_file, []
-    if path.is_file() and path.suffix == ".txt":
-        names = path.read_text().split()
-    elif path.is_file():
-        meta = _unpickle(path)
-        names = list(meta.get("label_names", meta.get("fine_label_names", [])))
-    return {"train": whole, "test": test}, names if len(names) == classes else []
+    return {"train": whole, "test": test}, _read_cifar_names(directory / names_file, classes)
 
 
 def read_digits() -> tuple[dict[str, Arrays], list[str]]:

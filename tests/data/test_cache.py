@@ -89,6 +89,19 @@ def test_tfds_with_one_size_is_enlarged_later(asked):
     assert asked == ["cifar10"] * 2
 
 
+def replace(path, old, new):
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+
+
+def flip(path, place):
+    """Change one bit of a byte."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize("damage", [
     lambda entry: (entry / "train_images.npy").write_bytes((entry / "train_images.npy").read_bytes()[:-50]),
     lambda entry: (entry / "train_images.npy").write_bytes(b"garbage"),
@@ -97,16 +110,25 @@ def test_tfds_with_one_size_is_enlarged_later(asked):
     lambda entry: (entry / "meta.json").write_text(""),
     lambda entry: (entry / "meta.json").write_text("null"),
     lambda entry: (entry / "meta.json").write_text('{"splits": []}'),
-], ids=["truncated", "garbage", "empty", "missing", "no meta", "null meta", "half meta"])
+    lambda entry: (entry / "meta.json").write_text("[" * 200_000),
+    lambda entry: replace(entry / "meta.json", b"cat", b"cow"),
+    lambda entry: replace(entry / "meta.json", b"left_out", b"left_oui"),
+    lambda entry: flip(entry / "train_images.npy", -7),
+    lambda entry: flip(entry / "test_labels.npy", -4),
+    lambda entry: replace(entry / "train_images.npy", b"|u1", b"|i1"),
+    lambda entry: replace(entry / "train_labels.npy", b"<i4", b">i4"),
+    lambda entry: replace(entry / "train_labels.npy", b"<i4", b"<f4"),
+], ids=["truncated", "garbage", "empty", "missing", "no meta", "null meta", "half meta", "deep meta", "another name",
+        "another key", "another pixel", "another label", "signed pixels", "turned labels", "float labels"])
 def test_damaged_entry_is_decoded_again(tmp_path, cache, log, damage):
-    files.write_idx(tmp_path / "set")
-    first = files.load(f"idx:{tmp_path / 'set'}")
+    files.write_images(tmp_path / "set")
+    first = files.load(f"folder:{tmp_path / 'set'}")
     damage(next((cache / "datasets").iterdir()))
     log.clear()
-    assert files.same(first, files.load(f"idx:{tmp_path / 'set'}"))
+    assert files.same(first, files.load(f"folder:{tmp_path / 'set'}"))
     assert "decoding" in log.text
     log.clear()
-    assert files.same(first, files.load(f"idx:{tmp_path / 'set'}"))
+    assert files.same(first, files.load(f"folder:{tmp_path / 'set'}"))
     assert "from the cache" in log.text
 
 
