@@ -74,9 +74,8 @@ class FieldInterpreter(Interpreter[Value]):
         if inner(eqn):
             return self.enter(eqn, inputs, place)
         if any(isinstance(value, tuple) for value in inputs):
-            rule: Callable[..., View] = _RULES.get(eqn.primitive.name, _pointwise)
             height, width = ([v[axis] if isinstance(v, tuple) else None for v in inputs] for axis in (0, 1))
-            return [(rule(eqn, height, out), rule(eqn, width, out)) for out in range(len(eqn.outvars))]
+            return [(_output(eqn, height, out), _output(eqn, width, out)) for out in range(len(eqn.outvars))]
         return [max((axes for axes in inputs if isinstance(axes, int)), default=None)] * len(eqn.outvars)
 
     def slice(self, value: Value, place: Place) -> Value:
@@ -94,54 +93,71 @@ def views(function: Callable[[Any, Array], Any], variables: Any, images: Array) 
     return found
 
 
-# The rules return the view of output number `out` from those of the inputs (None: a weight or a constant; not all).
-def _pointwise(eqn, views, out):
-    """Return the views of an operation on elements, or of one without a rule: the whole image if axes change."""
-    shape = eqn.outvars[out].aval.shape
-    seen = [(var.aval.shape, view) for var, view in zip(eqn.invars, views, strict=True) if view]
-    if all(len(old) == len(shape) and all(n == m or not jump for n, m, jump in zip(old, shape, view.jumps, strict=True))
-           for old, view in seen):
+def _output(eqn: Any, views: Sequence[Any], out: int) -> View:
+    """Return the view of output number `out` from those of the inputs (None: a weight or a constant; not all).
+
+    What has no rule is an operation on elements, or sees the whole image if axes change: no classifier correlates
+    images, transposes a convolution or spreads pixels.
+    """
+    params, shapes, shape = eqn.params, [var.aval.shape for var in eqn.invars], eqn.outvars[out].aval.shape
+    view, old = views[0], shapes[0]
+    match eqn.primitive.name:
+        case "conv_general_dilated" if views[1] is None and max(params["lhs_dilation"]) == 1:
+            spec, kernel = params["dimension_numbers"], shapes[1]
+            extents = [(kernel[axis] - 1) * d + 1
+                       for axis, d in zip(spec.rhs_spec[2:], params["rhs_dilation"], strict=True)]
+            view = view.move(spec.lhs_spec).window(  # batch, channels, then the axes of the image
+                [1, old[spec.lhs_spec[1]], *extents], [1, 0, *params["window_strides"]],
+                [0, 0, *(low for low, _ in params["padding"])])
+            return view.move(map(spec.out_spec.index, range(len(kernel))))
+        case "dot_general":
+            contracted, batch = params["dimension_numbers"]
+            seen = []
+            for i, view in enumerate(views):
+                if view:
+                    free = [a for a in range(len(view.jumps)) if a not in (*contracted[i], *batch[i])]
+                    new = [None] * (len(shape) - len(batch[i]) - len(free))
+                    axes = [*batch[i], *(new + free if i else free + new)]
+                    seen.append(view.fold(contracted[i], shapes[i]).move(axes))
+            return join(seen)
+        case "reduce_window_max" | "reduce_window_min" | "reduce_window_sum":
+            size, dilation, padding = (np.array(params[part])
+                                       for part in ("window_dimensions", "window_dilation", "padding"))
+            return view.window((size - 1) * dilation + 1, params["window_strides"], padding[:, 0])
+        case "reduce_max" | "reduce_min" | "reduce_sum" | "reduce_prod" | "reduce_and" | "reduce_or" | "reduce_xor":
+            return view.fold(params["axes"], old).move(a for a in range(len(old)) if a not in params["axes"])
+        case "squeeze":
+            return view.move(a for a in range(len(old)) if a not in params["dimensions"])
+        case "transpose":
+            return view.move(params["permutation"])
+        case "reshape":
+            return _reshape(view, old, shape)
+        case "broadcast_in_dim":
+            source = {target: a for a, target in enumerate(params["broadcast_dimensions"]) if old[a] == shape[target]}
+            return view.move(map(source.get, range(len(shape))))
+        case "slice":
+            return view.window(1, params["strides"] or 1, np.negative(params["start_indices"]))
+        case "pad" if not any(jump and inside for jump, (*_, inside)
+                              in zip(view.jumps, params["padding_config"], strict=True)):
+            return view.window(low=[low for low, *_ in params["padding_config"]])
+        case "concatenate":
+            along = np.arange(len(shape)) == params["dimension"]
+            starts = np.cumsum([0, *(other[params["dimension"]] for other in shapes[:-1])])
+            return join([view.window(low=start * along) for view, start in zip(views, starts, strict=True) if view])
+        case "split":
+            return view.window(low=-sum(params["sizes"][:out]) * (np.arange(len(shape)) == params["axis"]))
+        case "stack":
+            axis = params["axis"]
+            return join([view.move([*range(axis), None, *range(axis, len(old))]) for view in views if view])
+    seen = [(other, view) for other, view in zip(shapes, views, strict=True) if view]
+    if all(len(other) == len(shape) and all(n == m or not j for n, m, j in zip(other, shape, view.jumps, strict=True))
+           for other, view in seen):
         return join([view for _, view in seen])
     return View(0, math.inf, (0,) * len(shape))
 
 
-def _convolution(eqn, views, out):
-    spec, params, kernel = eqn.params["dimension_numbers"], eqn.params, eqn.invars[1].aval.shape
-    if views[1] or any(d > 1 for d in params["lhs_dilation"]):  # no classifier correlates images or transposes
-        return _pointwise(eqn, views, out)
-    channels = eqn.invars[0].aval.shape[spec.lhs_spec[1]]
-    extents = [(kernel[axis] - 1) * d + 1 for axis, d in zip(spec.rhs_spec[2:], params["rhs_dilation"], strict=True)]
-    view = views[0].move(spec.lhs_spec).window(  # batch, channels, then the axes of the image
-        [1, channels, *extents], [1, 0, *params["window_strides"]], [0, 0, *(low for low, _ in params["padding"])])
-    return view.move(spec.out_spec.index(axis) for axis in range(len(kernel)))
-
-
-def _dot_general(eqn, views, out):
-    contracted, batch = eqn.params["dimension_numbers"]
-    seen = []
-    for i, view in enumerate(views):
-        if view:
-            free = [a for a in range(len(view.jumps)) if a not in (*contracted[i], *batch[i])]
-            new = [None] * (eqn.outvars[0].aval.ndim - len(batch[i]) - len(free))
-            axes = [*batch[i], *(new + free if i else free + new)]
-            seen.append(view.fold(contracted[i], eqn.invars[i].aval.shape).move(axes))
-    return join(seen)
-
-
-def _reduce_window(eqn, views, out):
-    size, dilation, padding = (np.array(eqn.params[part])
-                               for part in ("window_dimensions", "window_dilation", "padding"))
-    return views[0].window((size - 1) * dilation + 1, eqn.params["window_strides"], padding[:, 0])
-
-
-def _reduce(eqn, views, out):
-    view, axes, shape = views[0], eqn.params["axes"], eqn.invars[0].aval.shape
-    return view.fold(axes, shape).move(a for a in range(len(shape)) if a not in axes)
-
-
-def _reshape(eqn, views, out):
+def _reshape(view: View, old: Sequence[int], new: Sequence[int]) -> View:
     """Return the view of a reshape: an axis that is split keeps its place in the image, merged axes lose theirs."""
-    view, old, new = views[0], eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     jumps = [0] * len(new)
     sources, targets = ([a for a, n in enumerate(shape) if n > 1] for shape in (old, new))
     while sources:
@@ -156,51 +172,3 @@ def _reshape(eqn, views, out):
         for i, axis in enumerate(split):
             jumps[axis] = view.jumps[merged[0]] * math.prod(new[a] for a in split[i + 1:])
     return view.become(view.start, view.size, jumps)
-
-
-def _broadcast(eqn, views, out):
-    old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    source = {target: axis for axis, target in enumerate(eqn.params["broadcast_dimensions"])
-              if old[axis] == new[target]}
-    return views[0].move(source.get(axis) for axis in range(len(new)))
-
-
-def _slice(eqn, views, out):
-    return views[0].window(1, eqn.params["strides"] or 1, np.negative(eqn.params["start_indices"]))
-
-
-def _pad(eqn, views, out):
-    low, _, interior = np.transpose(eqn.params["padding_config"])
-    return _pointwise(eqn, views, out) if any(interior * views[0].jumps) else views[0].window(low=low)
-
-
-def _along(axis, low, view):
-    """Return a view of an array that begins `low` elements further along an axis."""
-    return view.window(low=[low if a == axis else 0 for a in range(len(view.jumps))])
-
-
-def _concatenate(eqn, views, out):
-    axis = eqn.params["dimension"]
-    ends = np.cumsum([var.aval.shape[axis] for var in eqn.invars])
-    return join([_along(axis, end - var.aval.shape[axis], view)
-                 for var, view, end in zip(eqn.invars, views, ends, strict=True) if view])
-
-
-def _stack(eqn, views, out):
-    axis = eqn.params["axis"]
-    return join([view.move([*range(axis), None, *range(axis, len(view.jumps))]) for view in views if view])
-
-
-def _split(eqn, views, out):
-    return _along(eqn.params["axis"], -sum(eqn.params["sizes"][:out]), views[0])
-
-
-_RULES = {
-    "conv_general_dilated": _convolution, "dot_general": _dot_general, "reshape": _reshape,
-    "broadcast_in_dim": _broadcast, "slice": _slice, "pad": _pad, "concatenate": _concatenate, "stack": _stack,
-    "split": _split, "transpose": lambda eqn, views, out: views[0].move(eqn.params["permutation"]),
-    "squeeze": lambda eqn, views, out: views[0].move(
-        a for a in range(len(views[0].jumps)) if a not in eqn.params["dimensions"]),
-    **{f"reduce_window_{name}": _reduce_window for name in ("max", "min", "sum")},
-    **{f"reduce_{name}": _reduce for name in ("max", "min", "sum", "prod", "and", "or", "xor")},
-}
