@@ -1,6 +1,7 @@
 """The declaration of the config's fields, and what is made of it."""
 import json
 
+import ml_collections
 import pytest
 
 from configs import base, lenet, mlp
@@ -20,7 +21,10 @@ def test_every_field_says_what_it_means_and_its_default_is_allowed():
     for name, field in settings.FIELDS.items():
         assert len(field.meaning) > 5, name
         assert field.default is None or type(field.default) is field.type, name
-        assert field.low is None or field.low <= field.default <= field.high, name
+        default = field.default if field.type is tuple else [field.default]
+        assert field.low is None or all(field.low <= part <= field.high for part in default), name
+        assert (field.low is None) == (field.type is str or field.default is None), name
+        assert field.needs == "" or not settings.FIELDS[field.needs].default, name
         assert not field.choices or field.default in field.choices, name
 
 
@@ -32,7 +36,7 @@ def test_who_may_change_what():
         settings.ALWAYS: {"log_every_steps", "log_norms", "checkpoint_every_steps", "eval_every_epochs",
                           "test_every_epoch", "parallel.count", "parallel.compile"},
         settings.LENGTH: {"max_steps"}, settings.EPOCHS: {"epochs"},
-        settings.PLACE: {"data.source", "data.manual_dir"}}
+        settings.PLACE: {"data.source", "data.layout", "data.manual_dir"}}
     assert set(settings.VARYING) == {
         "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.momentum", "optimizer.ema_decay",
         "schedule.factor", "model.dropout_rate", "loss.label_smoothing"}
@@ -51,8 +55,13 @@ def test_the_choices_are_those_that_exist():
     ("optimizer.name", "sdg", "config.optimizer.name='sdg' is unknown; did you mean 'sgd'"),
     ("schedule.name", "cosin", "config.schedule.name='cosin' is unknown; did you mean 'cosine'"),
     ("optimizer.momentum", float("nan"), "config.optimizer.momentum=nan must be a number between 0 and 1"),
+    ("data.num_classes", 10**10, "config.data.num_classes=10000000000 must be a number between 0 and 1000000"),
     ("seed", -1, "config.seed=-1 must be a number between 0 and 4294967295"),
-    ("schedule.milestones", (1.0, -2.0), "config.schedule.milestones=.* must be epochs, at least 0"),
+    ("schedule.milestones", (1.0, -2.0), "config.schedule.milestones=.* must be numbers between 0 and 1000000000"),
+    ("optimizer.ema_decay", 1.0, "config.optimizer.ema_decay=1.0 must be a number between 0 and 0.999999"),
+    ("optimizer.nesterov", True, "config.optimizer.nesterov=True does nothing without config.optimizer.momentum"),
+    ("augment.shift", 1e30, "config.augment.shift=1e[+]30 must be a number between 0 and 512"),
+    ("augment.crop", 1_000_000, "config.augment.crop=1000000 must be a number between 0 and 512 without a fraction"),
     ("model.name", "lanet", "there is no network 'lanet'; did you mean 'lenet'"),
 ])
 def test_bad_values(field, value, words):
@@ -60,6 +69,32 @@ def test_bad_values(field, value, words):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=words):
         settings.read(config)
+
+
+NONSENSE = (float("nan"), float("inf"), float("-inf"), -1, 10**12, "text", True, None, [1], (float("nan"),), (-1,))
+
+
+@pytest.mark.parametrize("name", [name for name, field in settings.FIELDS.items() if field.default is not None])
+def test_no_field_takes_nonsense(name):
+    """A config file, which is a program, can set a field to anything."""
+    field = settings.FIELDS[name]
+    right = {bool: [True], tuple: [[1]], float: [5], str: [] if field.choices else ["text"]}.get(field.type, [])
+    for value in (*NONSENSE, 0.5 if field.type is int else 5):
+        if not any(type(value) is type(each) and value == each for each in right):
+            tree = base.get_config().to_dict()
+            section = tree[name.split(".")[0]] if "." in name else tree
+            section[name.split(".")[-1]] = value
+            with pytest.raises(UserError) as refused:
+                settings.read(ml_collections.ConfigDict(tree))
+            assert len(str(refused.value)) < 600, value
+            assert name in str(refused.value) or name == "model.name", value
+
+
+def test_a_tilde_in_a_path_is_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = base.get_config()
+    config.finetune.workdir = "~/runs/x"
+    assert settings.read(config).finetune.workdir == "/home/me/runs/x"
 
 
 def test_missing_and_unknown_fields():

@@ -54,3 +54,12 @@ def test_pictures_are_written(draw, tmp_path):
     with Image.open(path) as picture:
         assert min(picture.size) > 150
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "$a$ and $b$", "caf\udce9", r"\$"])
+def test_names_are_drawn_letter_by_letter(tmp_path, name):
+    """Matplotlib reads a formula between dollars, and cannot draw bytes that are no text."""
+    pictures.augmented(IMAGES[:2], [name, name], IMAGES[None, :2], name, tmp_path / "a.png")
+    pictures.beside(IMAGES[:1], [name], normal(1, 4, 4), name, tmp_path / "b.png")
+    with Image.open(tmp_path / "b.png") as picture:
+        picture.verify()

@@ -4,7 +4,8 @@ import re
 import pytest
 from PIL import Image
 
-from modern_cnn.sweeps import report, seeds
+from configs import quickstart
+from modern_cnn.sweeps import report, seeds, sweep
 
 RUN = {"versions": {"jax": "1"}, "machine": "here", "data": {}}
 CONFIG = {"model": {"name": "lenet"}, "data": {"source": "digits"}}
@@ -67,6 +68,18 @@ def test_files_of_the_report(tmp_path):
     with Image.open(tmp_path / "curves.png") as picture:
         assert min(picture.size) > 800
     assert (tmp_path / "table.md").read_text().startswith("| learning_rate | trials |")
+
+
+def test_names_that_are_formulas_or_no_text(tmp_path):
+    sources = [f"folder:{tmp_path}/caf\udce9", r"folder:/a$\frac{$"]
+    made = sweep.Sweep(quickstart.get_config(), {"data.source": sources}, tmp_path)
+    made.write()
+    assert r"/caf\udce9," in (tmp_path / "sweep.csv").read_text("utf-8")
+    rows = [{"seed": 0, "data.source": source} | {"test_loss": 1, "test_accuracy": 0.5, "seconds": 1, "status": "done"}
+            for source in sources]
+    report.write(tmp_path, rows, [records([3, 2, 1])] * 2, CONFIG | {"data": {"source": sources[1]}}, RUN)
+    assert r"caf\udce9" in (tmp_path / "report.html").read_text("utf-8")
+    assert r"caf\udce9" in (tmp_path / "table.md").read_text("utf-8")
 
 
 def test_many_settings_and_settings_that_end_alike():
