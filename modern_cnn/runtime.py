@@ -3,15 +3,23 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import socket
 import warnings
 from pathlib import Path
 
+from modern_cnn.errors import UserError
+
 
 def cache_dir() -> Path:
-    """Return the directory of decoded data sets and compiled programs: $MODERN_CNN_CACHE, or the user's own cache."""
-    if os.environ.get("MODERN_CNN_CACHE"):
-        return Path(os.environ["MODERN_CNN_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "modern_cnn"
+    """Return the directory of decoded data sets and compiled programs: $MODERN_CNN_CACHE, or the user's own cache.
+
+    A user without a home has none: nothing can be written below the path that is returned.
+    """
+    own = os.environ.get("MODERN_CNN_CACHE")
+    try:
+        return Path(own or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "modern_cnn")).expanduser()
+    except RuntimeError:
+        return Path(os.devnull, "modern_cnn")
 
 
 # XLA's CPU compiler gives single convolutions to its YNN library, where they take twice as long as in Eigen (two cores
@@ -61,13 +69,21 @@ def join_processes(coordinator: str, count: int, index: int) -> None:
     """Make this process number `index`, from 0, of `count` that train together. Call it before any computation.
 
     `coordinator` is HOST:PORT of the first process; 'auto' where the cluster knows all three values (TPU pods, SLURM).
-    Raise RuntimeError if the other processes did not join.
+    Raise UserError for another text, for 'auto' where there is no cluster, or if the other processes did not join.
     """
     import jax
 
-    if coordinator == "auto":
-        jax.distributed.initialize()
-    else:
-        jax.distributed.initialize(coordinator, count, index)
+    try:
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            host, _, port = coordinator.rpartition(":")
+            if not host or not 0 < int(port) < 2**16:
+                raise ValueError("there is no such host or port")
+            socket.getaddrinfo(host.strip("[]"), int(port))
+            jax.distributed.initialize(coordinator, count, index)
+    except (ValueError, OSError, OverflowError, RuntimeError) as e:
+        raise UserError(f"--coordinator={coordinator}, {count} processes: {str(e)[:300]}. It must be the HOST:PORT of "
+                        "the first process; 'auto' needs a TPU pod or SLURM") from e
     if jax.process_index():
         logging.getLogger("modern_cnn").setLevel(logging.ERROR)  # the first process logs for all

@@ -6,17 +6,20 @@ the variables themselves, so that a resumed run is the same run.
 """
 import contextlib
 import logging
+import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from modern_cnn.errors import UserError, parse_json
+from modern_cnn.errors import UserError, parse_json, some
+from modern_cnn.runs import workdir as files
+from modern_cnn.runs.log import read_metrics
 from modern_cnn.training import devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
@@ -53,7 +56,28 @@ def _reason(error: Exception) -> str:
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     """Return what is higher for a better checkpoint: validation accuracy, then the smaller loss."""
-    return metrics["accuracy"], -metrics["loss"]
+    return float(metrics["accuracy"]), -float(metrics["loss"])
+
+
+def _ranks(workdir: Path) -> dict[int, tuple[float, float]]:
+    """Return the rank of each checkpoint that was validated: by metrics.jsonl, or else by the copy in the checkpoint.
+
+    A warning tells of a copy that is damaged or gone.
+    """
+    recorded = {record["step"]: _rank(record) for record in read_metrics(workdir / "metrics.jsonl")
+                if record["split"] == "validation"}
+    ranks = {}
+    for step in saved_steps(workdir):
+        path, copy, why = workdir / "checkpoints" / str(step) / "metrics" / "metrics", None, "is another"
+        try:
+            copy = _rank(parse_json(path.read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError) as e:
+            why = "is gone" if isinstance(e, FileNotFoundError) else f"cannot be read: {_reason(e)}"
+        ranks[step] = recorded.get(step, copy)
+        if copy != ranks[step] or why.startswith("cannot"):
+            log.warning("the validation result in %s %s; %s", path, why, "metrics.jsonl has it too" if step in recorded
+                        else f"the checkpoint of step {step} counts as not validated")
+    return {step: rank for step, rank in ranks.items() if rank}
 
 
 def _parts(state: TrainState, metrics: Metrics) -> dict[str, Any]:
@@ -64,20 +88,13 @@ def _parts(state: TrainState, metrics: Metrics) -> dict[str, Any]:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Return the steps that have a complete checkpoint, ascending."""
-    # A checkpoint gets its plain name in the moment it is complete; the list of Orbax also has those under way.
-    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
-
-
-def _validation(directory: Path, step: int) -> dict[str, float] | None:
-    """Return the validation metrics of a checkpoint: None if there are none, {} if they cannot be read."""
-    try:
-        metrics = parse_json((directory / str(step) / "metrics" / "metrics").read_bytes())
-        return metrics if {"accuracy", "loss"} <= metrics.keys() else {}
+    """Return the steps that have a complete checkpoint, ascending. Raise UserError if they cannot be listed."""
+    try:  # a checkpoint gets its plain name in the moment it is complete; the list of Orbax also has those under way
+        return sorted(int(name) for name in os.listdir(workdir / "checkpoints") if name.isdecimal())
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError):
-        return {}
+        return []
+    except OSError as e:
+        raise UserError(f"cannot read {workdir / 'checkpoints'}: {e.strerror}") from e
 
 
 def _unreadable(directory: Path, damaged: dict[int, str]) -> UserError:
@@ -99,25 +116,46 @@ def _set_aside(directory: Path, damaged: dict[int, str]) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the newest two, and the best on validation."""
+    """The checkpoints of a workdir: the newest two, and the best on validation. checkpoints.json lists them."""
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
         self._workdir, self._directory = workdir.absolute(), workdir.absolute() / "checkpoints"
-        if not read_only:  # Orbax reads the metrics of every step when it opens, and damaged ones would stop it
-            steps = saved_steps(workdir)
-            bad = [step for step in steps if _validation(self._directory, step) == {}]
-            damaged = dict.fromkeys(bad, "its validation metrics cannot be read")
-            if bad and bad == steps:
-                raise _unreadable(self._directory, damaged)
-            _set_aside(self._directory, damaged)
-        policies, rank = ocp.checkpoint_managers, cast(Any, _rank)  # annotated as a float, but anything that sorts does
+        self._list = self._workdir / "checkpoints.json"
+        self._ranks, steps = _ranks(workdir), saved_steps(workdir)
+        try:
+            gone = [step for step in files.read_json(self._list)["steps"] if step not in steps]
+            if gone:
+                log.warning("checkpoints of %s are gone (step %s); those that are left count", workdir,
+                            some(map(str, gone)))
+        except (UserError, KeyError, TypeError) as e:
+            if self._list.exists():  # earlier versions wrote none
+                log.warning("cannot tell whether a checkpoint is gone: %s", e)
+        if not read_only:  # a kill may have come between a save and the removal of what it replaces
+            for step in set(steps) - self._kept(steps) if devices.leads() else ():
+                shutil.rmtree(self._directory / str(step), ignore_errors=True)
+            devices.wait_for_all("what a kill left is removed")
         self._manager = ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([
-                policies.LatestN(KEEP_NEWEST),
-                policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)]),
-            best_fn=rank,  # without it the metrics would not be written
-            lightweight_initialize=read_only, cleanup_tmp_directories=not read_only, create=not read_only,
-            read_only=read_only))
+            preservation_policy=self,
+            best_fn=lambda metrics: metrics["accuracy"],  # without it the metrics would not be written
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_list),
+            lightweight_initialize=True,  # else Orbax reads the metrics of every step, and damaged ones would stop it
+            cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only))
+
+    def _kept(self, steps: Sequence[int]) -> set[int]:
+        """Return which of the steps, ascending, stay."""
+        best = max((step for step in steps if step in self._ranks), key=lambda step: (self._ranks[step], step),
+                   default=None)
+        return {*steps[-KEEP_NEWEST:]} | ({best} if best is not None else set())
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Return for each checkpoint whether Orbax, which calls this at each save, is to keep it."""
+        kept = self._kept([each.step for each in checkpoints])
+        return [each.step in kept for each in checkpoints]
+
+    def _write_list(self) -> None:
+        """Write which checkpoints there are; Orbax calls it when one is written, just before it gets its name."""
+        steps = sorted({*saved_steps(self._workdir), self._saving})
+        files.write_json(self._list, {"steps": sorted(self._kept(steps))})
 
     def wait(self) -> None:
         """Wait until the checkpoint that is being written is complete. Raise UserError if it could not be written."""
@@ -163,8 +201,7 @@ class Checkpoints:
         """
         self.wait()
         devices.wait_for_all("the checkpoints are written")
-        ranks = {step: (_rank(found) if (found := _validation(self._directory, step)) else (-1.0, 0.0), step)
-                 for step in saved_steps(self._workdir)}
+        ranks = {step: (self._ranks.get(step, (-1.0, 0.0)), step) for step in saved_steps(self._workdir)}
         if not ranks:
             raise UserError(f"{self._workdir} has no checkpoint yet")
         step, parts, damaged = self._read(sorted(ranks, key=lambda step: ranks[step], reverse=True), variables=template)
@@ -182,8 +219,12 @@ class Checkpoints:
         parts = _parts(state, metrics)
         if not _finite(parts["variables"]):
             return False
+        self.wait()
+        self._saving = int(state.step)
+        if validation:
+            self._ranks[self._saving] = _rank(validation)
         with self._writing():
-            self._manager.save(int(state.step), metrics=validation, force=True, args=ocp.args.Composite(**{
+            self._manager.save(self._saving, metrics=validation, force=True, args=ocp.args.Composite(**{
                 name: ocp.args.StandardSave({"tree": tree, "digest": _digest(tree)}) for name, tree in parts.items()}))
         return True
 

@@ -44,9 +44,13 @@ def load_run(directory: str | Path) -> TrainedRun:
     directory = Path(directory)
     config, run = workdir.read_run(directory)
     spec = _spec(run)
-    module = models.build(**config["model"], num_classes=spec.num_classes)
-    images = jnp.zeros((1, *spec.image_shape))
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    try:
+        models.check_classes(spec.num_classes, f"the network in {directory}")
+        module = models.build(**config["model"], num_classes=spec.num_classes)
+        images = jnp.zeros((1, *spec.image_shape))
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    except (TypeError, ValueError, AttributeError) as e:
+        raise UserError(f"the network of {directory / 'config.json'} cannot be built: {str(e)[:300]}") from e
     with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
         step, variables = checkpoints.result(jax.tree.map(jnp.zeros_like, shapes))
     return TrainedRun(module, variables, settings.from_json(config), spec, run, step)

@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from modern_cnn.errors import parse_json
+from modern_cnn.errors import parse_json, sealed
 from modern_cnn.training.program import Plan
 
 log = logging.getLogger(__name__)
@@ -29,24 +29,28 @@ TRIALS_SECONDS = 10.0  # between two progress lines of trials that train togethe
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics.jsonl; bad lines are left out, with a warning unless a kill cut off the last."""
-    return _read_records(path, {"step", "epoch", "split", "loss", "accuracy"})
+    return _read_records(path, {"step": int, "epoch": float, "split": str, "loss": float, "accuracy": float})
 
 
 def read_norms(workdir: Path) -> list[dict[str, Any]]:
     """Return the records of norms.jsonl; none where config.log_norms was off."""
-    return _read_records(workdir / "norms.jsonl", {"step", "epoch", "mean", "deviation"})
+    return _read_records(workdir / "norms.jsonl", {"step": int, "epoch": float, "mean": dict, "deviation": dict})
 
 
-def _read_records(path: Path, fields: set[str]) -> list[dict[str, Any]]:
-    records, lines = [], path.read_bytes().splitlines() if path.exists() else []
+def _read_records(path: Path, fields: dict[str, type]) -> list[dict[str, Any]]:
+    """Return the lines that hold `fields`, of these types, and numbers beside them."""
+    records, lines = [], path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    seal = b'"crc": ' if any(b'"crc": ' in line for line in lines) else b""  # earlier versions wrote none
     for number, line in enumerate(lines, start=1):
         try:
             record = parse_json(line)
-            if not fields <= record.keys():
+            kinds = {name: fields.get(name, float) for name in record}
+            if not fields.keys() <= kinds.keys() or seal not in line or not all(
+                    isinstance(record[name], (int, float) if kind is float else kind) for name, kind in kinds.items()):
                 raise ValueError
             records.append(record)
-        except (ValueError, AttributeError):
-            if number < len(lines):
+        except (ValueError, TypeError):
+            if number < len(lines) or line.endswith(b"\n"):
                 log.warning("line %d of %s is not a record; it is left out", number, path)
     return records
 
@@ -63,7 +67,7 @@ class Log:
         for path, records in ((self._metrics, read_metrics(self._metrics)), (self._norms, read_norms(workdir))):
             if records or path == self._metrics:
                 temporary = path.with_suffix(".tmp")
-                kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
+                kept = [json.dumps(sealed(record)) + "\n" for record in records if record["step"] <= step]
                 temporary.write_text("".join(kept))
                 os.replace(temporary, path)
         (workdir / "tensorboard").mkdir(exist_ok=True)
@@ -78,7 +82,8 @@ class Log:
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         with open(self._metrics, "a") as file:
-            file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split} | values) + "\n")
+            record = {"step": step, "epoch": round(epoch, 4), "split": split} | values
+            file.write(json.dumps(sealed(record)) + "\n")
         scalars = [Summary.Value(tag=f"{name}/{split}" if name in ("loss", "accuracy", "top5") else name,
                                  simple_value=value) for name, value in values.items()]
         self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
@@ -92,7 +97,7 @@ class Log:
             name, values = ("mean", values) if kind == "mean" else ("deviation", np.sqrt(values))
             record[name]["/".join(layer)] = np.percentile(values, NORM_PERCENTILES).round(6).tolist()
         with open(self._norms, "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(sealed(record)) + "\n")
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from modern_cnn import cli
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, some
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
 from modern_cnn.runs.curves import draw_curves
@@ -70,6 +70,9 @@ class Record(contextlib.ExitStack):
         self.first_step = self.saved_step = int(state.step)
         self.scores = {(each["split"], each["step"]): each for each in read_metrics(self.directory / "metrics.jsonl")
                        if each["step"] <= self.first_step}
+        epochs = range(self._plan.steps_per_epoch, self.first_step + 1, self._plan.steps_per_epoch)
+        if lost := [str(step) for step in epochs if ("train", step) not in self.scores]:
+            log.warning("%s/metrics.jsonl has lost the record of step %s", self.directory, some(lost))
         if devices.leads():
             self._log = self.enter_context(contextlib.closing(Log(self.directory, self.first_step)))
         return state, metrics

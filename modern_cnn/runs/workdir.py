@@ -1,6 +1,7 @@
 """The directory of a run: who may write it, what the run was started with, and whether it is the same run again."""
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -10,30 +11,30 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import jax
 
 from modern_cnn import settings
 from modern_cnn.data.spec import Spec
-from modern_cnn.errors import UserError, parse_json
+from modern_cnn.errors import UserError, parse_json, sealed
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, all of it or nothing: a kill leaves the old file or the new one."""
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a dict as a JSON file with a digest, all of it or nothing: a kill leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.write_text(json.dumps(sealed(value), indent=1) + "\n")
     os.replace(temporary, path)
 
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raise UserError if it is missing or is not JSON."""
     try:
-        return parse_json(path.read_text())
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run's workdir: it has no {path.name}") from None
     except (OSError, ValueError) as e:
@@ -53,6 +54,9 @@ def disk_errors(workdir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
     """Make the directory and hold it for this process. Raise UserError if it cannot be written, or another holds it."""
+    if os.fsencode(workdir.absolute()) != str(workdir.absolute()).encode("utf-8", "replace"):
+        raise UserError(f"checkpoints need a workdir whose name is UTF-8, and {workdir} is not, or this locale is "
+                        "another: set LC_ALL=C.UTF-8, or choose another --workdir")
     path, new = workdir / ".lock", not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -62,11 +66,14 @@ def lock(workdir: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends, in any way
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise UserError(f"another process (pid {holder}) is training in {workdir}; "
-                            "wait for it, stop it, or choose another --workdir") from None
+        except OSError as e:
+            if e.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise UserError(f"another process (pid {holder}) is training in {workdir}; "
+                                "wait for it, stop it, or choose another --workdir") from None
+            log.warning("the file system of %s has no locks (%s): see to it that no other process trains there",
+                        workdir, e.strerror)
         try:
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -111,7 +118,26 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"data.{field.name}" for field in dataclasses.fields(Spec) if field.name not in content["data"]]
         if lacking:
             raise UserError(f"{workdir / name} lacks {', '.join(lacking)}: it was not written by a run, or was edited")
+    known = [("config.json", name, value, settings.FIELDS[name].type)
+             for name, value in settings.flatten(config).items()
+             if name in settings.FIELDS and (value is not None or settings.FIELDS[name].default is not None)]
+    for name, key, value, kind in [*known, *(("run.json", f"data.{field.name}", run["data"][field.name], field.type)
+                                             for field in dataclasses.fields(Spec))]:
+        if not _fits(value, kind):
+            raise UserError(f"{workdir / name} holds {repr(value)[:80]} as {key}: it was not written by a run, or was "
+                            "edited")
     return config, run
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value from JSON is of a type: a plain one, or tuples and dicts of values of one type."""
+    outer, inner = get_origin(kind) or kind, get_args(kind) or (float, ...)
+    if outer is dict:
+        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
+    if outer is tuple:
+        return (isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+                and (inner[-1] is ... or len(value) == len(inner)))
+    return isinstance(value, (int, float) if outer is float else outer)
 
 
 def differences(before: dict[str, Any], config: dict[str, Any],

@@ -295,20 +295,33 @@ def test_a_profile_is_recorded_also_of_a_run_that_ends_early(max_steps, config, 
     assert list((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
 
 
-def test_a_signal_at_an_epoch_end_without_evaluation_is_saved_too(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_an_epoch_end_without_evaluation_is_saved_too(number, config, tmp_path, monkeypatch):
     config.eval_every_epochs = 3
     due = loop.due
 
     def terminate_after_the_first(settings, plan, step):
         if step == 11:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         return due(settings, plan, step)
 
     monkeypatch.setattr(loop, "due", terminate_after_the_first)
     with pytest.raises(SystemExit) as stopped:
         loop.train_and_evaluate(config, tmp_path / "run")
-    assert stopped.value.code == 128 + signal.SIGTERM
+    assert stopped.value.code == 128 + number
     assert load.load_run(tmp_path / "run").step == 11
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_an_ignored_hangup_stays_ignored(handler):
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with loop.stop_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop(0) == (0 if handler == signal.SIG_IGN else signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_lost_metrics_file_is_measured_again(config, tmp_path):
