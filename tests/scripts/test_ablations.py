@@ -18,7 +18,7 @@ from modern_cnn.sweeps.grid import parse
 from modern_cnn.sweeps.seeds import Run, SeedGroup
 from modern_cnn.sweeps.sweep import Sweep
 from scripts.ablations import computed
-from scripts.publish import ablations, comparison, markers
+from scripts.publish import ablations, markers
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "ablations"
@@ -176,7 +176,7 @@ def test_an_experiment_without_a_success_has_an_empty_line(tmp_path):
     write_sweep(tmp_path, [({"seed": 0}, {"status": "failed: x", "seconds": 1.0}, None)])
     found, _ = ablations.read(tmp_path)
     assert ablations.table(found) == [["trials"], ["0 of 1"]]
-    comparison.draw(found, tmp_path / "picture.png", "nothing")
+    ablations.draw_picture(found, tmp_path / "picture.png", "nothing")
 
 
 def test_publishing_keeps_the_text_and_fills_in_the_rest(places):
@@ -221,7 +221,7 @@ def test_a_page_that_does_not_say_what_it_found_is_refused(places):
 
 def test_the_axis_is_the_first_of_three_numbers():
     def axis(field, *values):
-        return comparison.axis_of([SeedGroup({"model.norm": "x", field: value}, []) for value in values])
+        return ablations.axis_of([SeedGroup({"model.norm": "x", field: value}, []) for value in values])
 
     assert axis("seedless", 1, 2.5, 4) == "seedless"
     assert axis("model.stage_sizes", [1, 1], [2, 2], [3, 3]) == "model.stage_sizes"
@@ -237,7 +237,7 @@ def test_the_axis_is_the_first_of_three_numbers():
 def test_an_axis_names_the_values_that_were_tried(field, values, label, ticks, scale):
     axes = Figure().subplots()
     groups = [SeedGroup({field: value}, [Run({field: value}, done(0.5))]) for value in values]
-    comparison.draw_against(axes, groups, field, "test_accuracy")
+    ablations.draw_against(axes, groups, field, "test_accuracy")
     assert (axes.get_xlabel(), [tick.get_text() for tick in axes.get_xticklabels()], axes.get_xscale()) == (
         label, ticks, scale)
     assert [*axes.get_xticks()] == [int(tick) for tick in ticks]
