@@ -1,14 +1,17 @@
 """The command line of all scripts: flags, errors in one line, tables, and a log that spares the progress bar."""
 import ast
+import contextlib
 import logging
+import os
 import re
 import runpy
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, NoReturn
+from pathlib import PurePath
+from typing import Any, NoReturn, TextIO
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -25,13 +28,49 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         loud = record.levelno >= logging.WARNING
         stream = sys.stderr if loud else sys.stdout
-        tqdm.write(f"{record.levelname.lower()}: {record.getMessage()}" if loud else record.getMessage(), stream)
-        stream.flush()
+        try:
+            tqdm.write(f"{record.levelname.lower()}: {record.getMessage()}" if loud else record.getMessage(), stream)
+            stream.flush()
+        except OSError:  # nobody reads any more, which is no reason to end a run
+            _mute(stream)
+
+
+def _mute(stream: TextIO) -> None:
+    """Let a stream that cannot be written any more write to nowhere, what it holds back as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fail(text: object, code: int) -> NoReturn:
-    print("error:", *str(text).split(), file=sys.stderr)  # on one line
+    try:
+        print("error:", *str(text).split(), file=sys.stderr, flush=True)  # on one line
+    except OSError:
+        _mute(sys.stderr)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _streams() -> Iterator[None]:
+    """Open what the caller closed of stdin, stdout and stderr, let the last two write any text, and end in quiet.
+
+    Exit with 141 where the reader of stdout has ended, with 1 and one line where it, or a file, cannot be written.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # else the next file would take that number
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as e:
+        _mute(sys.stdout)
+        if isinstance(e, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        _fail(f"cannot read or write {e.filename or 'the output'}: {e.strerror}", 1)
 
 
 def _unknown_field(argv: list[str]) -> str | None:
@@ -93,7 +132,8 @@ def _unraisable(hook: Any) -> None:
 def run(main: Callable[..., None], *, positional: bool = False) -> None:
     """Run the `main` of a script with its flags parsed, and with `positional` on the arguments that are not flags.
 
-    Exit codes: 0 done, 1 bad input or a failed run (one line on stderr), 2 bad flags, 130 and 143 stopped by a signal.
+    Exit codes: 0 done, 1 bad input or a failed run (one line on stderr), 2 bad flags, 128 + number stopped by a signal:
+    129 SIGHUP, 130 SIGINT, 141 SIGPIPE (what reads the output has ended), 143 SIGTERM.
     """
     def guarded(argv: Sequence[str]) -> None:
         sys.unraisablehook = _unraisable
@@ -106,9 +146,21 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
             main(*argv[1:])
         except UserError as e:
             _fail(e, 1)
-        except KeyboardInterrupt:
-            _fail("interrupted", 130)
-    app.run(guarded, flags_parser=partial(_parse, positional=positional))
+
+    def interrupt(number: int, _: Any) -> NoReturn:
+        interrupted.append(number)  # an import may turn the exception into another
+        raise KeyboardInterrupt
+
+    interrupted: list[int] = []
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    with _streams():
+        try:
+            app.run(guarded, flags_parser=partial(_parse, positional=positional))
+        except (Exception, KeyboardInterrupt) as e:
+            if interrupted or isinstance(e, KeyboardInterrupt):
+                _fail("interrupted", 130)
+            raise
 
 
 def text_table(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
@@ -122,17 +174,50 @@ def text_table(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
                       for cell, width, side in zip(row, widths, sides, strict=True)).rstrip() for row in rows]
 
 
-def required(flag: flags.FlagHolder[Any]) -> str:
-    """Return the value of a flag; raise UserError if it is empty."""
-    if not flag.value:
-        raise UserError(f"--{flag.name} is empty; is a shell variable unset?")
-    return flag.value
+def path(text: str) -> str:
+    """Return a path of the command line, with `~` as the user's home. Raise UserError if it cannot be one."""
+    found = os.path.expanduser(text)
+    if not text.strip():
+        raise UserError("it is empty; is a shell variable unset?")
+    if "://" in text:
+        raise UserError("addresses do not work here, only folders and files: mount the bucket, or copy it")
+    if found.startswith("~"):
+        raise UserError(f"there is no such home; a file of that name is ./{text}")
+    return found
+
+
+class Path(flags.ArgumentParser):
+    """The type of flags that are a `path`: flags.DEFINE(cli.Path(), ...)."""
+
+    def parse(self, argument: str) -> str:
+        return path(argument)
+
+
+class Number(flags.FloatParser):
+    """The type of flags that are a number from `lower_bound` to `upper_bound`, which NaN is not."""
+
+    def is_outside_bounds(self, val: float) -> bool:
+        return super().is_outside_bounds(val) or val != val
+
+
+class Numbers(flags.ArgumentParser):
+    """The type of flags that are whole numbers with commas between them, of at least `low`."""
+
+    def __init__(self, low: int = 0):
+        self.low = low
+
+    def parse(self, argument: str | list[int]) -> list[int]:
+        words = argument.split(",") if isinstance(argument, str) else map(str, argument)
+        numbers = [int(word) if re.fullmatch("[0-9]{1,9}", word) else -1 for word in words]
+        if any(number < self.low for number in numbers):
+            raise UserError(f"it must be whole numbers from {self.low} to 999999999, with commas between them")
+        return numbers
 
 
 def new_workdir(prefix: str = "") -> str:
     """Return runs/<prefix>-<config>-<variant>-<time>, named after --config."""
-    path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    return "runs/" + "-".join(filter(None, [prefix, Path(path).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
+    file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return "runs/" + "-".join(filter(None, [prefix, PurePath(file).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
 
 
 def network_options(given: Sequence[str]) -> dict[str, Any]:

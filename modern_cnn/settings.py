@@ -5,8 +5,8 @@ returns it as frozen `Settings`; no other module knows the ConfigDict. The value
 """
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
-from math import inf
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -21,6 +21,8 @@ EPOCHS = "yes, unless the schedule spans all epochs"
 PLACE = "yes, if the images are the same"
 # Schedules that need to know the last epoch.
 SPANNING = ("cosine",)
+LARGEST = 10**9  # of a number whose field says nothing else
+LARGEST_IMAGE, MOST_CLASSES = 16_384, 1_000_000
 
 
 class Field(NamedTuple):
@@ -28,11 +30,12 @@ class Field(NamedTuple):
     type: type  # of its values
     default: Any  # None for an option of the network, which then keeps the network's own value
     meaning: str
-    low: float | None = None  # bounds of a number, both allowed; low is None for text, lists and options
-    high: float = inf
+    low: float | None = None  # bounds of a number, or of all in a list, both allowed; None for text and options
+    high: float = LARGEST
     choices: tuple[str, ...] = ()  # the words that are allowed; empty if any text is
     resume: str = NEVER
     varies: bool = False  # may differ among trials that train together as one program, which gets it as a traced number
+    needs: str = ""  # another field, without which a value that is not the default does nothing
 
 
 def _field(default: Any, meaning: str, *bounds: Any, **more: Any) -> Any:
@@ -48,7 +51,7 @@ def _flag(meaning: str, **more: Any) -> Any:
 @dataclasses.dataclass(frozen=True)
 class Parallel:
     """How several devices share a batch."""
-    count: int = _field(0, "use this many devices; 0: all of them", 0, resume=ALWAYS)
+    count: int = _field(0, "use this many devices; 0: all of them", 0, 100_000, resume=ALWAYS)
     compile: str = _field("jit", "how the step is compiled for all devices: jit over a mesh, or pmap",
                           choices=("jit", "pmap"), resume=ALWAYS)
     batch_norm: str = _field("global", "statistics over the whole batch, or over the share of each device",
@@ -61,7 +64,7 @@ class Data:
     source: str = _field("fashion_mnist", "digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, or a bare name",
                          resume=PLACE)
     batch_size: int = _field(128, "images in a batch, over all devices; an incomplete last batch is left out", 1)
-    image_size: int = _field(0, "resize images to this many pixels, square; 0: keep their size", 0)
+    image_size: int = _field(0, "resize images to this many pixels, square; 0: keep their size", 0, LARGEST_IMAGE)
     normalize: str = _field("unit", "pixels in [0, 1] (unit) or [-1, 1] (symmetric), or with mean 0 and deviation 1 by "
                             "the statistics of the set (standard) or of ImageNet (imagenet)",
                             choices=("unit", "symmetric", "standard", "imagenet"))
@@ -72,7 +75,9 @@ class Data:
     layout: str = _field("auto", "of folder:DIR: the folders in it are splits (DIR/train/CLASS/FILE) or classes "
                          "(DIR/CLASS/FILE); auto: their names say which", choices=("auto", "splits", "classes"),
                          resume=PLACE)
-    num_classes: int = _field(0, "number of classes; 0: as many as the data have", 0, 1_000_000)
+    skip_damaged: bool = _flag("leave out image files that do not decode, and say how many; a streamed set is decoded "
+                               "once to find them", resume=PLACE)
+    num_classes: int = _field(0, "number of classes; 0: as many as the data have", 0, MOST_CLASSES)
     manual_dir: str = _field("", "for tfds: take the files from this folder instead of downloading them", resume=PLACE)
 
 
@@ -80,23 +85,25 @@ class Data:
 class Augment:
     """Random changes of training images, inside the compiled step, in this order."""
     resized_crop: float = _field(0.0, "cut out a box of at least this share of the area (0.08) and resize it", 0, 1)
-    crop: int = _field(0, "pad by this many black pixels and cut out the original size at a random place", 0)
+    crop: int = _field(0, "pad by this many black pixels and cut out the original size at a random place", 0, 512)
     flip: bool = _flag("mirror half of the images left to right")
     rotate: float = _field(0.0, "rotate by up to this many degrees to either side", 0, 180)
     zoom: float = _field(0.0, "scale by 1 - zoom to 1 + zoom, height and width separately", 0, 0.99)
-    shift: float = _field(0.0, "move by up to this many pixels in each direction", 0)
-    brightness: float = _field(0.0, "multiply pixels by 1 - brightness to 1 + brightness (0.4)", 0)
-    contrast: float = _field(0.0, "multiply the distance from the mean grey of the image, in the same way (0.4)", 0)
+    shift: float = _field(0.0, "move by up to this many pixels in each direction", 0, 512)
+    brightness: float = _field(0.0, "multiply pixels by 1 - brightness to 1 + brightness (0.4)", 0, 10)
+    contrast: float = _field(0.0, "multiply the distance from the mean grey of the image, in the same way (0.4)", 0,
+                             10)
     saturation: float = _field(0.0, "multiply the distance from the grey of each pixel, in the same way (0.4); colour "
-                               "images only", 0)
+                               "images only", 0, 10)
     hue: float = _field(0.0, "turn the hue by up to this share of the colour circle to either side; colour images only",
                         0, 0.5)
     lighting: float = _field(0.0, "standard deviation of AlexNet's shifts along ImageNet's principal colours (0.1); "
-                             "colour images only", 0)
-    cutout: int = _field(0, "black out a square of this many pixels a side around a random pixel", 0)
-    mixup: float = _field(0.0, "blend pairs of images and their labels; alpha of Beta(alpha, alpha) (0.2)", 0)
+                             "colour images only", 0, 10)
+    cutout: int = _field(0, "black out a square of this many pixels a side around a random pixel", 0, 1024)
+    mixup: float = _field(0.0, "blend pairs of images and their labels; alpha of Beta(alpha, alpha) (0.2)", 0,
+                          100)
     cutmix: float = _field(0.0, "paste a box of one image into another; alpha (1); with mixup, half of the images each",
-                           0)
+                           0, 100)
     test_flip: bool = _flag("average the logits of a test image and of its mirror image")
 
 
@@ -104,7 +111,7 @@ class Augment:
 class Loss:
     """The loss: cross-entropy."""
     label_smoothing: float = _field(0.0, "share of the target distribution that goes to all classes equally (0.1)",
-                                    0, 1, varies=True)
+                                    0, 0.99, varies=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +122,12 @@ class Optimizer:
     base_batch_size: int = _field(0, "scale the learning rate by batch_size / base_batch_size (Goyal et al. 2017); "
                                   "0: do not scale", 0)
     momentum: float = _field(0.0, "momentum of sgd and lars", 0, 1, varies=True)
-    nesterov: bool = _flag("Nesterov's momentum")
+    nesterov: bool = _flag("Nesterov's momentum", needs="optimizer.momentum")
     weight_decay: float = _field(0.0, "L2 penalty on kernels only, not on biases and normalisation; decoupled in adamw",
                                  0, varies=True)
     clip_norm: float = _field(0.0, "scale gradients down to this global norm; 0: never", 0)
     ema_decay: float = _field(0.0, "keep moving averages of weights and batch statistics, and evaluate and save those "
-                              "(0.999); 0: none", 0, 1, varies=True)
+                              "(0.999); 0: none", 0, 0.999999, varies=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +137,7 @@ class Schedule:
                        choices=("constant", "step", "cosine"))
     warmup_epochs: float = _field(0.0, "linear warm-up from 0 over this many epochs", 0)
     milestones: tuple[float, ...] = _field(
-        (30.0, 60.0, 80.0), "of step: the epochs after which the rate is multiplied by factor")
+        (30.0, 60.0, 80.0), "of step: the epochs after which the rate is multiplied by factor", 0)
     factor: float = _field(0.1, "of step: see milestones", 0, varies=True)
 
 
@@ -139,9 +146,10 @@ class Finetune:
     """Start from the weights of another run."""
     workdir: str = _field("", "start from the result of this run, trained or imported, with a new head")
     freeze: str = _field("", "patterns of parameters that do not change: 'conv1/*,stage1_*'; 'backbone': all but the "
-                         "head")
-    freeze_statistics: bool = _flag("batch norm uses and keeps the running statistics in training too")
-    head_multiplier: float = _field(1.0, "multiplies the learning rate of the head", 0)
+                         "head", needs="finetune.workdir")
+    freeze_statistics: bool = _flag("batch norm uses and keeps the running statistics in training too",
+                                    needs="finetune.workdir")
+    head_multiplier: float = _field(1.0, "multiplies the learning rate of the head", 0, needs="finetune.workdir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +157,7 @@ class Settings:
     """A checked config. `model` holds the name of the network and its options, None where an option is not set."""
     seed: int = _field(0, "seed of initialisation, order of the images, augmentation and dropout", 0, 2**32 - 1,
                        varies=True)
-    epochs: int = _field(10, "passes over the training images", 1, resume=EPOCHS)
+    epochs: int = _field(10, "passes over the training images", 1, 1_000_000, resume=EPOCHS)
     max_steps: int = _field(0, "end after this many steps, with evaluation and checkpoint; 0: after the epochs", 0,
                             resume=LENGTH)
     eval_every_epochs: int = _field(1, "evaluate and save after every so many epochs", 1, resume=ALWAYS)
@@ -270,10 +278,10 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     except TypeError as e:
         raise UserError(f"the config may hold only numbers, text and lists ({e}); write a dtype by its name, "
                         "'bfloat16'") from e
-    for name, value in flat.items():
-        if name.startswith("finetune.") and value != FIELDS[name].default and not flat["finetune.workdir"]:
-            raise UserError(f"config.{name}={value!r} is for a run that starts from the weights of another: "
-                            "--config.finetune.workdir=DIR")
+    for name, field in FIELDS.items():
+        if field.needs and flat[name] != field.default and not flat[field.needs]:
+            raise UserError(f"config.{name}={flat[name]!r} does nothing without config.{field.needs}")
+    tree["finetune"]["workdir"] = os.path.expanduser(flat["finetune.workdir"])
     models.build(**tree["model"])
     return from_json(tree)
 
@@ -286,11 +294,16 @@ def from_json(tree: Mapping[str, Any]) -> Settings:
 
 
 def _check(name: str, field: Field, value: Any) -> None:
-    """Raise UserError if a value is not one that its field allows."""
+    """Raise UserError if a value is not one that its field allows; `models.build` checks the network's options."""
     if field.choices and value not in field.choices:
         raise UserError(f"config.{name}={value!r} is unknown{did_you_mean(str(value), field.choices)}")
-    if field.type is tuple and not all(isinstance(part, (int, float)) and part >= 0 for part in value):
-        raise UserError(f"config.{name}={value} must be epochs, at least 0")
-    if field.low is not None and not (isinstance(value, (int, float)) and field.low <= value <= field.high):
-        allowed = f"of at least {field.low}" if field.high == inf else f"between {field.low} and {field.high}"
-        raise UserError(f"config.{name}={value!r} must be a number {allowed}")
+    listed, kind = field.type is tuple, float if field.type is tuple else field.type
+    kinds = (int, float) if kind is float else kind
+    parts: Any = value if listed and isinstance(value, (tuple, list)) else [None if listed else value]
+    right = all(isinstance(part, kinds) and isinstance(part, bool) == (kind is bool)
+                and (field.low is None or field.low <= part <= field.high) for part in parts)
+    if not right and field.default is not None:
+        allowed = "True or False" if kind is bool else "text" if kind is str else (
+            f"{'numbers' if listed else 'a number'} between {field.low} and {field.high}"
+            + " without a fraction" * (kind is int))
+        raise UserError(f"config.{name}={repr(value)[:100]} must be {allowed}")

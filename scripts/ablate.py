@@ -21,9 +21,9 @@ WHAT = flags.DEFINE_enum(
     "histograms of oriented gradients and a linear classifier; publish: the pages of all experiments that have run.",
     required=True)
 CONFIG = config_flags.DEFINE_config_file("config", None, "For handmade: the config whose `data` section is used.")
-WORKDIR = flags.DEFINE_string("workdir", None, "For contours and handmade: the directory of the experiment.")
-SIZES = flags.DEFINE_list("sizes", ["300", "1000", "3000", "10000"], "For handmade: numbers of training images.")
-RUNS = flags.DEFINE_string("runs", str(ROOT / "runs" / "ablations"), "For publish: where the experiments have run.")
+WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "For contours and handmade: the directory of the experiment.")
+SIZES = flags.DEFINE(cli.Numbers(1), "sizes", [300, 1000, 3000, 10000], "For handmade: numbers of training images.")
+RUNS = flags.DEFINE(cli.Path(), "runs", str(ROOT / "runs/ablations"), "For publish: where the experiments have run.")
 NAMES = flags.DEFINE_list("names", [], "For publish: write the pages of these experiments only.")
 
 
@@ -36,15 +36,18 @@ def main():
         print("\n".join(ablations.publish(*places, NAMES.value)))
         return
     from modern_cnn import settings
+    from modern_cnn.runs import workdir
     from scripts.ablations.computed import contour_experiment, handmade_experiment
 
-    if not WORKDIR.value:
-        raise UserError("--workdir is missing")
-    if WHAT.value == "contours":
-        return contour_experiment(Path(WORKDIR.value))
-    if CONFIG.value is None or not all(size.isdigit() for size in SIZES.value):
-        raise UserError("--what=handmade needs --config, and --sizes as whole numbers: --sizes=300,1000")
-    handmade_experiment(Path(WORKDIR.value), settings.read(CONFIG.value).data, [int(size) for size in SIZES.value])
+    if WORKDIR.value is None or (WHAT.value == "handmade" and CONFIG.value is None):
+        raise UserError(f"--what={WHAT.value} needs --workdir" + " and --config" * (WHAT.value == "handmade"))
+    directory = Path(WORKDIR.value)
+    with workdir.disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        if WHAT.value == "contours":
+            contour_experiment(directory)
+        else:
+            handmade_experiment(directory, settings.read(CONFIG.value).data, SIZES.value)
 
 
 if __name__ == "__main__":

@@ -26,17 +26,18 @@ CONFIG = config_flags.DEFINE_config_file(
 MODELS = flags.DEFINE_list("models", [], "Networks, separated by commas; by default one of every family.")
 PEERS = flags.DEFINE_list("peer", ["torch"], "Programs to compare with, separated by commas: torch, torch_compile, "
                           "library; for epochs torch; for loading torch, tf.data.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the network's own number.", lower_bound=0)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the network's own number.", lower_bound=0,
+                                  upper_bound=65_536)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number format of the computation.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each program.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each program.", lower_bound=1, upper_bound=10_000)
 SEEDS = flags.DEFINE_integer("seeds", 0, "With --config: time this many whole runs of scripts/train.py instead, with "
-                             "empty caches, and print their test accuracy.", lower_bound=0)
+                             "empty caches, and print their test accuracy.", lower_bound=0, upper_bound=10_000)
 TRIALS = flags.DEFINE_integer("trials", 0, "With --config: time this many seeds in one scripts/sweep.py together, one "
-                              "after the other, and as runs of scripts/train.py.", lower_bound=0)
+                              "after the other, and as runs of scripts/train.py.", lower_bound=0, upper_bound=10_000)
 STARTUP = flags.DEFINE_bool("startup", False, "With --config: time a run from its command to its first step.")
 LOADING = flags.DEFINE_bool("loading", False, "With --config of a streamed folder: time only the loading of images.")
 OPERATIONS = flags.DEFINE_bool("operations", False, "Print where the time of one step goes, ours and PyTorch's.")
-OUT = flags.DEFINE_string("out", "", "Also write the measurements to this JSON file, with machine and versions.")
+OUT = flags.DEFINE(cli.Path(), "out", None, "Also write the measurements to this JSON file, with machine and versions.")
 
 
 def _config_arguments() -> list[str]:
@@ -47,6 +48,7 @@ def _config_arguments() -> list[str]:
 
 
 def main() -> None:
+    out = OUT.value or ""
     runtime.configure(cache=False)  # with the cache, a compilation could be the reading of a file
     from modern_cnn import settings
     from scripts.bench import commands, epochs, operations, steps, timing
@@ -56,17 +58,17 @@ def main() -> None:
     elif not CONFIG.value:
         if SEEDS.value or LOADING.value or STARTUP.value or TRIALS.value:
             raise UserError("--seeds, --startup, --trials and --loading need a --config: of which run?")
-        timing.report("ms a step", DTYPE.value, ROUNDS.value, OUT.value,
+        timing.report("ms a step", DTYPE.value, ROUNDS.value, out,
                       lambda case: steps.compare_steps(case, PEERS.value, ROUNDS.value),
                       steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value))
     elif STARTUP.value:
-        commands.report_startup(_config_arguments(), ROUNDS.value, OUT.value)
+        commands.report_startup(_config_arguments(), ROUNDS.value, out)
     elif TRIALS.value:
-        commands.report_trials(_config_arguments(), TRIALS.value, OUT.value)
+        commands.report_trials(_config_arguments(), TRIALS.value, out)
     elif SEEDS.value:
-        commands.report_runs(_config_arguments(), SEEDS.value, OUT.value)
+        commands.report_runs(_config_arguments(), SEEDS.value, out)
     else:
-        timing.report("ms an epoch", "uint8" if LOADING.value else "float32", ROUNDS.value, OUT.value,
+        timing.report("ms an epoch", "uint8" if LOADING.value else "float32", ROUNDS.value, out,
                       lambda config: epochs.compare_epochs(config, PEERS.value, ROUNDS.value, LOADING.value),
                       [settings.read(CONFIG.value)])
 

@@ -19,19 +19,18 @@ from absl import flags
 
 from modern_cnn import cli, runtime
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained or imported run.", required=True)
-OUT = flags.DEFINE_string("out", None, "File to write; OUT.json beside it describes images, logits and classes.",
-                          required=True)
+WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory of a trained or imported run.", required=True)
+OUT = flags.DEFINE(cli.Path(), "out", None, "File to write; OUT.json beside it describes images, logits and classes.",
+                   required=True)
 FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx"], "Format of the file.")
 PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda", "rocm", "tpu"], "Platforms that the StableHLO can run on.")
 
 
 def main() -> None:
-    workdir, out = cli.required(WORKDIR), cli.required(OUT)
     runtime.configure()
     from modern_cnn.reuse import export
 
-    done = export.export_run(workdir, out, FORMAT.value, PLATFORMS.value)
+    done = export.export_run(WORKDIR.value, OUT.value, FORMAT.value, PLATFORMS.value)
     print(f"wrote {done.path} ({done.path.stat().st_size:,} bytes) and {done.info}\n"
           f"its logits differ from the checkpoint's by at most {done.difference:.1g}; the largest logit is "
           f"{done.largest:.3g}\n\n{done.loading}")

@@ -17,31 +17,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 
 from absl import flags
 
-from modern_cnn import cli, runtime
+from modern_cnn import cli, runtime, settings
 from modern_cnn.errors import UserError
 
 MODEL = flags.DEFINE_string("model", None, "The network: resnet18, vgg16_bn, lenet_bn, ...")
-WEIGHTS = flags.DEFINE_string(
-    "weights", None, "A .safetensors file, or .pth or .pt if PyTorch is installed. A pickle that holds more than "
-    "tensors is refused, because it could run any program.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory to write, new or empty; with --export, that of the run.",
-                              required=True)
+WEIGHTS = flags.DEFINE(
+    cli.Path(), "weights", None, "A .safetensors file, or one of torch.save if PyTorch is installed: .pth, .pt, .tar, "
+    ".bin, .ckpt or .th. A pickle that holds more than tensors is refused, because it could run any program.")
+WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory to write, new or empty; with --export, that of the run.",
+                       required=True)
 IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", 0, "Height and width of the images; 0: the size that the network was published for, mostly 224.")
+    "image_size", 0, "Height and width of the images; 0: the size that the network was published for, mostly 224.",
+    lower_bound=0, upper_bound=settings.LARGEST_IMAGE)
 NORMALIZE = flags.DEFINE_enum(
     "normalize", None, ["unit", "symmetric", "imagenet"], "The pixels that the weights expect: 'unit' [0, 1], "
     "'symmetric' [-1, 1], 'imagenet' normalised by ImageNet's mean and deviation. The default is that of torchvision's "
     "weights: imagenet, symmetric for googlenet; and unit for other networks and for images without 3 channels.")
 SOURCE = flags.DEFINE_string("source", "", "The data that evaluate.py scores on by default, e.g. folder:DIR.")
-CLASSES = flags.DEFINE_string("classes", None, "A text file with the name of a class on each line; by default numbers.")
+CLASSES = flags.DEFINE(cli.Path(), "classes", None, "A text file with the name of a class a line; by default numbers.")
 OPTION = flags.DEFINE_multi_string("option", [], "An option of the network, e.g. --option=width=0.25; may be repeated.")
-EXPORT = flags.DEFINE_string("export", None, "Write the result of --workdir to this .safetensors file instead.")
+EXPORT = flags.DEFINE(cli.Path(), "export", None, "Write the result of --workdir to this .safetensors file instead.")
 
 
 def import_weights(workdir: str, model: str, path: str) -> None:
     """Write a workdir for a file of weights."""
     from configs import base
-    from modern_cnn import settings, weights
+    from modern_cnn import weights
     from modern_cnn.data import sources
     from modern_cnn.runs import imported
     from modern_cnn.weights import files
@@ -53,17 +54,14 @@ def import_weights(workdir: str, model: str, path: str) -> None:
     settings.read(config)
     if SOURCE.value:
         sources.resolve(SOURCE.value)
-    state = files.read_state_dict(path)
+    state = weights.own_names(model, files.read_state_dict(path), **options)
     module, image_shape = weights.matching_network(model, state, image_size=IMAGE_SIZE.value, **options)
     variables = weights.from_torchvision(model, state, image_size=IMAGE_SIZE.value, **options)
     if hasattr(module, "aux_logits"):
         config.model.aux_logits = module.aux_logits
     config.data.image_size = image_shape[0]
     config.data.normalize = NORMALIZE.value or weights.expected_normalize(model, image_shape[2])
-    try:
-        classes = Path(CLASSES.value).read_text().strip().splitlines() if CLASSES.value else []
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"cannot read the names of classes: {e}") from e
+    classes = imported.read_class_names(CLASSES.value) if CLASSES.value else []
     origin = {"file": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
     imported.write_run(workdir, settings.read(config), module, variables, image_shape, classes, origin)
 
@@ -85,10 +83,9 @@ def main() -> None:
     exporting = EXPORT.value is not None
     if exporting and (MODEL.value or WEIGHTS.value):
         raise UserError("--export writes the weights of --workdir: leave out --model and --weights")
-    given = {flag.name: flag.value or "" for flag in ([WORKDIR, EXPORT] if exporting else [WORKDIR, MODEL, WEIGHTS])}
-    for name, value in given.items():
-        if not value:
-            raise UserError(f"--{name} is missing or empty (--help lists the flags)")
+    given = {flag.name: flag.value for flag in ([WORKDIR, EXPORT] if exporting else [WORKDIR, MODEL, WEIGHTS])}
+    if missing := [name for name, value in given.items() if value is None]:
+        raise UserError(f"--{missing[0]} is missing (--help lists the flags)")
     (export_weights if exporting else import_weights)(*given.values())
 
 

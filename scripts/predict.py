@@ -13,20 +13,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 
 from absl import flags
 
-from modern_cnn import cli, runtime
+from modern_cnn import cli, runtime, settings
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a trained or imported run.", required=True)
-TOP_K = flags.DEFINE_integer("top_k", 1, "Number of classes for each file, the most probable first.", lower_bound=1)
+WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory of a trained or imported run.", required=True)
+TOP_K = flags.DEFINE_integer("top_k", 1, "Number of classes for each file, the most probable first.", lower_bound=1,
+                             upper_bound=settings.MOST_CLASSES)
 FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "Format of the output.")
-OUT = flags.DEFINE_string("out", "", "File to write to; the terminal if empty.")
+OUT = flags.DEFINE(cli.Path(), "out", None, "File to write to; by default the terminal.")
 
 
 def main(*paths: str) -> None:
-    workdir = cli.required(WORKDIR)
     runtime.configure()
     from modern_cnn.reuse import predict
 
-    predict.report(workdir, paths, top_k=TOP_K.value, format=FORMAT.value, out=OUT.value)
+    predict.report(WORKDIR.value, paths, top_k=TOP_K.value, format=FORMAT.value, out=OUT.value or "")
 
 
 if __name__ == "__main__":

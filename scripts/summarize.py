@@ -14,15 +14,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works in a check
 
 from absl import flags
 
-from modern_cnn import cli, runtime
+from modern_cnn import cli, runtime, settings
 from modern_cnn.errors import UserError, lookup
 
 MODEL = flags.DEFINE_string("model", None, "A network; --list prints their names.")
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Height and width of the images, in pixels. Like --channels and --num_classes, by default what "
-    "the network was published for.", lower_bound=1)
-CHANNELS = flags.DEFINE_integer("channels", None, "Channels of the images.", lower_bound=1)
-NUM_CLASSES = flags.DEFINE_integer("num_classes", 0, "Number of classes; 0: the default.", lower_bound=0)
+    "the network was published for.", lower_bound=1, upper_bound=settings.LARGEST_IMAGE)
+CHANNELS = flags.DEFINE_integer("channels", None, "Channels of the images.", lower_bound=1, upper_bound=1000)
+NUM_CLASSES = flags.DEFINE_integer("num_classes", 0, "Number of classes; 0: the default.", lower_bound=0,
+                                   upper_bound=settings.MOST_CLASSES)
 OPTION = flags.DEFINE_multi_string("option", [], "An option of the network: --option=width=0.25. May be repeated.")
 JSON = flags.DEFINE_bool("json", False, "Print a JSON object instead of a table; with --list, a list of objects.")
 LIST = flags.DEFINE_bool("list", False, "Print every network, with its totals at the input it was published for.")

@@ -3,6 +3,7 @@
     python scripts/sweep.py --config=configs/lenet.py --sweep=seed=0:8 --sweep=optimizer.learning_rate=0.1,0.3 \\
         --workdir=runs/rates
 """
+import logging
 import sys
 from pathlib import Path
 
@@ -19,19 +20,19 @@ CONFIG = config_flags.DEFINE_config_file(
 SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "A field and its values: seed=0:8 (0 to 7), data.batch_size=32:129:32, model.norm=batch,none. With "
     "several of these flags every combination is a trial.")
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the sweep; the same command resumes a sweep that was stopped there, and another "
-    "grid adds its trials. By default runs/sweep-<config>-<variant>-<time>.")
+WORKDIR = flags.DEFINE(
+    cli.Path(), "workdir", None, "Directory of the sweep; the same command resumes a sweep that was stopped there, and "
+    "another grid adds its trials. By default runs/sweep-<config>-<variant>-<time>.")
 TOGETHER = flags.DEFINE_bool("together", True, "Train trials that differ only in numbers as one compiled program; "
                              "--notogether: one after the other.")
 
 
 def main() -> None:
-    workdir = cli.new_workdir("sweep") if WORKDIR.value is None else cli.required(WORKDIR)
+    workdir = WORKDIR.value or cli.new_workdir("sweep")
     runtime.configure()
     from modern_cnn.sweeps import sweep
 
-    print(f"workdir: {workdir}", flush=True)
+    logging.getLogger("modern_cnn").info("workdir: %s", workdir)
     sweep.run(CONFIG.value, SWEEP.value, workdir, together=TOGETHER.value)
 
 

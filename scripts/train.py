@@ -2,6 +2,7 @@
 
     python scripts/train.py --config=configs/lenet.py:lenet_bn --config.epochs=5 --workdir=runs/mine
 """
+import logging
 import sys
 from pathlib import Path
 
@@ -16,20 +17,21 @@ from modern_cnn.errors import UserError
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Path of a config, with its variant after a colon: configs/lenet.py:lenet_bn. "
     "Any field can be overridden: --config.data.batch_size=64.")
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run; the same command resumes a run that was stopped there. "
+WORKDIR = flags.DEFINE(
+    cli.Path(), "workdir", None, "Directory of the run; the same command resumes a run that was stopped there. "
     "By default runs/<config>-<variant>-<time>.")
 PROFILE = flags.DEFINE_bool("profile", False, "Record a trace of some steps, for TensorBoard or Perfetto.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of the first of several processes that train together, the same in all of them, with "
     "--processes and --process; 'auto' on a TPU pod or under SLURM. All processes must be able to reach the workdir.")
-PROCESSES = flags.DEFINE_integer("processes", 1, "Number of processes that train together.", lower_bound=1)
-PROCESS = flags.DEFINE_integer("process", 0, "Number of this process, from 0.", lower_bound=0)
+PROCESSES = flags.DEFINE_integer("processes", 1, "Number of processes that train together.", lower_bound=1,
+                                 upper_bound=100_000)
+PROCESS = flags.DEFINE_integer("process", 0, "Number of this process, from 0.", lower_bound=0, upper_bound=100_000)
 DEBUG_NANS = flags.DEFINE_bool("debug_nans", False, "Stop at the operation that makes the first NaN (slow).")
 
 
 def main() -> None:
-    workdir = cli.new_workdir() if WORKDIR.value is None else cli.required(WORKDIR)
+    workdir = WORKDIR.value or cli.new_workdir()
     if COORDINATOR.value and WORKDIR.value is None:
         raise UserError("several processes need one --workdir, the same in all of them")
     if PROCESS.value >= PROCESSES.value or (PROCESSES.value > 1 and not COORDINATOR.value):
@@ -40,7 +42,7 @@ def main() -> None:
         runtime.join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     from modern_cnn.runs import loop
 
-    print(f"workdir: {workdir}", flush=True)
+    logging.getLogger("modern_cnn").info("workdir: %s", workdir)
     loop.train_and_evaluate(CONFIG.value, workdir, profile=PROFILE.value)
 
 

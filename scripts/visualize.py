@@ -32,27 +32,20 @@ WHATS = {"filters": [], "features": ["images", "layer"], "deconv": ["layer", "un
          "batch_norm": [], "surface": ["other"], "augment": ["images", "count", "source"]}
 
 WHAT = flags.DEFINE_enum("what", None, list(WHATS), "The picture to draw; see above.", required=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run, made by scripts/train.py or import_weights.py.")
+WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory of a run, made by train.py or import_weights.py.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "For augment: a config instead of a run.")
-OUT = flags.DEFINE_string("out", None, "The PNG file to write; by default WHAT.png in the workdir.")
+OUT = flags.DEFINE(cli.Path(), "out", None, "The PNG, PDF or SVG file to write; by default WHAT.png in the workdir.")
 SPLIT = flags.DEFINE_string("split", "test", "The split that the images come from: train, validation or test.")
 SOURCE = flags.DEFINE_string("source", "", "Images of this data source instead of the run's own, e.g. folder:DIR.")
-IMAGES = flags.DEFINE_list("images", [], "Numbers of images in the split; by default one of each class in turn, "
-                           "--count in all.")
-COUNT = flags.DEFINE_integer("count", 6, "How many images, or units.", lower_bound=1)
+IMAGES = flags.DEFINE(cli.Numbers(), "images", [], "Numbers of images in the split; by default one of each class in "
+                      "turn, --count in all.")
+COUNT = flags.DEFINE_integer("count", 6, "How many images, or units.", lower_bound=1, upper_bound=100)
 LAYER = flags.DEFINE_string(
     "layer", None, "A stage, or a module by its path: stage2, block3/conv1. By default the last stage of at least 4x4 "
     "pixels; for features all of these.")
-UNITS = flags.DEFINE_list("units", [], "For deconv: channels of the layer; by default those that respond most.")
-OTHER = flags.DEFINE_string("other", None, "For surface: another run of the same network.")
-
-
-def numbers(flag) -> list[int]:
-    """Return the whole numbers of a list flag."""
-    try:
-        return [int(word) for word in flag.value]
-    except ValueError:
-        raise UserError(f"--{flag.name}={','.join(flag.value)}: not whole numbers with commas between them") from None
+UNITS = flags.DEFINE(cli.Numbers(), "units", [], "For deconv: channels of the layer; by default those that respond "
+                     "most.")
+OTHER = flags.DEFINE(cli.Path(), "other", None, "For surface: another run of the same network.")
 
 
 def main() -> None:
@@ -61,11 +54,12 @@ def main() -> None:
     from modern_cnn.inspection import views
 
     what, workdir = WHAT.value, WORKDIR.value
-    if workdir == "":
-        raise UserError("--workdir is empty; is a shell variable unset?")
     if not OUT.value and not workdir:
         raise UserError("--workdir is missing" + (", or --out for the picture" if what == "augment" else ""))
-    values = {"images": numbers(IMAGES), "units": numbers(UNITS), "count": COUNT.value, "layer": LAYER.value,
+    out = Path(OUT.value or f"{workdir}/{what}.png")
+    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--out={out} must end in .png, .pdf or .svg")
+    values = {"images": IMAGES.value, "units": UNITS.value, "count": COUNT.value, "layer": LAYER.value,
               "other": OTHER.value, "source": SOURCE.value}
     if what != "augment":
         if not workdir:
@@ -76,7 +70,7 @@ def main() -> None:
     else:
         subject = Path(workdir) if workdir else settings.read(CONFIG.value)
     draw = getattr(views, f"draw_{what}")
-    print(draw(subject, Path(OUT.value or f"{workdir}/{what}.png"), **{name: values[name] for name in WHATS[what]}))
+    print(draw(subject, out, **{name: values[name] for name in WHATS[what]}))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure  # not pyplot, which would look for a scree
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from modern_cnn.runs.curves import plain
+from modern_cnn.runs.workdir import disk_errors
 
 GAP = 1.0  # white, between tiles
 
@@ -26,8 +27,9 @@ def _save(figure: Any, title: str, path: Path) -> Path:
     """Write a figure with its title as a PNG file and return the path."""
     figure.suptitle(plain(title), fontsize=11)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=100, **({"pil_kwargs": {"optimize": True}} if path.suffix.lower() == ".png" else {}))
     return path
 
 

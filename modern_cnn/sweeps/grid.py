@@ -10,6 +10,8 @@ import ml_collections
 from modern_cnn import settings
 from modern_cnn.errors import UserError
 
+LARGEST = 10_000  # trials
+
 
 def parse(sweeps: Sequence[str], config: ml_collections.ConfigDict) -> dict[str, list]:
     """Return {field: its values} for `field=1,2`, `field=0:8` or `field=0:8:2` (the end is left out), `field=a,b`.
@@ -32,6 +34,8 @@ def parse(sweeps: Sequence[str], config: ml_collections.ConfigDict) -> dict[str,
         if twice or not values:
             raise UserError(f"--sweep={given}: " + (f"{twice[0]} is there twice" if twice else "there is no value"))
         fields[field] = values
+        if math.prod(map(len, fields.values())) > LARGEST:
+            raise UserError(f"--sweep={given} makes more than {LARGEST:,} trials")
     if not fields:
         raise UserError("--sweep is missing: which fields, and which values? For example --sweep=seed=0:8")
     return fields
@@ -61,7 +65,8 @@ def _values(field: str, text: str, kind: type) -> list[Any]:
                 return [kind(text)]
             full = text if text.count(":") > 1 else f"{text}:1"
             start, end, step = map(Decimal, full.split(":"))  # as floats, 0.1:0.4:0.1 would have four values
-            return [kind(start + i * step) for i in range(math.ceil((end - start) / step))]
+            count = min(math.ceil((end - start) / step), LARGEST + 1)  # more are refused
+            return [kind(start + i * step) for i in range(count)]
         value = ast.literal_eval(text)
         return [tuple(value) if kind is tuple else value]
     except (ValueError, SyntaxError, KeyError, TypeError, ArithmeticError):

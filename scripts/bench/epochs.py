@@ -21,11 +21,11 @@ from scripts.bench.steps import torch_packages
 from scripts.bench.timing import Case, Records, Runner, compare
 
 
+@dataclasses.dataclass
 class Pictures:
     """A set as torchvision's are, with ToTensor: `load(index)` gives a PIL image, which becomes float [C, H, W]."""
-
-    def __init__(self, count: int, load: Callable[[int], tuple[Image.Image, int]]):
-        self.count, self.load = count, load
+    count: int
+    load: Callable[[int], tuple[Image.Image, int]]
 
     def __len__(self):
         return self.count
@@ -59,9 +59,9 @@ def torch_loader(pictures: Any, batch_size: int, workers: int, train: bool = Tru
     import torch
 
     # Workers are spawned and kept: a fork of a process in which JAX has threads may hang.
-    options: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
-    return torch.utils.data.DataLoader(pictures, batch_size, shuffle=train, drop_last=train, num_workers=workers,
-                                       **options)
+    return torch.utils.data.DataLoader(
+        pictures, batch_size, shuffle=train, drop_last=train, num_workers=workers, persistent_workers=workers > 0,
+        multiprocessing_context="spawn" if workers else None)
 
 
 def our_epoch(config: Settings) -> Runner:
@@ -103,11 +103,10 @@ def torch_epoch(config: Settings, workers: int, channels_last: bool = False) -> 
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = net.to(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), config.optimizer.learning_rate)
-    cross_entropy = torch.nn.functional.cross_entropy
 
     def score(logits, y):
         """Return the loss, the sum of the losses, and the number of right answers: what our metrics count."""
-        loss = cross_entropy(logits, y)
+        loss = torch.nn.functional.cross_entropy(logits, y)
         return loss, loss.item() * len(y), int((logits.argmax(1) == y).sum())
 
     def epoch() -> float:
@@ -171,25 +170,23 @@ def compare_epochs(config: Settings, peers: Sequence[str], rounds: int, loading:
     unknown peer, one whose packages are missing, a config that cannot be trained, or for loading one that does not
     stream random crops of a folder.
     """
-    counts = (0, os.cpu_count() or 1)
+    workers = {f"torch, {count} workers": count for count in (0, os.cpu_count() or 1)}
     if loading:
         if not (config.data.stream and config.augment.resized_crop and config.data.source.startswith("folder:")):
             raise UserError("--loading times random crops of a streamed folder: add --config.data.source=folder:DIR "
                             "--config.data.stream=true --config.data.image_size=224 --config.augment.resized_crop=0.08")
-        dataset = sources.load(config.data)
-        files = dataset.splits["train"]
-        ours = partial(our_loading, dataset=dataset)
-        torch = {f"torch, {count} workers": partial(torch_loading, files=files, workers=count) for count in counts}
+    dataset, size = sources.load(config.data), config.data.batch_size
+    spec, files = dataset.spec, dataset.splits["train"]
+    if loading:
+        makers, images = {"ours": partial(our_loading, dataset=dataset)}, spec.sizes["train"] // size * size
+        torch = {who: partial(torch_loading, files=files, workers=count) for who, count in workers.items()}
         known = {"torch": torch, "tf.data": {"tf.data": partial(tf_loading, files=files)}}
     else:
-        dataset, ours = None, our_epoch
-        torch = {f"torch, {count} workers": partial(torch_epoch, workers=count) for count in counts}
+        makers, images = {"ours": our_epoch}, spec.sizes["train"]
+        torch = {who: partial(torch_epoch, workers=count) for who, count in workers.items()}
         known = {"torch": torch | {"torch, channels-last": partial(torch_epoch, workers=0, channels_last=True)}}
-    makers = {"ours": ours}
     for peer in peers:
         makers |= lookup(known, peer, "peer")
     runners = {who: make(config) for who, make in makers.items()}
     phase, model, dtype = ("loading", "none", "uint8") if loading else ("epoch", config.model["name"], "float32")
-    spec, size = (dataset or sources.load(config.data)).spec, config.data.batch_size
-    images = spec.sizes["train"] // size * size if loading else spec.sizes["train"]
     return compare(phase, Case(model, size, spec.image_shape, dtype), runners, rounds, 1, images)

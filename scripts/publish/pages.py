@@ -9,12 +9,11 @@ import json
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from modern_cnn import models, settings
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
 from modern_cnn.sweeps.seeds import markdown_table
@@ -147,10 +146,10 @@ def config_fields() -> str:
         default = {None: "the network's own", "": "not set"}.get(field.default, f"`{field.default}`")
         if field.choices:
             values = ", ".join(field.choices)
-        elif field.type is bool or field.low is None:
+        elif field.type in (bool, tuple) or field.low is None:
             values = {bool: "True or False", str: "text", tuple: "numbers", float: "number"}[field.type]
         else:
-            values = f"at least {field.low}" if field.high == inf else f"{field.low} to {field.high}"
+            values = f"at least {field.low}" if field.high == settings.LARGEST else f"{field.low} to {field.high}"
         heading = ["field", "default", "meaning", "values", "resume", "together"]
         sections.setdefault(name.rpartition(".")[0] or "The run", [heading]).append(
             [f"`{name}`", default, field.meaning, values, field.resume, "yes" if field.varies else "no"])
@@ -207,8 +206,9 @@ def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequ
     path, configs, stale = root / "docs" / RECORDS, read_configs(root), {}
     old = results.load(path)
     records = results.merge(old, [results.read(directory) for directory in workdirs], list(VARIANTS))
-    for page in sorted((root / "docs").glob("*.md")):
-        if page.stem in (only or [page.stem]) and "\n<!-- /" in (text := page.read_text()):
+    pages = {page.stem: page for page in sorted((root / "docs").glob("*.md"))}
+    for page in [lookup(pages, name, "page") for name in only or pages]:
+        if "\n<!-- /" in (text := page.read_text()):
             new = markers.fill(text, partial(part, page=page.stem, configs=configs, records=records))
             stale |= {page: new} if new != text else {}
     names = [str(page.relative_to(root)) for page in stale]

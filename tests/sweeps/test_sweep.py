@@ -40,6 +40,10 @@ def test_values(given, field, values):
     (["seed=5:5"], "there is no value"),
     (["seed=0:3,2"], "2 is there twice"),
     (["seed=0", "seed=1"], "given twice"),
+    (["seed=1:2:3:4"], "'1:2:3:4' is not a valid int"),
+    (["seed=0:1000000000000"], "--sweep=seed=0:1000000000000 makes more than 10,000 trials"),
+    (["optimizer.learning_rate=0:1:1e-12"], "makes more than 10,000 trials"),
+    (["seed=0:200", "optimizer.momentum=0:0.9:0.01"], "makes more than 10,000 trials"),
     (["optimizer.nesterov=maybe"], "'maybe' is not a valid bool"),
     ([], "--sweep is missing"),
 ])
@@ -51,6 +55,7 @@ def test_bad_sweeps_are_told_in_one_line(given, words):
 def test_programs_are_told_apart_by_all_but_numbers():
     def program(**fields):
         config = quickstart.get_config()
+        config.optimizer.nesterov = False  # which needs a momentum
         config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
         return group_key(settings.read(config))
 
