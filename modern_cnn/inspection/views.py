@@ -206,9 +206,10 @@ def draw_augment(settings: Settings | Path, out: Path, images: Sequence[int] = (
 
     `source` is another data source than that of the settings; empty: their own.
     """
+    channels = 0
     if isinstance(settings, Path):
-        settings = from_json(workdir.read_run(settings)[0])
-    data = sources.load(replace(settings.data, source=source or settings.data.source))
+        settings, channels = from_json(workdir.read_run(settings)[0]), load.channels(settings)
+    data = sources.load(replace(settings.data, source=source or settings.data.source), channels)
     numbers = images or np.linspace(0, data.spec.sizes["train"] - 1, count).astype(int)
     pixels, labels = load.examples(data, "train", np.asarray(numbers))
     draws = [augment.augment(jax.random.key(i), jnp.asarray(pixels), settings.augment) for i in range(8)]
