@@ -355,7 +355,7 @@ def test_other_classes_or_changed_images_are_not_scored_in_silence(config, tmp_p
                 Image.fromarray(np.full((8, 8), 100 * i + j, np.uint8)).save(tmp_path / name / label / f"{j}.png")
     config.data.source, config.data.batch_size, config.epochs = f"folder:{tmp_path / 'pets'}", 8, 1
     loop.train_and_evaluate(config, tmp_path / "run")
-    with pytest.raises(UserError, match="has the classes ant, which are not among .*: cat, dog;"):
+    with pytest.raises(UserError, match=r"has the classes ant, which are not among .*: cat, dog;"):
         load.evaluate_workdir(tmp_path / "run", data={"source": f"folder:{tmp_path / 'insects'}"})
     (tmp_path / "pets" / "cat" / "0.png").unlink()
     with pytest.raises(UserError, match="have changed since the run"):
