@@ -8,7 +8,7 @@ from PIL import Image
 
 from configs import base
 from modern_cnn import models, settings
-from modern_cnn.data import decoding
+from modern_cnn.data import folders
 from modern_cnn.data.spec import Records
 from modern_cnn.errors import UserError
 from modern_cnn.runs import imported, load, loop
@@ -108,7 +108,7 @@ def test_only_the_split_that_is_scored_is_read(tmp_path, monkeypatch):
     source = folder(tmp_path / "set", {"cat": 3, "dog": 1, "emu": 1})
     for path in (tmp_path / "set" / "train").rglob("*.png"):
         path.write_bytes(b"no image")
-    monkeypatch.setattr(decoding, "check_memory", lambda *args: pytest.fail("nothing is held in memory"))
+    monkeypatch.setattr(folders, "check_memory", lambda *args: pytest.fail("nothing is held in memory"))
     assert accuracy(network(tmp_path / "run", ["emu", "dog", "cat"]), source) == pytest.approx(3 / 5)
 
 
