@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from modern_cnn.errors import UserError, some
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
@@ -26,6 +27,7 @@ UPRIGHT = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.F
            6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}  # by EXIF's number of orientation
 CGROUPS = Path("/sys/fs/cgroup")
 NAMED = 20  # damaged images that are named at once
+OR_SKIP = "; or leave out what is damaged: --config.data.skip_damaged=true"
 
 
 def memory_limit(own: Path = Path("/proc/self/cgroup")) -> int:
@@ -81,7 +83,7 @@ def resize_pixels(image: np.ndarray, size: int) -> np.ndarray:
     return resized.reshape(*resized.shape[:2], -1)
 
 
-def in_threads(function: Callable[[Any], np.ndarray], items: Sequence | np.ndarray, doing: str) -> list[np.ndarray]:
+def in_threads(function: Callable[[Any], T], items: Sequence | np.ndarray, doing: str) -> list[T]:
     """Return function(item) of each item, in their order, by several threads; a progress bar says what they do."""
     with ThreadPoolExecutor() as pool:
         return list(tqdm(pool.map(function, items), doing, len(items), leave=False, disable=None, unit="img"))
@@ -164,8 +166,7 @@ def undamaged(decoded: Mapping[str, Sequence[np.ndarray | UserError]], place: st
     found = (f"{len(errors):,} of {sum(map(len, decoded.values())):,} images of {place} do not decode: "
              f"{some(names[:NAMED], 300)}{f', and {len(errors) - NAMED:,} more' if len(errors) > NAMED else ''}")
     if errors and not skip:
-        raise UserError(f"{found if len(errors) > 1 else errors[0]}; or leave out what is damaged: "
-                        "--config.data.skip_damaged=true")
+        raise UserError(f"{found if len(errors) > 1 else errors[0]}{OR_SKIP}")
     if errors:
         log.warning("left out: %s", found)
     return {split: np.flatnonzero([not isinstance(image, UserError) for image in images])

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from modern_cnn.data.decoding import IMAGE_ENDINGS, check_memory, decode, in_threads, to_rgb
+from modern_cnn.data.decoding import IMAGE_ENDINGS, check_memory, decode_or_error, in_threads, to_rgb, undamaged
 from modern_cnn.data.spec import Arrays, Files
+from modern_cnn.data.splits import leave_out_damaged
 from modern_cnn.errors import UserError, some
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def images_under(directory: str | Path) -> Iterator[str]:
 
 
 def _subfolders(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _split_folders(directory: Path, layout: str) -> dict[str, Path]:
@@ -87,13 +88,17 @@ def _class_folders(root: Path, layout: str, reading: str) -> list[str]:
     classes = _subfolders(root)
     if not classes:
         raise UserError(f"{root} has no class folders: images are expected as DIR/split/class/file or DIR/class/file")
-    sets = [name for name in classes if len(classes) == 1 or "train" in map(split_of, _subfolders(root / name))]
+    below = {name: _subfolders(root / name) for name in classes}
+    sets = [name for name in classes if len(classes) == 1 or "train" in map(split_of, below[name])]
     if sets and layout == "auto":
-        within = _subfolders(root / sets[0])
+        within = below[sets[0]]
         raise UserError(f"{root} has {'one class folder only' if len(classes) == 1 else 'class folders like'} {sets[0]}"
                         + (f" with the folders {some(within)} in it: if these are its splits or classes, set "
                            f"--config.data.source=folder:{root / sets[0]}" if within else ": add the other classes")
                         + f"; if {sets[0]} is a class, set --config.data.layout={reading}")
+    first = below[classes[0]]
+    if layout == "auto" and first and all(its == first for its in below.values()):
+        log.warning("%s: the classes are %s; they all hold the same folders: %s", root, some(classes), some(first))
     return classes
 
 
@@ -106,18 +111,23 @@ def list_folder(directory: Path, layout: str = "auto") -> tuple[dict[str, Files]
     """
     roots = _split_folders(directory, layout)
     classes = _class_folders(roots["train"], layout, "classes" if roots["train"] == directory else "splits")
-    splits = {}
+    splits, others = {}, []
     for split, root in roots.items():
         paths, labels = [], []
         for name in _subfolders(root):
             if name not in classes:
                 raise UserError(f"{root / name}: the class {name!r} is not among those of {roots['train']}: "
                                 f"{some(classes)}")
-            paths += images_under(root / name)
+            found = [entry.path for entry in files_under(root / name)]
+            paths += [path for path in found if path.lower().endswith(IMAGE_ENDINGS)]
+            others += [path for path in found if not path.lower().endswith(IMAGE_ENDINGS)]
             labels += [classes.index(name)] * (len(paths) - len(labels))
         if not paths:
             raise UserError(f"{root} holds no images (looked in its class folders for {', '.join(IMAGE_ENDINGS)})")
         splits[split] = Files(list(map(Path, paths)), np.array(labels, np.int32))
+    if others:
+        log.warning("%s: %d files are left out, as their names do not end in %s: %s", directory, len(others),
+                    ", ".join(IMAGE_ENDINGS), some([path.removeprefix(f"{directory}/") for path in others]))
     empty = np.setdiff1d(np.arange(len(classes)), splits["train"].labels)
     if len(empty):
         raise UserError(f"{roots['train'] / classes[empty[0]]} holds no images to train on (looked for "
@@ -125,13 +135,22 @@ def list_folder(directory: Path, layout: str = "auto") -> tuple[dict[str, Files]
     return splits, classes
 
 
-def read_folder(directory: Path, size: int, layout: str = "auto") -> tuple[dict[str, Arrays], list[str]]:
-    """Read the images of `list_folder`, resized to `size` unless it is 0: grayscale if all of them are, else RGB."""
+def read_folder(directory: Path, size: int, layout: str = "auto",
+                skip_damaged: bool = False) -> tuple[dict[str, Arrays], list[str], int]:
+    """Read the images of `list_folder`, resized to `size` unless it is 0: grayscale if all of them are, else RGB.
+
+    Return (splits, class names, how many were left out). Raise UserError if some do not decode, unless `skip_damaged`.
+    """
     listed, classes = list_folder(directory, layout)
-    shape = (size, size) if size else decode(listed["train"].paths[0], 0).shape[:2]
-    check_memory(str(directory), sum(map(len, listed.values())), *shape)
-    decoded = {split: in_threads(partial(decode, size=size), files.paths, f"decoding {split}")
-               for split, files in listed.items()}
+    read = partial(decode_or_error, size=size)
+    shape = (size, size) if size else next(
+        (image.shape[:2] for image in map(read, listed["train"].paths) if not isinstance(image, UserError)), (0, 0))
+    count = sum(map(len, listed.values()))
+    check_memory(str(directory), count, *shape)
+    decoded = {split: in_threads(read, files.paths, f"decoding {split}") for split, files in listed.items()}
+    kept = undamaged(decoded, str(directory), skip_damaged)
+    listed = leave_out_damaged(listed, kept)
+    decoded = {split: [images[i] for i in kept[split]] for split, images in decoded.items()}
     shapes = {image.shape[:2]: path for split, images in decoded.items()
               for image, path in zip(images, listed[split].paths, strict=True)}
     if len(shapes) > 1:
@@ -140,4 +159,5 @@ def read_folder(directory: Path, size: int, layout: str = "auto") -> tuple[dict[
                         "set --config.data.image_size=N to resize them all to NxN")
     gray = all(image.ndim == 2 for images in decoded.values() for image in images)
     return {split: Arrays(np.stack([image[..., None] if gray else to_rgb(image) for image in images]),
-                          listed[split].labels) for split, images in decoded.items()}, classes
+                          listed[split].labels) for split, images in decoded.items()}, classes, count - sum(
+                              map(len, listed.values()))

@@ -110,15 +110,18 @@ def _keep_size(splits: Mapping[str, Arrays], image_size: int) -> bool:
     return decoding.keep_size(image_size, *(images.shape for images, _ in splits.values()))
 
 
-def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], list[str], bool]:
-    """Return (splits, class names, whether the images keep their size: all have the same, and `keep_size` says so)."""
-    image_size = config.image_size
+def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], list[str], bool, int]:
+    """Return (splits, class names, whether the images keep their size, how many damaged ones were left out).
+
+    They keep it if all have the same, and `keep_size` says so.
+    """
+    image_size, left_out = config.image_size, 0
     if kind == "tfds":
         from modern_cnn.data import tfds  # TensorFlow is imported only here, and only to prepare a set
 
         splits, names, same_size = tfds.read(place, image_size, config.manual_dir)
     elif kind == "folder":
-        splits, names = folders.read_folder(Path(place), image_size, config.layout)
+        splits, names, left_out = folders.read_folder(Path(place), image_size, config.layout, config.skip_damaged)
         same_size = False  # whether they have the same size is known only after decoding all of them
     else:
         splits, names = formats.read_digits() if kind == "digits" else formats.READERS[kind](Path(place))
@@ -128,7 +131,8 @@ def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], lis
             raise UserError(f"{kind}:{place} has no images in its {split} split")
         if not same_size:
             splits[split] = Arrays(decoding.resize_array(images, image_size, f"{kind}:{place}"), labels)
-    return hold_out_test(splits, f"{kind}:{place}", DIGITS_TEST if kind == "digits" else 0), names, same_size
+    splits = hold_out_test(splits, f"{kind}:{place}", DIGITS_TEST if kind == "digits" else 0)
+    return splits, names, same_size, left_out
 
 
 def _load_decoded(config: Data) -> cache.Decoded:
@@ -142,22 +146,25 @@ def _load_decoded(config: Data) -> cache.Decoded:
     nowhere = bare and kind == "tfds"
     for entry in (own_size, resized):
         decoded = cache.load(entry)
-        if decoded is None or (entry == own_size and not _keep_size(decoded.splits, image_size)):
+        if (decoded is None or (entry == own_size and not _keep_size(decoded.splits, image_size))
+                or (decoded.left_out and not config.skip_damaged)):
             continue
         # A bare name that was once decoded from a folder stays usable, even if the folder is gone or no longer found.
         found = decoded.kind, decoded.place
         gone = nowhere and not Path(decoded.place).exists()
         if gone or ((nowhere or found == (kind, place)) and cache.fingerprint(*found) == decoded.fingerprint):
             log.info("%s: from the cache (decoded from %s:%s) in %s", source, *found, entry)
+            if decoded.left_out:
+                log.warning("%s: %d images that do not decode are left out", source, decoded.left_out)
             return decoded
     log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
     fingerprint = cache.fingerprint(kind, place)  # before reading: files that change meanwhile are read again next time
     try:
-        splits, names, same_size = _decode(kind, place, config)
+        splits, names, same_size, left_out = _decode(kind, place, config)
     except UserError as e:
         where = f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: "
         raise UserError(f"{where if nowhere else ''}{e}") from e
-    decoded = cache.Decoded(kind, place, fingerprint, names, cache.digest(splits), splits)
+    decoded = cache.Decoded(kind, place, fingerprint, names, cache.digest(splits), splits, left_out)
     cache.save(own_size if same_size else resized, decoded)
     return decoded
 
@@ -228,6 +235,7 @@ def _load_stream(config: Data, channels: int) -> Dataset:
     else:
         splits, names = folders.list_folder(Path(place), config.layout)
         channels = 1 if channels == 1 else 3  # whether all are grayscale is known only after opening all of them
+    splits = streamed.leave_out_damaged(splits, place) if config.skip_damaged else splits
     splits = divide_train(hold_out_test(splits, f"{kind}:{place}"), config)
     pixels = (streamed.sample(splits["train"], config.image_size, channels) if config.normalize == "standard"
               else np.zeros((1, 1, 1, channels), np.uint8))

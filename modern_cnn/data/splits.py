@@ -1,4 +1,5 @@
 """Divisions of a training split, stratified and always the same: test, validation, and a smaller training split."""
+from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -38,6 +39,15 @@ def _hold_out(splits: dict[str, AnySplit], name: str, count: int, reason: str) -
     rest = np.setdiff1d(np.arange(len(train.labels)), held)
     reason = f"{reason}: holding out {count} of {len(train.labels)} training images"
     return splits | {"train": _keep(train, rest, reason), name: train.take(held)}
+
+
+def leave_out_damaged(splits: dict[str, AnySplit], kept: Mapping[str, np.ndarray]) -> dict[str, AnySplit]:
+    """Return splits with only the examples `kept` of each. Raise UserError if none are left of a class or a split."""
+    empty = [split for split, indices in kept.items() if not len(indices)]
+    if empty:
+        raise UserError(f"no image of the {empty[0]} split decodes")
+    return {split: _keep(examples, kept[split], "leaving out damaged images") if split == "train"
+            else examples.take(kept[split]) for split, examples in splits.items()}
 
 
 def hold_out_test(splits: dict[str, AnySplit], source: str, count: int = 0) -> dict[str, AnySplit]:
