@@ -127,7 +127,7 @@ def test_a_workdir_of_an_earlier_version_has_no_digests(run, caplog):
     (directory / "metrics.jsonl").write_text("".join(json.dumps(parse_json(line)) + "\n" for line in lines))
     assert load_run(directory).step == BEST
     assert loop.train_and_evaluate(config, directory)["step"] == BEST
-    assert not caplog.records
+    assert not [each for each in caplog.records if "checkpoints" in each.name or "log" in each.name.split(".")]
     assert (directory / "metrics.jsonl").read_text().splitlines() == lines
 
 
