@@ -164,7 +164,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """End the threads that write; a checkpoint under way is finished, but its errors are lost without `wait`."""
-        self._manager.close()
+        for end in (self._manager.wait_until_finished, self._manager.close):  # an error would stop the second half way
+            with contextlib.suppress(Exception):
+                end()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

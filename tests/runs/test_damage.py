@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from modern_cnn.errors import UserError, parse_json, sealed
 from modern_cnn.runs import loop, workdir
-from modern_cnn.runs.checkpoints import saved_steps
+from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
 from modern_cnn.runs.load import load_run
 from modern_cnn.runs.log import read_metrics
 from modern_cnn.runs.record import Record
@@ -223,6 +224,24 @@ def test_lost_records_of_metrics_are_missed(run, caplog):
     (directory / "metrics.jsonl").write_text("".join(lines[:-4]))
     loop.train_and_evaluate(config, directory)
     assert "metrics.jsonl has lost the record of step 32" in caplog.text
+
+
+def test_a_second_error_on_the_way_out_does_not_hide_the_first(config, tmp_path, monkeypatch):
+    """A disk that fills while a checkpoint is written in the background, and then cannot take the next record."""
+    def full(*_):
+        raise ValueError("RESOURCE_EXHAUSTED")  # as TensorStore says it
+
+    def write(self, step, *_):
+        if step > 11:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Checkpoints, "_write_list", full)
+    monkeypatch.setattr(Record, "write_training", write)
+    before = threading.active_count()
+    with pytest.raises(UserError, match=r"cannot write .*: No space left on device"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert [thread for thread in threading.enumerate() if thread.name == "save_finalize"] == []
+    assert threading.active_count() <= before + 1
 
 
 def test_a_workdir_that_is_not_utf8_is_refused(tmp_path):
