@@ -31,6 +31,7 @@ def records(path, split=None):
 def test_a_run_writes_all_that_design_promises(config, tmp_path, caplog):
     caplog.set_level("INFO", "modern_cnn")
     run = tmp_path / "run"
+    config.schedule.name = "cosine"
     result = loop.train_and_evaluate(config, run)
     assert {"config.json", "run.json", "metrics.jsonl", "checkpoints", "tensorboard", "curves.png"} <= {
         path.name for path in run.iterdir()}
@@ -39,6 +40,8 @@ def test_a_run_writes_all_that_design_promises(config, tmp_path, caplog):
     assert described["data"]["sizes"] == {"train": 1437, "test": 360}
     assert {"versions", "commit", "platform", "device_count", "process_count"} <= set(described)
     assert [r["step"] for r in records(run, "train")] == [11, 22, 33]
+    rates = config.optimizer.learning_rate * (1 + np.cos(np.pi * np.array([10, 21, 32]) / 33)) / 2  # of these steps
+    np.testing.assert_allclose([r["learning_rate"] for r in records(run, "train")], rates, rtol=1e-5)
     assert {"step", "epoch", "split", "loss", "accuracy", "images_per_second"} <= set(records(run, "train")[0])
     assert [r["step"] for r in records(run, "test")] == [33]
     assert result["test"]["accuracy"] == records(run, "test")[0]["accuracy"]
@@ -122,19 +125,26 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(config):
 
 
 def test_an_epoch_visits_every_image_once_and_no_two_steps_draw_alike(config, monkeypatch):
-    """The compiled step around a train step that only notes which images came, and how they looked."""
-    def note(state, batch, _, **options):
-        seen = state.params["seen"].at[batch["label"]].add(1)
-        looks = state.params["looks"].at[state.step].set(batch["image"][0].sum())
-        return state.replace(step=state.step + 1, params={"seen": seen, "looks": looks}), Metrics.empty()
+    """The compiled step around a train step that only notes which images came, and how they looked.
+
+    The key of dropout is another: with it they would have looked otherwise.
+    """
+    def note(state, batch, key, **options):
+        dropout = augment.augment(jax.random.fold_in(key, state.step), jnp.asarray(images[:3]), asked.augment)
+        notes = {"looks": batch["image"][0].sum(), "others": dropout[0].sum() / 255}
+        notes = {name: state.params[name].at[state.step].set(value) for name, value in notes.items()}
+        notes["seen"] = state.params["seen"].at[batch["label"]].add(1)
+        return state.replace(step=state.step + 1, params=notes), Metrics.empty()
 
     monkeypatch.setattr(steps, "train_step", note)
     config.augment.rotate, config.augment.shift = 20.0, 1.0
     config.data.batch_size = 3
     images = np.tile(np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1), (13, 1, 1, 1))
     spec = dataclasses.replace(sources.load(config.data).spec, mean=(0.0,), std=(1.0,), sizes={"train": 13})
-    program = Program(settings.read(config), sources.Dataset(spec, {"train": (images, np.arange(13, dtype=np.int32))}))
-    state = TrainState(jnp.int32(0), {"seen": jnp.zeros(13, jnp.int32), "looks": jnp.zeros(8)}, {}, (), None, None)
+    asked = settings.read(config)
+    program = Program(asked, sources.Dataset(spec, {"train": (images, np.arange(13, dtype=np.int32))}))
+    state = TrainState(jnp.int32(0), {"seen": jnp.zeros(13, jnp.int32), "looks": jnp.zeros(8), "others": jnp.zeros(8)},
+                       {}, (), None, None)
     counts = []
     for epoch in range(2):
         for batch in program.batches(epoch):
@@ -143,6 +153,7 @@ def test_an_epoch_visits_every_image_once_and_no_two_steps_draw_alike(config, mo
     first, second = counts[0], counts[1] - counts[0]
     assert sorted(first) == sorted(second) == [0] + [1] * 12
     assert len(set(np.array(state.params["looks"]).tolist())) == 8
+    assert not np.isclose(state.params["looks"], state.params["others"], rtol=1e-4).any()
 
 
 def test_max_steps_ends_with_evaluation_and_checkpoint(config, tmp_path):

@@ -130,19 +130,25 @@ def test_killed_on_two_devices_it_goes_on(tmp_path):
 
 # ---- failures
 
-def test_a_diverging_trial_is_recorded_and_the_others_are_right(config, tmp_path):
+def test_a_diverging_trial_is_recorded_and_the_others_are_right(config, tmp_path, monkeypatch):
     config.model.dropout_rate = 0.0
     result = sweep.run(config, ["optimizer.learning_rate=0.1,1e30,0.2"], tmp_path / "sweep")
     assert (result["trials"], result["done"]) == (3, 2)
     good, bad, other = rows(tmp_path / "sweep")
     assert re.fullmatch(r"diverged: the loss is not finite at step \d+", bad["status"])
     assert (bad["test_accuracy"], good["status"], other["status"]) == ("", "done", "done")
-    config.optimizer.learning_rate = 0.2
-    loop.train_and_evaluate(config, tmp_path / "single")
+    single = config.copy_and_resolve_references()
+    single.optimizer.learning_rate = 0.2
+    loop.train_and_evaluate(single, tmp_path / "single")
     assert_same_curves(tmp_path / "sweep/trials/optimizer.learning_rate=0.2", tmp_path / "single", 4)
     page = (tmp_path / "sweep/report.html").read_text()
     assert bad["status"] in page
     assert "0 of 1" in (tmp_path / "sweep/table.md").read_text()
+    before = rows(tmp_path / "sweep")
+    for name in ("train_trials", "train_and_evaluate"):
+        monkeypatch.setattr(loop, name, lambda *_, **__: pytest.fail("a trial that has ended was trained again"))
+    assert sweep.run(config, ["optimizer.learning_rate=0.1,1e30,0.2"], tmp_path / "sweep")["done"] == 2
+    assert rows(tmp_path / "sweep") == before
 
 
 def test_a_network_that_does_not_fit_fails_alone(config, tmp_path):

@@ -1,6 +1,7 @@
 """A program as one uses it without a workdir: built once, compiled once for all seeds, its buffers used again."""
 import jax
 import numpy as np
+import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -88,6 +89,19 @@ def test_a_loop_by_hand_is_fit(config, dataset):
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(trained.state.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert program.evaluate(state, "test").means(10)["accuracy"] > 0.3
+
+
+def test_every_split_is_scored_on_its_own_images(config):
+    config.data.validation, config.data.normalize = 0.1, "symmetric"
+    dataset = sources.load(config.data)
+    program = Program(settings.read(config), dataset)
+    state = program.init()
+    for split, (images, labels) in dataset.splits.items():
+        logits = program.module.apply(state.variables, (images / 255 - 0.5) / 0.5, train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        metrics = program.evaluate(state, split)
+        assert int(metrics.count) == len(labels)
+        np.testing.assert_allclose(metrics.loss, losses.sum(), rtol=1e-5, err_msg=split)
 
 
 def test_fit_ends_where_it_is_told_and_goes_on(config, dataset):
