@@ -52,6 +52,7 @@ def _child(main, argv, folder, environment, streams) -> None:
         setattr(sys, name, None if file is None else open(number, "w", encoding="ascii", closefd=False))  # noqa: SIM115
     sys.argv = argv
     if main:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
         cli.run(main)
     with contextlib.closing(sys.stdout or contextlib.ExitStack()):  # as the end of Python would
         runpy.run_path(argv[0], run_name="__main__")
@@ -74,7 +75,7 @@ def script(server, tmp_path):
         argv = [str(ROOT / "scripts" / name), *map(str, flags)]
         process = server.Process(target=_child, args=(main, argv, str(tmp_path), environment, streams))
         process.start()
-        process.join(120)
+        process.join(300)
         return process.exitcode, *((tmp_path / name).read_text() if name not in streams else ""
                                    for name in ("stdout", "stderr"))
 

@@ -81,7 +81,7 @@ def test_a_kill_at_a_chosen_moment(server, whole, tmp_path, owner, name, count):
     config, expected = whole
     process = server.Process(target=_train_and_die, args=(config, tmp_path / "run", owner, name, count))
     process.start()
-    process.join(120)
+    process.join(300)
     assert process.exitcode == -signal.SIGKILL
     loop.train_and_evaluate(config, tmp_path / "run")
     assert left(tmp_path / "run") == expected
