@@ -44,9 +44,46 @@ def test_idx_under_other_names(tmp_path, names):
 
 
 def test_idx_with_a_file_twice(tmp_path):
+    """As torchvision's MNIST/raw has them: packed and not."""
     files.write_idx(tmp_path)
-    files.write_idx(tmp_path, zipped=False)
+    arrays = files.write_idx(tmp_path, zipped=False)
+    np.testing.assert_array_equal(formats.read_idx(tmp_path)[0]["test"].images[..., 0], arrays["test_images"])
+    files.write_idx(tmp_path, zipped=False, test_labels=files.labels(10)[::-1])
+    refused(f"idx:{tmp_path}", tmp_path / "t10k-labels-idx1-ubyte", "differ")
+    (tmp_path / "my-train-images-idx3-ubyte").write_bytes(b"")
     refused(f"idx:{tmp_path}", "more than one", "train-images-idx3-ubyte.gz")
+
+
+@pytest.mark.parametrize("shape", [(2**32 - 1,) * 3, (2**31, 2**31, 4), (20, 6, 6), (0, 0, 0)])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_idx_header_that_promises_what_is_not_there(tmp_path, shape, zipped):
+    """The product of the first two is 2**64 or more, and 0 or 1 to those who count so far only."""
+    files.write_idx(tmp_path, zipped=False)
+    path = tmp_path / "train-images-idx3-ubyte"
+    data = b"".join(n.to_bytes(4, "big") for n in (0x803, *shape)) + path.read_bytes()[16:]
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    refused(f"idx:{tmp_path}", path, "truncated or damaged", "more" if 0 in shape else "fewer")
+
+
+@pytest.mark.parametrize("kind", ["idx", "cifar"])
+def test_no_more_is_unpacked_than_there_can_be(tmp_path, kind, monkeypatch):
+    """A megabyte of gzip that would become a gigabyte."""
+    packed = gzip.compress(bytes(2**20), 9)
+    monkeypatch.setattr(formats, "MOST", 2**22)
+    read = []
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda self, size, plain=gzip.GzipFile.read: read.append(size) or plain(
+        self, size))
+    if kind == "idx":
+        files.write_idx(tmp_path, zipped=False)
+        path = tmp_path / "train-images-idx3-ubyte"
+        path.write_bytes(gzip.compress(path.read_bytes()) + packed * 1000)
+        refused(f"idx:{tmp_path}", path, "600 bytes", "more")
+    else:
+        files.write_cifar10(tmp_path, "binary")
+        path = tmp_path / "data_batch_1.bin"
+        path.write_bytes(packed * 40)
+        refused(f"cifar:{tmp_path}", path, "more than 4,194,304 bytes", "gunzip")
+    assert max(read) <= 2**22 + 1
 
 
 @pytest.mark.parametrize("missing", list(files.IDX))
@@ -193,12 +230,49 @@ def test_cifar_label_200(tmp_path):
     {"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, -3]},
     {"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, 10 ** 30]},
     {"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, None]},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": [0.9, 1.9, 2.9, 3.9]},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": np.array([0.9, 1.9, 2.9, 3.9])},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": np.array([0, 1, 2, 2**64 - 1], np.uint64)},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": [True, False, True, False]},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": ["cat", "dog", "cat", "dog"]},
+    {"data": np.zeros((4, 3072), np.uint8), "labels": [[0], [1, 2], [3], [4]]},
+    {"data": [[0] * 3072] * 4, "labels": [0, 1, 2, 3]},
     [1, 2, 3],
-], ids=["no data", "no labels", "float", "narrow", "fewer labels", "negative", "huge", "none", "list"])
+], ids=["no data", "no labels", "float", "narrow", "fewer labels", "negative", "huge", "none", "parts", "parts array",
+        "beyond 63 bits", "yes and no", "words", "ragged", "data in lists", "list"])
 def test_cifar_python_batch_with_wrong_content(tmp_path, wrong):
     files.write_cifar10(tmp_path)
     (tmp_path / "data_batch_4").write_bytes(pickle.dumps(wrong, protocol=2))
     refused(f"cifar:{tmp_path}", tmp_path / "data_batch_4")
+
+
+@pytest.mark.parametrize("names", [5, None, ["a"] * 9, [f"c{i}" for i in range(9)] + [1], [b"\xff"] * 10])
+def test_cifar_python_names_that_are_none(tmp_path, names):
+    files.write_cifar10(tmp_path)
+    (tmp_path / "batches.meta").write_bytes(pickle.dumps({"label_names": names}, protocol=2))
+    refused(f"cifar:{tmp_path}", tmp_path / "batches.meta", "names of 10 classes")
+
+
+def test_cifar_binary_names(tmp_path):
+    files.write_cifar10(tmp_path, "binary")
+    path = tmp_path / "batches.meta.txt"
+    path.write_bytes("\ufeffcafé noir\n".encode() + b"".join(b"c%d \n" % i for i in range(9)) + b"\n")
+    assert formats.read_cifar(tmp_path)[1] == ["café noir", *(f"c{i}" for i in range(9))]
+    for damaged in (b"caf\xe9\n" * 10, b"c\n" * 9):
+        path.write_bytes(damaged)
+        refused(f"cifar:{tmp_path}", path, "names of 10 classes")
+
+
+def test_cifar_binary_files_that_are_cut_between_two_images(tmp_path, log):
+    files.write_cifar10(tmp_path, "binary")
+    path = tmp_path / "test_batch.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2 * 3073])
+    assert len(formats.read_cifar(tmp_path)[0]["test"].labels) == 2
+    assert "4, 4, 4, 4, 4, 2 images" in log.text
+    path.write_bytes(whole)
+    (tmp_path / "data_batch_3.bin").write_bytes(whole[:2 * 3073])
+    refused(f"cifar:{tmp_path}", "4, 4, 2, 4, 4, 4 images", "cut off")
 
 
 class Malicious:
