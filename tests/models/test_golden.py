@@ -140,5 +140,7 @@ def test_the_torch_twin_gives_the_stored_arrays(stored):
     for published, norm in zip(golden["grad_names"], golden["grad_norms"], strict=True):
         np.testing.assert_allclose(np.linalg.norm(step.gradients[stored.names[published]]), norm, rtol=1e-3,
                                    atol=1e-6 * golden["grad_norms"].max(), err_msg=published)
-    for published in (key for key in golden if key.startswith("after:")):
-        close(step.stats[stored.names[published.removeprefix("after:")]], golden[published], 1e-5, published)
+    after = {key.removeprefix("after:"): value for key, value in golden.items() if key.startswith("after:")}
+    assert len(after) == len(jax.tree.leaves(stored.variables.get("batch_stats", {})))
+    for published, value in after.items():
+        close(step.stats[stored.names[published]], value, 1e-5, published)
