@@ -197,6 +197,13 @@ def test_folder_of_sets(tmp_path):
     assert files.load(f"folder:{tmp_path}", layout="classes").spec.class_names == ("faces", "pets")
 
 
+def test_folder_whose_classes_hold_the_same_folders_is_warned_of(tmp_path, log):
+    for name in ("fold1", "fold2"):
+        files.write_images(tmp_path / name)
+    assert files.load(f"folder:{tmp_path}").spec.class_names == ("fold1", "fold2")
+    assert "the classes are fold1, fold2; they all hold the same folders: cat, dog" in log.text
+
+
 def test_folder_of_many_classes_is_refused_in_few_letters(tmp_path):
     names = [f"a class with a long name, number {i}" for i in range(40)]
     files.write_images(tmp_path / "train", names, count=1)
