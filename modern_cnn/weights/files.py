@@ -57,7 +57,7 @@ def _mappings(content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             named = {key: part for key, part in value.items() if isinstance(key, str)}  # an optimiser has numbers
             if tensors := {key: part for key, part in named.items() if hasattr(part, "shape")}:
                 yield path, tensors
-            waiting += [(f"{path}/{key}", part) for key, part in named.items()]
+            waiting += [(f"{path}/{key}".lstrip("/"), part) for key, part in named.items()]
 
 
 def _tensors(path: Path, content: Any) -> dict[str, np.ndarray]:
