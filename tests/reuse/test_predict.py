@@ -55,9 +55,10 @@ def write(path, pixels):
 
 
 def test_probabilities_of_a_hand_made_batch(make_run, tmp_path):
-    directory, module, variables = make_run("mlp", (8, 8, 1))
-    pixels = files.pixels(8, 8)
-    softmax = jax.nn.softmax(module.apply(variables, (pixels[None, ..., None] / 255 - 0.5) / 0.5, train=False))[0]
+    directory, module, variables = make_run("mlp", (8, 8, 3), normalize="imagenet")
+    pixels = files.pixels(8, 8, 3)
+    normalised = (pixels[None] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    softmax = jax.nn.softmax(module.apply(variables, normalised, train=False))[0]
     found, = predict.predict(directory, [write(tmp_path / "a.png", pixels)], top_k=9)
     assert [name for name, _ in found.classes] == [("cat", "dog", "emu")[i] for i in np.argsort(-softmax)]
     np.testing.assert_allclose([share for _, share in found.classes], sorted(softmax, reverse=True), rtol=1e-5)
