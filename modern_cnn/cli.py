@@ -1,5 +1,6 @@
 """The command line of all scripts: flags, errors in one line, tables, and a log that spares the progress bar."""
 import ast
+import atexit
 import contextlib
 import logging
 import os
@@ -45,6 +46,11 @@ def _fail(text: object, code: int) -> NoReturn:
         print("error:", *str(text).split(), file=sys.stderr, flush=True)  # on one line
     except OSError:
         _mute(sys.stderr)
+    if code == 1:  # the run failed: what TensorStore could not write may hang the last garbage collection of Python
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        atexit._run_exitfuncs()
+        os._exit(code)
     sys.exit(code)
 
 
