@@ -125,6 +125,8 @@ def list_folder(directory: Path, layout: str = "auto") -> tuple[dict[str, Files]
         if not paths:
             raise UserError(f"{root} holds no images (looked in its class folders for {', '.join(IMAGE_ENDINGS)})")
         splits[split] = Files(list(map(Path, paths)), np.array(labels, np.int32))
+        if loose := [name for name in os.listdir(root) if name.lower().endswith(IMAGE_ENDINGS)]:
+            log.warning("%s: %d images are left out, as they are in no class folder: %s", root, len(loose), some(loose))
     if others:
         log.warning("%s: %d files are left out, as their names do not end in %s: %s", directory, len(others),
                     ", ".join(IMAGE_ENDINGS), some([path.removeprefix(f"{directory}/") for path in others]))

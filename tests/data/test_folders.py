@@ -48,6 +48,13 @@ def test_folder_takes_nested_and_uppercase_files_and_leaves_others(tmp_path):
     assert np.bincount(files.load(f"folder:{tmp_path}").splits["train"][1]).tolist() == [4, 2]
 
 
+def test_folder_with_images_beside_the_classes_is_warned_of(tmp_path, log):
+    files.write_images(tmp_path)
+    (tmp_path / "a.JPG").write_bytes((tmp_path / "cat" / "0.png").read_bytes())
+    assert files.load(f"folder:{tmp_path}").spec.sizes == {"train": 8, "test": 2}
+    assert "1 images are left out, as they are in no class folder: a.JPG" in log.text
+
+
 def test_folder_of_links(tmp_path):
     files.write_images(tmp_path / "real", count=5)
     links = tmp_path / "links"
