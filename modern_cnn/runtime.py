@@ -83,7 +83,7 @@ def join_processes(coordinator: str, count: int, index: int) -> None:
             socket.getaddrinfo(host.strip("[]"), int(port))
             jax.distributed.initialize(coordinator, count, index)
     except (ValueError, OSError, OverflowError, RuntimeError) as e:
-        raise UserError(f"--coordinator={coordinator}, {count} processes: {str(e)[:300]}. It must be the HOST:PORT of "
+        raise UserError(f"--coordinator={coordinator}, {count} processes: {str(e)[:300]} - it must be the HOST:PORT of "
                         "the first process; 'auto' needs a TPU pod or SLURM") from e
     if jax.process_index():
         logging.getLogger("modern_cnn").setLevel(logging.ERROR)  # the first process logs for all

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modern_cnn import runtime
+from modern_cnn.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,3 +47,14 @@ def test_the_installed_xla_knows_the_flags(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
                           env=environment | {"MODERN_CNN_CACHE": str(tmp_path)})
     assert done.stdout.split() == ["4.0", "True", "True"]
+
+
+@pytest.mark.parametrize("coordinator", ["foo", "localhost:99999", "localhost:x", ":80", "nosuch.invalid:80", "auto"])
+def test_a_coordinator_that_is_none_is_told(coordinator, monkeypatch):
+    def none(*arguments):
+        assert coordinator == "auto", "no other text gets so far"
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", none)
+    with pytest.raises(UserError, match=f"--coordinator={coordinator}, 2 processes: .* - it must be the HOST:PORT"):
+        runtime.join_processes(coordinator, 2, 0)

@@ -10,6 +10,7 @@ from jax import lax
 
 from modern_cnn.data import color
 from modern_cnn.data.decoding import resized_side
+from modern_cnn.errors import UserError
 from modern_cnn.functional.regularize import is_zero
 from modern_cnn.settings import Augment
 
@@ -212,7 +213,12 @@ def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool
 
     In this order: random resized crop (unless `cropped`: the stream has done it), crop, flip, rotation with scale and
     shift, brightness, contrast, saturation, hue (torchvision draws the order of these), lighting, cutout; then `mix`.
+    Raise UserError for a number of pixels above the image's longer side, which would leave black images.
     """
+    for name in ("crop", "shift", "cutout"):
+        pixels, side = getattr(config, name), max(images.shape[1:3])
+        if not isinstance(pixels, jax.Array) and pixels > side:
+            raise UserError(f"config.augment.{name}={pixels} is more than the {side} pixels of an image")
     subkey = functools.partial(jax.random.fold_in, key)  # not 0 to 2: `random_affine` splits the key into these
     if not (cropped or is_zero(config.resized_crop)):
         images = random_resized_crop(subkey(3), images, config.resized_crop)

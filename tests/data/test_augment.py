@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from modern_cnn.data import augment, color, decoding
+from modern_cnn.errors import UserError
 from modern_cnn.settings import Augment
 from tests.data import files
 
@@ -342,6 +343,13 @@ def test_half_of_the_images_are_mixed_by_either_where_both_are_on():
     images, *_, share = mixed(mixup=1.0, cutmix=1.0)
     blended = ((images % 1 != 0).any((1, 2, 3)))
     assert 0.45 < blended[share > 0.01].mean() < 0.6  # boxes of no pixel are not counted
+
+
+@pytest.mark.parametrize("name", ["crop", "shift", "cutout"])
+def test_more_pixels_than_an_image_has_are_refused(name):
+    augment.augment(KEY, jnp.asarray(IMAGES), Augment(**{name: 12}))
+    with pytest.raises(UserError, match=f"config.augment.{name}=13 is more than the 12 pixels of an image"):
+        augment.augment(KEY, jnp.asarray(IMAGES), Augment(**{name: 13}))
 
 
 def test_nothing_is_mixed_where_both_are_off():
