@@ -151,8 +151,8 @@ def test_normalize_of_a_constant_image_stays_finite(tmp_path):
 
 
 @pytest.mark.parametrize(("field", "value", "words"), [
-    ("image_size", -3, "image_size=-3 must be a number of at least 0"),
-    ("num_classes", -1, "num_classes=-1 must be a number of at least 0"),
+    ("image_size", -3, "image_size=-3 must be a number between 0 and 16384"),
+    ("num_classes", -1, "num_classes=-1 must be a number between 0 and"),
     ("validation", float("nan"), "validation=nan must be a number between 0 and 1"),
     ("normalize", "standrad", "'standrad' is unknown; did you mean 'standard'")])
 def test_values_that_no_set_can_have_are_refused_before_one_is_loaded(field, value, words):
