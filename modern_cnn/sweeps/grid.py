@@ -30,12 +30,12 @@ def parse(sweeps: Sequence[str], config: ml_collections.ConfigDict) -> dict[str,
         section, last = settings.locate(config, field)
         kind = section.get_type(last)
         values = [value for part in _parts(text) for value in _values(field, part, kind)]
+        if math.prod(map(len, fields.values())) * len(values) > LARGEST:
+            raise UserError(f"--sweep={given} makes more than {LARGEST:,} trials")
         twice = [value for i, value in enumerate(values) if value in values[:i]]
         if twice or not values:
             raise UserError(f"--sweep={given}: " + (f"{twice[0]} is there twice" if twice else "there is no value"))
         fields[field] = values
-        if math.prod(map(len, fields.values())) > LARGEST:
-            raise UserError(f"--sweep={given} makes more than {LARGEST:,} trials")
     if not fields:
         raise UserError("--sweep is missing: which fields, and which values? For example --sweep=seed=0:8")
     return fields
