@@ -1,11 +1,9 @@
 """The deconvolutional network of Zeiler and Fergus 2013, "Visualizing and understanding convolutional networks".
 
 It sends the values of a feature map back to the pixels (section 2.1). A pooling returns each value to its switch, the
-place of the maximum; a ReLU rectifies on the way back too; a convolution becomes its transpose; biases have no part.
-The network's own gradient does most of this: the gradient of max-pooling goes to the maximum, that of a convolution is
-its transpose, and normalisation by running statistics is part of the filter before it. So the way back is the network's
-vector-Jacobian product with another rule for what rectifies. It needs no list of layers: branches and shortcuts add up
-what comes back through them.
+place of the maximum; a convolution becomes its transpose; biases have no part. The network's own gradient does all of
+this, and normalisation by running statistics is part of the filter before it. But a ReLU rectifies on the way back too.
+So the way back is the network's vector-Jacobian product with another rule for what rectifies.
 """
 from collections.abc import Callable, Sequence
 from typing import Any

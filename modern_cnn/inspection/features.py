@@ -6,6 +6,7 @@ int [N] the classes that are asked about, and the network in evaluation mode.
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -91,11 +92,12 @@ def saliency(module: nn.Module, variables: Any, images: Array, labels: Array) ->
     return jnp.abs(gradient).max(-1)
 
 
+@dataclass
 class _Shifted(Replay):
     """A replay that adds a change to one value. The gradient of the change is the gradient of the value."""
 
-    def __init__(self, var: Var, change: jax.Array):
-        self.var, self.change = var, change
+    var: Var
+    change: jax.Array
 
     def visit(self, eqn: JaxprEqn, inputs: list[jax.Array], place: Place) -> Sequence[jax.Array]:
         outputs = super().visit(eqn, inputs, place)
@@ -107,8 +109,7 @@ def grad_cam(module: nn.Module, variables: Any, images: Array, labels: Array, la
     """Return the evidence for a class in a layer: [N, H', W'] of the layer's size, at least 0.
 
     It is the sum of the layer's maps, each weighted by the mean over pixels of the gradient of the class's logit, then
-    rectified (Selvaraju et al. 2016, "Grad-CAM", equations 1 and 2). Raise UserError if there is no such layer, if it
-    has no height and width, or if the network loops.
+    rectified (Selvaraju et al. 2016, "Grad-CAM", equations 1 and 2). Raise UserError for no layer, no map or a loop.
     """
     traced = jax.make_jaxpr(with_layer(module, layer))(variables, images)
     leaves, value = [*jax.tree.leaves(variables), images], traced.out_avals[0]
@@ -127,9 +128,9 @@ def occlusion(module: nn.Module, variables: Any, images: Array, labels: Array, *
               fill: float = 0.0) -> jax.Array:
     """Return the probability of a class while a square covers a part of the image: [N, H / stride, W / stride].
 
-    Zeiler and Fergus 2013, section 4.2. The sides of the map are rounded up. `size` is the side of the square in
-    pixels. For value (i, j) it begins at pixel i * stride + (stride - size) // 2 of the height, and likewise of the
-    width, so that the map fits over the image. `fill` is its value; 0 is the mean of images that are normalised by it.
+    Zeiler and Fergus 2013, section 4.2. The sides of the map are rounded up. The square has `size` pixels a side, with
+    the value `fill`; 0 is the mean of images that are normalised by it. For value (i, j) it begins at pixel i * stride
+    + (stride - size) // 2 of the height, and likewise of the width, so that the map fits over the image.
     """
     sides = images.shape[1:3]
     starts = [np.arange(0, n, stride) + (stride - size) // 2 for n in sides]

@@ -95,8 +95,7 @@ def projections(units: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str,
 
     Each of `units` is (title, projections [n, h, w, C], signed, images [n, h, w, C]).
     """
-    columns = min(3, len(units))
-    rows = -(-len(units) // columns)
+    columns, rows = min(3, len(units)), -(-len(units) // 3)
     figure, axes = _panels(3.6 * columns, 0.5 + 1.95 * rows, rows, columns)
     figure.get_layout_engine().set(wspace=0.04)
     for axis in axes.flat[len(units):]:

@@ -1,10 +1,9 @@
 """Receptive fields, followed through a traced program one equation at a time.
 
-Along each image axis (height, width) a `View` says what an array sees of the image. Convolution, pooling, padding,
-slicing and reshaping each change it in a known way, so the extents are exact however a layer is written. Windows that
-hang over the border count in full, as is usual (Araujo, Norris and Sim 2019, "Computing Receptive Fields of
-Convolutional Neural Networks"), so a receptive field can be larger than the image. A layer that averages over the image
-sees all of it: group, layer and instance normalisation do.
+Each operation changes in a known way what an array sees of the image, so the extents are exact however a layer is
+written. Windows that hang over the border count in full, as is usual (Araujo, Norris and Sim 2019, "Computing Receptive
+Fields of Convolutional Neural Networks"), so a receptive field can be larger than the image. A layer that averages over
+the image sees all of it: group, layer and instance normalisation do.
 """
 import math
 from collections.abc import Callable, Iterable, Sequence

@@ -1,9 +1,8 @@
 """The layers of a network: shapes, parameters, multiply-accumulates, memory and receptive field.
 
-The network is traced on shapes alone (no weights are made, nothing is computed) and its program is read: the name stack
-of an equation says which module it belongs to. Reading equations instead of layers counts what is computed: pooling by
-a function has a row, a block that is scanned over counts as often as it runs, and a convolution may be written as a
-matrix product.
+The network is traced on shapes alone and its program is read. Reading equations instead of layers counts what is
+computed: pooling by a function has a row, a block that is scanned over counts as often as it runs, and a convolution
+may be written as a matrix product.
 """
 import math
 from collections import Counter
@@ -27,6 +26,7 @@ FUNCTIONS = {"max_pool": "pool", "avg_pool": "pool", "global_max_pool": "pool", 
              "adaptive_avg_pool": "pool", "local_response_norm": "norm"}
 _REDUCTIONS = {"reduce_window_max": "max_pool", "reduce_window_sum": "avg_pool", "reduce_max": "global_max_pool",
                "reduce_sum": "global_avg_pool"}
+# `running` are the running means and variances of batch normalisation, `field` is the receptive field.
 _COLUMNS = ["layer", "kind", "output", "parameters", "running", "MACs", "output KiB", "field", "stride"]
 _KERNELS = {2: "dense", 4: "conv", 6: "local"}  # the kind of a layer, by the number of axes of its kernel
 
@@ -82,14 +82,12 @@ def summarize(module: nn.Module, image_shape: Sequence[int]) -> Summary:
     fields: list[Any] = [row.receptive_field for row in rows]
     return Summary(
         image_shape=(height, width, channels),
-        params=sum(leaf.size for leaf in params.values()),
         norm_params=sum(leaf.size for path, leaf in params.items() if (*path[:-1], "scale") in params),
         param_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in params.values()),
-        bn_running_scalars=sum(leaf.size for leaf in stats.values()),
-        macs=sum(row.macs for row in rows),
-        activation_bytes=sum(row.activation_bytes for row in rows),
         receptive_field=max((field for field in fields if field and "all" not in field), default=None),
-        layers=rows)
+        layers=rows,
+        **{total: sum(getattr(row, total) for row in rows)
+           for total in ("params", "bn_running_scalars", "macs", "activation_bytes")})
 
 
 class _Layers(FieldInterpreter):
@@ -115,10 +113,8 @@ class _Layers(FieldInterpreter):
         module, function = place.owner(self.modules, FUNCTIONS)
         if module in self.layers:
             function = None
-        elif function is None and _pools(eqn, inputs):
-            function = _REDUCTIONS[eqn.primitive.name]
-        elif function is None and macs:
-            function = eqn.primitive.name
+        elif function is None and (macs or _pools(eqn, inputs)):
+            function = _REDUCTIONS.get(eqn.primitive.name, eqn.primitive.name)
         elif function is None:
             self.call = None
             return outputs
@@ -143,10 +139,7 @@ class _Layers(FieldInterpreter):
         return outputs
 
     def finish(self, params: Mapping[Path, Any], stats: Mapping[Path, Any], root: str) -> list[Row]:
-        """Return the rows with names and parameters, then rows for parameters of no layer.
-
-        `params` and `stats` are the leaves of the network's variables by their paths, `root` is its name.
-        """
+        """Return the rows with names and parameters (leaves by their paths), then rows for parameters of no layer."""
         calls, numbers = Counter(key[:2] for key in self.rows), Counter()
         for (module, function, _), row in self.rows.items():
             numbers[module, function] += 1
@@ -188,16 +181,12 @@ def _pools(eqn: JaxprEqn, inputs: Sequence[Value]) -> bool:
     if eqn.primitive.name not in _REDUCTIONS or not isinstance(inputs[0], tuple):
         return False
     windows = eqn.params.get("window_dimensions", ())
-    axes = [axis for axis, size in enumerate(windows) if size > 1] if windows else eqn.params["axes"]
+    axes = eqn.params.get("axes", [axis for axis, size in enumerate(windows) if size > 1])
     return any(view.jumps[axis] for view in inputs[0] for axis in axes)
 
 
 def lines(summary: Summary) -> list[str]:
-    """Return a line for each layer and one for the totals, then the totals in larger units, for 120 columns.
-
-    The columns are fields of `Row`: `running` are the running means and variances of batch normalisation, `field` is
-    the receptive field.
-    """
+    """Return a line for each layer and one for the totals, then the totals in larger units, for 120 columns."""
     total = ["total", "", "", f"{summary.params:,}", f"{summary.bn_running_scalars:,}", f"{summary.macs:,}",
              f"{summary.activation_bytes / 1024:,.1f}", "", ""]
     head, *body, foot = text_table([_COLUMNS, *map(_cells, summary.layers), total], "ll" + "r" * 7)
@@ -218,8 +207,7 @@ def scaled(number: float, unit: str = "", base: int = 1000) -> str:
 
     A `base` of 1024 asks for binary prefixes: 102228128, 'B', 1024 -> '97.49 MiB'.
     """
-    prefixes = ("", "k", "M", "G") if base == 1000 else ("", "Ki", "Mi", "Gi")
-    power = 0
+    prefixes, power = ("", "k", "M", "G") if base == 1000 else ("", "Ki", "Mi", "Gi"), 0
     while number >= base and power < 3:
         number, power = number / base, power + 1
     digits = format(number, "#.4g").rstrip(".") if power else number

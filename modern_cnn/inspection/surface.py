@@ -16,8 +16,7 @@ def filter_normalized(key: jax.Array, params: Any) -> Any:
 
     Li et al. 2018, "Visualizing the loss landscape of neural nets", section 4. Batch normalisation makes the scale of
     the weights before it arbitrary, so directions of another length would make sharp and flat look alike. A filter is
-    the kernel of one output: kernel[..., o]. The direction is 0 for biases and the scales of normalisation, as in the
-    paper's code.
+    kernel[..., o]. The direction is 0 for biases and the scales of normalisation, as in the paper's code.
     """
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))

@@ -1,8 +1,7 @@
 """Traced programs (jaxprs) of networks: the recursion into them that summaries, pictures and replays are built on.
 
-A network calls functions such as `nn.relu` and `functional.max_pool`, which no module knows of. The traced program has
-an equation for each of them, and the path of the calling module in its name stack. So what reads programs needs no
-list of a network's layers.
+A program has an equation for each function that a network calls, such as `nn.relu`, and the path of the calling module
+in its name stack. So what reads programs needs no list of a network's layers.
 """
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar

@@ -63,8 +63,7 @@ def report_runs(arguments: Sequence[str], seeds: int, out: str) -> None:
             test = [record for record in map(json.loads, lines) if record["split"] == "test"][-1]
         records.append({"seed": seed, "seconds": seconds, "test_accuracy": test["accuracy"], "step": test["step"]})
         print(f"seed {seed}  test accuracy {100 * test['accuracy']:.2f} %  {seconds:.1f} s", flush=True)
-    accuracy = [100 * record["test_accuracy"] for record in records]
-    seconds = [record["seconds"] for record in records]
+    accuracy, seconds = [100 * each["test_accuracy"] for each in records], [each["seconds"] for each in records]
     machine = workdir.describe_machine()
     print(f"{seeds} seeds: test accuracy {statistics.mean(accuracy):.2f} % as mean ({min(accuracy):.2f} to "
           f"{max(accuracy):.2f}), {statistics.median(seconds):.1f} s as median ({min(seconds):.1f} to "

@@ -166,15 +166,14 @@ def tf_loading(config: Settings, files: Files) -> Runner:
 def compare_epochs(config: Settings, peers: Sequence[str], rounds: int, loading: bool = False) -> Records:
     """Return a record of our epoch and of each peer's, or of the loading of its images; the first does not count.
 
-    PyTorch loads without workers, and with one for each core; it also trains channels-last. Raise UserError for an
-    unknown peer, one whose packages are missing, a config that cannot be trained, or for loading one that does not
-    stream random crops of a folder.
+    PyTorch loads without workers, and with one for each core; it also trains channels-last. Raise UserError for a peer
+    that is unknown or lacks its packages, or a config that cannot be trained, or loads no streamed random crops.
     """
     workers = {f"torch, {count} workers": count for count in (0, os.cpu_count() or 1)}
-    if loading:
-        if not (config.data.stream and config.augment.resized_crop and config.data.source.startswith("folder:")):
-            raise UserError("--loading times random crops of a streamed folder: add --config.data.source=folder:DIR "
-                            "--config.data.stream=true --config.data.image_size=224 --config.augment.resized_crop=0.08")
+    streams = config.data.stream and config.augment.resized_crop and config.data.source.startswith("folder:")
+    if loading and not streams:
+        raise UserError("--loading times random crops of a streamed folder: add --config.data.source=folder:DIR "
+                        "--config.data.stream=true --config.data.image_size=224 --config.augment.resized_crop=0.08")
     dataset, size = sources.load(config.data), config.data.batch_size
     spec, files = dataset.spec, dataset.splits["train"]
     if loading:

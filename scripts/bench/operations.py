@@ -16,7 +16,7 @@ from modern_cnn.sweeps.seeds import markdown_table
 from scripts.bench.steps import our_step, torch_step
 from scripts.bench.timing import Case
 
-INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)")
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)", re.MULTILINE)
 SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 OTHER = "bias, activation, other"
 # kind -> pattern in the name of its operations: in XLA a path of modules, in PyTorch 'aten::...'. The first that fits
@@ -49,8 +49,7 @@ def xla_operations(compiled: jax.stages.Compiled, run: Callable[[], object], tim
 
     Raise UserError if the trace holds no operations, as on a GPU; `scripts/train.py --profile` is for those.
     """
-    instructions = {found[1]: found[2] for line in (compiled.as_text() or "").splitlines()
-                    if (found := INSTRUCTION.match(line))}
+    instructions = dict(INSTRUCTION.findall(compiled.as_text() or ""))
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     options.host_tracer_level = 3
@@ -73,8 +72,7 @@ def _shares(edges: list[tuple[float, str]]) -> dict[str, float]:
 
     An edge is (time, 'NAME') where an operation begins and (time, 'end: NAME') where it ends.
     """
-    shares: dict[str, float] = defaultdict(float)
-    running, before = set(), 0.0
+    shares, running, before = defaultdict(float), set(), 0.0
     for now, name in sorted(edges):
         for each in running:
             shares[each] += (now - before) / len(running)
@@ -109,30 +107,28 @@ def by_kind(operations: Sequence[Operation]) -> dict[str, float]:
     return {kind: sum(operation.ms for operation in operations if operation.kind == kind) for kind in KINDS}
 
 
-def torch_operations(run: Callable[[], object], times: int = 1) -> dict[str, float]:
-    """Return the milliseconds of each kind of PyTorch's operations in `run`, as means over `times` runs."""
+def torch_operations(run: Callable[[], object], times: int = 1) -> list[Operation]:
+    """Return PyTorch's operations in `run` and their milliseconds, as means over `times` runs."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(times):
             run()
-    entries = [(kind_of(entry.key), entry.self_cpu_time_total / 1e3 / times) for entry in profiler.key_averages()]
-    return {kind: sum(ms for each, ms in entries if each == kind) for kind in KINDS}
+    return [Operation(entry.key, kind_of(entry.key), "", entry.self_cpu_time_total / 1e3 / times, None)
+            for entry in profiler.key_averages()]
 
 
 def report_operations(cases: Sequence[Case], rounds: int, top: int = 5) -> None:
     """Print where the time of each step goes, ours and PyTorch's, and our `top` longest operations, as markdown.
 
-    The times are means over `rounds` steps, after three that do not count. Raise UserError if there is no PyTorch, or
-    the operations of the device cannot be traced.
+    Times are means over `rounds` steps, after three more. Raise UserError without PyTorch, or a trace of operations.
     """
     for case in cases:
         ours, theirs = our_step(case), torch_step(case)
-        for _ in range(3):
-            ours.run()
-            theirs.run()
+        for run in (ours.run, theirs.run) * 3:
+            run()
         found = xla_operations(ours.compiled, ours.run, rounds)
-        sums = by_kind(found), torch_operations(theirs.run, rounds)
+        sums = by_kind(found), by_kind(torch_operations(theirs.run, rounds))
         rows = [["", "ours, ms", "PyTorch, ms"], *([kind, *(f"{ms[kind]:.1f}" for ms in sums)] for kind in KINDS),
                 ["**sum**", *(f"**{sum(ms.values()):.1f}**" for ms in sums)]]
         longest = [["ms", "GFLOP/s", "result", "operation"],

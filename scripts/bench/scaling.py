@@ -43,10 +43,10 @@ def traffic(name: str, batch_norm: str = "global", dtype: str = "float32",
             devices: int = HOST) -> tuple[list[int], list[int]]:
     """Return what a network's step sends, according to its optimised HLO for so many virtual devices of this process.
 
-    These are the bytes on a device that result from each small all-reduce (batch norm's statistics and their gradients,
-    biases, metrics) and from each larger than SMALL (gradients). The step is `train_step` with SGD and momentum, each
-    layer one operation, on two images a device of the size that the network was published for. `batch_norm` and `dtype`
-    are those of configs/base.py. Raise UserError if there are fewer devices, or collectives that are not all-reduces.
+    These are the bytes on a device from each small all-reduce (batch norm's statistics and their gradients, biases,
+    metrics) and from each larger than SMALL (gradients). The step is `train_step` with SGD and momentum on two images a
+    device, of the size that the network was published for. `batch_norm` and `dtype` are those of configs/base.py. Raise
+    UserError if there are fewer devices, or collectives that are not all-reduces.
     """
     mesh = Devices(devices, batch_norm=batch_norm)
     image_shape, classes = models.INPUTS[name]
@@ -60,14 +60,13 @@ def traffic(name: str, batch_norm: str = "global", dtype: str = "float32",
     with formulations.platform("gpu"):
         program = step.lower(state, batch, key).compile().as_text() or ""
     small, large = [], []
-    for line in program.splitlines():
-        if found := RESULT.search(line):
-            if found[2] in OTHERS:
-                raise UserError(f"the step of {name} has a collective that cannot be counted yet: {found[2]}")
-            if found[2] == "all-reduce":
-                size = sum(math.prod(map(int, re.findall(r"\d+", shape))) * int(bits or 8) // 8
-                           for bits, shape in ARRAY.findall(found[1]))
-                (small if size <= SMALL else large).append(size)
+    for found in filter(None, map(RESULT.search, program.splitlines())):
+        if found[2] in OTHERS:
+            raise UserError(f"the step of {name} has a collective that cannot be counted yet: {found[2]}")
+        if found[2] == "all-reduce":
+            size = sum(math.prod(map(int, re.findall(r"\d+", shape))) * int(bits or 8) // 8
+                       for bits, shape in ARRAY.findall(found[1]))
+            (small if size <= SMALL else large).append(size)
     return small, large
 
 
@@ -86,8 +85,8 @@ def predict(sent: tuple[list[int], list[int]], compute: float, devices: int,
             cluster: Cluster) -> tuple[float, float, float, float]:
     """Return (small, large, worst, best) of a step that computes for `compute` seconds and has the traffic `sent`.
 
-    These are the seconds of its all-reduces, and the share of the step that is computation. Small all-reduces interrupt
-    the computation. Gradients can travel while the backward pass goes on: in `worst` they never do, in `best` always.
+    These are the seconds of its all-reduces, and the share of the step that is computation, which small all-reduces
+    interrupt. Gradients can travel while the backward pass goes on: in `worst` they never do, in `best` always.
     """
     small, large = (all_reduce_seconds(sum(sizes), len(sizes), devices, cluster) for sizes in sent)
     left = max(0.0, large - cluster.overlapped * compute)
@@ -99,8 +98,7 @@ def estimate(name: str, counts: Sequence[int], batch_size: int, dtype: str, tflo
     """Return a line about a network on one device, and the rows of a table about many, with the heading as the first.
 
     `counts` are numbers of devices. Each takes `batch_size` images a step and sustains `tflops` 10^12 operations a
-    second; a core of its host decodes `decoded` images a second. Raise UserError if there is no such network, or
-    `traffic` cannot count what its step sends.
+    second; a core of its host decodes `decoded` images a second. Raise UserError for no such network, or as `traffic`.
     """
     image_shape, classes = lookup(models.INPUTS, name, "network")
     macs = summary.summarize(models.build(name, classes), image_shape).macs

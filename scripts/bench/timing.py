@@ -38,8 +38,7 @@ def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, 
     """Time programs in turns and return a record of each; one of them is called 'ours'.
 
     A turn takes TURN_SECONDS, and at least one run of `images` images. `warmup` turns come before the `rounds` that are
-    measured. A record holds 'phase', the case, 'who', the median, minimum and maximum in milliseconds, 'ready_s',
-    'images_per_second' by the median, 'rounds' and 'ours_is_faster': the time of this program divided by the time of
+    measured. 'images_per_second' is by the median; 'ours_is_faster' is the time of a program divided by the time of
     ours, as the median over turns.
     """
     times: dict[str, list[float]] = {who: [] for who in runners}  # milliseconds of one run in each turn
@@ -51,10 +50,10 @@ def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, 
             for _ in range(count):
                 runner.run()
             times[who].append((time.perf_counter() - start) * 1e3 / count)
-    times = {who: taken[warmup:] for who, taken in times.items()}
     records = []
-    for who, taken in times.items():
-        ratio = statistics.median(other / own for other, own in zip(taken, times["ours"], strict=True))
+    for who, every in times.items():
+        taken = every[warmup:]
+        ratio = statistics.median(other / own for other, own in zip(taken, times["ours"][warmup:], strict=True))
         median = statistics.median(taken)
         records.append({"phase": phase, **case._asdict(), "who": who, "median_ms": median, "min_ms": min(taken),
                         "max_ms": max(taken), "ours_is_faster": ratio, "rounds": rounds,

@@ -50,18 +50,17 @@ def draw(panels: Sequence[Panel]) -> str:
     """Return panels side by side as a Mermaid diagram, in a fence that documentation sites show as a picture."""
     lines = ["```mermaid", "flowchart LR"]
     for n, panel in enumerate(panels):
-        title, boxes = escape(panel.title), _boxes(trace(*panel[1:]), f"p{n}n")
-        lines += [f'subgraph p{n}["{title}"]', "direction TB", *boxes, "end"]
+        boxes = _boxes(trace(*panel[1:]), f"p{n}n")
+        lines += [f'subgraph p{n}["{escape(panel.title)}"]', "direction TB", *boxes, "end"]
     lines += [" ~~~ ".join(f"p{n}" for n in range(len(panels)))]  # keeps their order
     lines += [f"classDef {kind} fill:{color},stroke:#444,color:#000" for kind, color in _COLORS.items()]
     return "\n".join([*lines, "classDef shape fill:none,stroke:none", "```"])
 
 
 def _boxes(nodes: Sequence[Node], prefix: str) -> list[str]:
-    """Return a line for each box and each arrow of a panel. Arrows between layers have the shape of the array.
+    """Return a line for each box and each arrow of a panel; arrows between layers have the shape of the array.
 
-    Normalisation and activation share the box of the layer before them; in a block that begins with normalisation, that
-    of the layer after them.
+    Normalisation and activation share the box of the layer before them, or after them if the block begins with a norm.
     """
     uses, first = Counter(i for node in nodes for i in node.inputs), nodes[1].kind == "norm"
     home, texts, kinds, arrows = {}, {}, {}, []  # the number of a node's box; by that number, its lines and its colour
@@ -88,12 +87,9 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def trace(module: nn.Module, image_shape: Sequence[int], whole: str = "") -> list[Node]:
-    """Return the nodes of a module for one image in evaluation, in the order in which they are computed.
+    """Return the nodes of a module for one image (height, width, channels) in evaluation, in the order of computation.
 
-    Args:
-      module: a block or a network that takes one array and returns one.
-      image_shape: (height, width, channels).
-      whole: 'block' makes each module block1, block2, ... one node.
+    The module is a block or a network of one input. With `whole` 'block', each module block1, block2, ... is one node.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
@@ -147,9 +143,8 @@ class _Graph(Interpreter[int | None]):
         for end in range(1, len(module) + 1):
             if module[:end] in self.layers:
                 return module[:end], self.layers[module[:end]]
-        if function:
-            return (*module, function), "norm" if function.endswith("norm") else "pool"
-        return None, ""
+        kind = "norm" if function == "local_response_norm" else "pool"
+        return ((*module, function), kind) if function else (None, "")
 
 
 def _describe(node: Node, eqn: Any, name: str) -> None:

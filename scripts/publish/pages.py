@@ -1,8 +1,7 @@
 """The pages of docs/: between markers stand the pictures and tables that follow from the code or from runs.
 
 The markers of a family's page: `blocks`, its picture; `variants`, its networks; `settings`, what its configs train
-with; `results`, its runs. On results.md each data set's runs, and `families`, what ran on every data set alike; on
-config.md `config`, all fields.
+with; `results`, its runs. On results.md `families` is what ran on every data set alike.
 """
 import inspect
 import json
@@ -119,8 +118,7 @@ def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
     name, schedule = str(config["optimizer.name"]), str(config["schedule.name"])
     optimizer = [{"sgd": "SGD", "adam": "Adam"}.get(name, name)]
     if config["optimizer.momentum"]:
-        nesterov = "Nesterov " if config["optimizer.nesterov"] else ""
-        optimizer.append(f"{nesterov}momentum {config['optimizer.momentum']:g}")
+        optimizer.append("Nesterov " * config["optimizer.nesterov"] + f"momentum {config['optimizer.momentum']:g}")
     if config["optimizer.weight_decay"]:
         optimizer.append(f"weight decay {config['optimizer.weight_decay']:g}")
     rate = [f"{config['optimizer.learning_rate']:g}"]
@@ -160,10 +158,9 @@ def missing(records: Sequence[results.Record]) -> str:
     """Return a line for each data set: the families without a run on it, and those with fewer than three seeds."""
     lines, few = [], {"no run yet of": (0,), "fewer than three seeds of": (1, 2)}
     for data in DATA:
-        groups = {page: results.experiments(record for record in records
-                                            if family.made(record) and record["data"].startswith(data))
-                  for page, family in FAMILIES.items() if family.modules}
-        seeds = {page: max((len(group.runs) for group in found), default=0) for page, found in groups.items()}
+        own = [record for record in records if record["data"].startswith(data)]
+        seeds = {page: max((len(group.runs) for group in results.experiments(filter(family.made, own))), default=0)
+                 for page, family in FAMILIES.items() if family.modules}
         parts = [f"{what} {', '.join(lacking)}" for what, numbers in few.items()
                  if (lacking := [page for page in seeds if seeds[page] in numbers])]
         lines.append(f"- {data}: {'; '.join(parts) or 'nothing is missing'}.")

@@ -1,7 +1,6 @@
-"""Results of finished runs: one record for each run, and tables of records with means and deviations over the seeds.
+"""Results of finished runs: tables with means and deviations over the seeds, from one record for each run.
 
-A record holds what `config.json`, `run.json` and `metrics.jsonl` say, without the paths of the machine that trained. A
-file of records, one JSON object a line, outlives the workdirs.
+A record holds what the files of the workdir say, without the paths of the machine that trained, and outlives them.
 """
 import json
 import re
@@ -35,8 +34,7 @@ def read(directory: Path) -> Record:
     planned = min(planned, config.get("max_steps") or planned)
     trained, validated, tested = ([record for record in metrics if record["split"] == split]
                                   for split in ("train", "validation", "test"))
-    steps = max((record["step"] for record in trained), default=0)
-    scored = {record["step"]: record for record in tested}
+    steps, scored = max((record["step"] for record in trained), default=0), {each["step"]: each for each in tested}
     chosen = max(validated, key=lambda r: (r["accuracy"], -r["loss"], r["step"]))["step"] if validated else steps
     if steps < planned or chosen not in scored:
         raise UserError(f"the run in {directory} has not finished: step {steps:,} of {planned:,}"
@@ -86,12 +84,11 @@ def merge(old: Sequence[Record], new: Sequence[Record], networks: Sequence[str])
 
 def experiments(records: Iterable[Record], sets: Sequence[str] = ()) -> list[SeedGroup]:
     """Return the records in groups that differ in the seed alone, or in how the images of one of `sets` are stored."""
-    runs = []
-    for record in records:
-        data = next((name for name in sets if record["data"].startswith(name)), record["data"])
-        fields = {"data": data, "network": record["network"], **_differing(record), "seed": record["seed"]}
-        runs.append(Run(fields, record))
-    return group_seeds(runs)
+    def data(record: Record) -> str:
+        return next((name for name in sets if record["data"].startswith(name)), record["data"])
+
+    return group_seeds([Run({"data": data(record), "network": record["network"], **_differing(record),
+                             "seed": record["seed"]}, record) for record in records])
 
 
 def on_all(records: Sequence[Record], sets: Sequence[str]) -> list[dict[str, SeedGroup]]:
