@@ -22,6 +22,7 @@ PLACE = "yes, if the images are the same"
 # Schedules that need to know the last epoch.
 SPANNING = ("cosine",)
 LARGEST = 10**9  # of a number whose field says nothing else
+LARGEST_FLOAT = 3.4e38  # in 32 bits
 LARGEST_IMAGE, MOST_CLASSES = 16_384, 1_000_000
 
 
@@ -118,13 +119,13 @@ class Loss:
 class Optimizer:
     """How gradients change the parameters."""
     name: str = _field("sgd", "the optimiser", choices=("sgd", "adam", "adamw", "lars"))
-    learning_rate: float = _field(0.1, "learning rate after the warm-up", 0, varies=True)
+    learning_rate: float = _field(0.1, "learning rate after the warm-up", 0, LARGEST_FLOAT, varies=True)
     base_batch_size: int = _field(0, "scale the learning rate by batch_size / base_batch_size (Goyal et al. 2017); "
                                   "0: do not scale", 0)
     momentum: float = _field(0.0, "momentum of sgd and lars", 0, 1, varies=True)
     nesterov: bool = _flag("Nesterov's momentum", needs="optimizer.momentum")
     weight_decay: float = _field(0.0, "L2 penalty on kernels only, not on biases and normalisation; decoupled in adamw",
-                                 0, varies=True)
+                                 0, LARGEST_FLOAT, varies=True)
     clip_norm: float = _field(0.0, "scale gradients down to this global norm; 0: never", 0)
     ema_decay: float = _field(0.0, "keep moving averages of weights and batch statistics, and evaluate and save those "
                               "(0.999); 0: none", 0, 0.999999, varies=True)
@@ -138,7 +139,7 @@ class Schedule:
     warmup_epochs: float = _field(0.0, "linear warm-up from 0 over this many epochs", 0)
     milestones: tuple[float, ...] = _field(
         (30.0, 60.0, 80.0), "of step: the epochs after which the rate is multiplied by factor", 0)
-    factor: float = _field(0.1, "of step: see milestones", 0, varies=True)
+    factor: float = _field(0.1, "of step: see milestones", 0, LARGEST_FLOAT, varies=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -128,8 +128,9 @@ def test_unknown_data_set(script, tmp_path):
 
 
 def test_undecodable_image_is_named(script, tmp_path):
-    (tmp_path / "images" / "cat").mkdir(parents=True)
-    (tmp_path / "images" / "cat" / "1.png").write_text("no image")
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "1.png").write_text("no image")
     result = script("train.py", CONFIG, f"--config.data.source=folder:{tmp_path}/images", f"--workdir={tmp_path}/run")
     refused(result, 1, f"{tmp_path}/images/cat/1.png does not decode")
     assert [path.name for path in tmp_path.iterdir()] == ["images"]

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "layers": {"functional", "errors"},
     "models": {"models", "layers", "functional", "errors"},
     "data": {"data", "functional", "errors", "settings", "runtime"},
-    "runtime": set(),
+    "runtime": {"errors"},
     "errors": set(),
     "settings": {"errors", "models"},
     "cli": {"errors", "settings"},
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "sweeps": {"sweeps", "runs", "training", "errors", "settings"},
     "weights": {"weights", "models", "errors"},
     "inspection": {"inspection", "runs", "data", "functional", "errors", "settings", "cli"},
-    "reuse": {"reuse", "runs", "data", "functional", "errors", "cli"},
+    "reuse": {"reuse", "runs", "training", "data", "functional", "errors", "cli"},
     "__init__": {"runs"},
 }
 

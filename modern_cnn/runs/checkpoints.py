@@ -115,6 +115,30 @@ def _set_aside(directory: Path, damaged: dict[int, str]) -> None:
     devices.wait_for_all("the damaged checkpoints are out of the way")
 
 
+def _warn_of_gone(path: Path, steps: Sequence[int]) -> None:
+    """Warn of checkpoints that checkpoints.json, at `path`, names and that are not among `steps`."""
+    try:
+        gone = [step for step in files.read_json(path)["steps"] if step not in steps]
+        if gone:
+            log.warning("checkpoints of %s are gone (step %s); those that are left count", path.parent,
+                        some(map(str, gone)))
+    except (UserError, KeyError, TypeError) as e:
+        if path.exists():  # earlier versions wrote none
+            log.warning("cannot tell whether a checkpoint is gone: %s", e)
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    """Raise UserError for whatever Orbax and TensorStore raise in the block for a full or broken disk."""
+    try:
+        yield
+    except Exception as e:
+        steps = saved_steps(workdir)
+        last = f"the last good checkpoint is step {steps[-1]}" if steps else "there is none yet"
+        raise UserError(f"a checkpoint could not be written to {workdir / 'checkpoints'}: {_reason(e)}; {last}. Free "
+                        "some space and run the same command again") from e
+
+
 class Checkpoints:
     """The checkpoints of a workdir: the newest two, and the best on validation. checkpoints.json lists them."""
 
@@ -122,14 +146,7 @@ class Checkpoints:
         self._workdir, self._directory = workdir.absolute(), workdir.absolute() / "checkpoints"
         self._list = self._workdir / "checkpoints.json"
         self._ranks, steps = _ranks(workdir), saved_steps(workdir)
-        try:
-            gone = [step for step in files.read_json(self._list)["steps"] if step not in steps]
-            if gone:
-                log.warning("checkpoints of %s are gone (step %s); those that are left count", workdir,
-                            some(map(str, gone)))
-        except (UserError, KeyError, TypeError) as e:
-            if self._list.exists():  # earlier versions wrote none
-                log.warning("cannot tell whether a checkpoint is gone: %s", e)
+        _warn_of_gone(self._list, steps)
         if not read_only:  # a kill may have come between a save and the removal of what it replaces
             for step in set(steps) - self._kept(steps) if devices.leads() else ():
                 shutil.rmtree(self._directory / str(step), ignore_errors=True)
@@ -143,9 +160,7 @@ class Checkpoints:
 
     def _kept(self, steps: Sequence[int]) -> set[int]:
         """Return which of the steps, ascending, stay."""
-        best = max((step for step in steps if step in self._ranks), key=lambda step: (self._ranks[step], step),
-                   default=None)
-        return {*steps[-KEEP_NEWEST:]} | ({best} if best is not None else set())
+        return {*steps[-KEEP_NEWEST:], *sorted(self._ranks.keys() & set(steps), key=lambda n: (self._ranks[n], n))[-1:]}
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Return for each checkpoint whether Orbax, which calls this at each save, is to keep it."""
@@ -159,7 +174,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until the checkpoint that is being written is complete. Raise UserError if it could not be written."""
-        with self._writing():
+        with _writing(self._workdir):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -167,16 +182,6 @@ class Checkpoints:
         for end in (self._manager.wait_until_finished, self._manager.close):  # an error would stop the second half way
             with contextlib.suppress(Exception):
                 end()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as e:  # Orbax and TensorStore raise many kinds for a full or broken disk
-            steps = saved_steps(self._workdir)
-            last = f"the last good checkpoint is step {steps[-1]}" if steps else "there is none yet"
-            raise UserError(f"a checkpoint could not be written to {self._directory}: {_reason(e)}; {last}. Free some "
-                            "space and run the same command again") from e
 
     def _read(self, steps: Iterable[int], **templates: Any) -> tuple[int, dict[str, Any], dict[int, str]]:
         """Return (step, parts shaped as `templates`, what is wrong with those before) of the first good checkpoint."""
@@ -225,7 +230,7 @@ class Checkpoints:
         self._saving = int(state.step)
         if validation:
             self._ranks[self._saving] = _rank(validation)
-        with self._writing():
+        with _writing(self._workdir):
             self._manager.save(self._saving, metrics=validation, force=True, args=ocp.args.Composite(**{
                 name: ocp.args.StandardSave({"tree": tree, "digest": _digest(tree)}) for name, tree in parts.items()}))
         return True

@@ -255,24 +255,25 @@ def test_checkpoints_by_steps_count_epoch_ends_too(config, tmp_path):
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [
-    ("optimizer.base_batch_size", -256, "base_batch_size=-256 must be a number of at least 0"),
+    ("optimizer.base_batch_size", -256, "base_batch_size=-256 must be a number between 0 and"),
     ("optimizer.momentum", 1.5, r"momentum=1\.5 must be a number between 0 and 1"),
     ("schedule.warmup_epochs", -1.0, r"warmup_epochs=-1\.0 must be"),
     ("augment.zoom", 2.0, r"augment\.zoom=2\.0 must be a number between 0 and 0\.99"),
     ("augment.hue", 0.6, r"augment\.hue=0\.6 must be a number between 0 and 0\.5"),
     ("loss.label_smoothing", 1.5, r"label_smoothing=1\.5 must be"),
-    ("optimizer.ema_decay", 2.0, r"ema_decay=2\.0 must be a number between 0 and 1"),
-    ("optimizer.clip_norm", -1.0, r"clip_norm=-1\.0 must be a number of at least 0"),
-    ("model.dropout_rate", 1.5, "cannot be built for .*a dropout rate is a probability"),
-    ("model.hidden_sizes", (0,), "cannot be built for"),
+    ("optimizer.ema_decay", 2.0, r"ema_decay=2\.0 must be a number between 0 and 0\.999999"),
+    ("optimizer.clip_norm", -1.0, r"clip_norm=-1\.0 must be a number between 0 and"),
+    ("model.dropout_rate", 1.5, r"dropout_rate=1\.5 of the network 'mlp' must be a number of at least 0 and below 1"),
+    ("model.hidden_sizes", (0,), r"hidden_sizes=\(0,\) .* must be whole numbers of at least 1"),
     ("model.num_classes", 3, r"the data say how many classes there are \(config\.data\.num_classes\)"),
     ("model.dtype", jnp.bfloat16, "write a dtype by its name"),
     ("data.batch_size", 1438, "batch_size=1438 is more than the 1437 training images of digits"),
-    ("data.batch_size", 0, "config.data.batch_size=0 must be a number of at least 1"),
-    ("epochs", 0, "config.epochs=0 must be a number of at least 1"),
+    ("data.batch_size", 0, "config.data.batch_size=0 must be a number between 1 and"),
+    ("epochs", 0, "config.epochs=0 must be a number between 1 and"),
     ("model.name", "lenet", "has no option 'hidden_sizes'"),
     ("data.normalize", "standart", "did you mean 'standard'"),
-    ("data.image_size", 10 ** 6, r"a batch of digits: 128 images of 1000000x1000000 decode to .* GiB, .*image_size"),
+    ("data.image_size", 16_384, r"a batch of digits: 128 images of 16384x16384 decode to .* GiB, .*image_size"),
+    ("data.image_size", 10 ** 6, "image_size=1000000 must be a number between 0 and 16384"),
 ])
 def test_bad_settings_are_refused_before_anything_is_written(field, value, message, config, tmp_path):
     config.update_from_flattened_dict({field: value})
