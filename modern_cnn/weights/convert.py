@@ -216,7 +216,7 @@ def stack_blocks(variables: Mapping[str, Any]) -> Variables:
             stacked[collection, layer, *rest] = leaf
     for path, leaves in blocks.items():
         stacked[path] = np.stack([leaves[number] for number in sorted(leaves)])
-    return dict.fromkeys(variables, {}) | unflatten_dict(stacked)  # a collection may be empty
+    return {key: {} for key in variables} | unflatten_dict(stacked)  # a collection may be empty
 
 
 def unstack_blocks(variables: Mapping[str, Any]) -> Variables:
@@ -228,4 +228,4 @@ def unstack_blocks(variables: Mapping[str, Any]) -> Variables:
                 unstacked[collection, f"{layer.removesuffix('s')}{number}", *rest] = block
         else:
             unstacked[collection, layer, *rest] = leaf
-    return dict.fromkeys(variables, {}) | unflatten_dict(unstacked)  # a collection may be empty
+    return {key: {} for key in variables} | unflatten_dict(unstacked)  # a collection may be empty
