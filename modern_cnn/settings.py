@@ -235,7 +235,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     tree = tree.to_dict() if hasattr(tree, "to_dict") else tree
     flat = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return flat
 
 

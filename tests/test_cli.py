@@ -3,6 +3,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -132,7 +133,10 @@ def test_undecodable_image_is_named(script, tmp_path):
         (tmp_path / "images" / name).mkdir(parents=True)
         (tmp_path / "images" / name / "1.png").write_text("no image")
     result = script("train.py", CONFIG, f"--config.data.source=folder:{tmp_path}/images", f"--workdir={tmp_path}/run")
-    refused(result, 1, f"{tmp_path}/images/cat/1.png does not decode")
+    assert result.code == 1
+    *warnings, error = result.err.splitlines()
+    assert f"{tmp_path}/images/cat/1.png does not decode" in warnings[0]
+    assert re.match(r"error: .*do not decode: cat/1\.png, dog/1\.png", error)
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 

@@ -78,8 +78,8 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, config
     damage(workdir / "checkpoints" / "33")
     loop.train_and_evaluate(config, workdir)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name.startswith("modern_cnn")]
-    assert "the checkpoint of step 33 is damaged" in warnings[0]
-    assert len(warnings) <= 2
+    assert any("the checkpoint of step 33 is damaged" in warning for warning in warnings)
+    assert len(warnings) <= 3  # and that it was validated otherwise, and where the run goes on
     assert (workdir / "checkpoints_damaged" / "33").is_dir()
     assert saved_steps(workdir) == [22, 33]
     assert same(modern_cnn.load(workdir)[1], variables)  # trained again from 22, to the same bits
