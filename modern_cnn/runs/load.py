@@ -113,7 +113,7 @@ def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = N
 def _match_classes(dataset: Dataset, trained: Spec) -> Dataset:
     """Return a set with its labels numbered as the classes of a network, which are found by their names."""
     theirs, ours = dataset.spec.class_names, trained.class_names
-    if theirs == ours or dataset.spec.digest == trained.digest:
+    if theirs == ours or (dataset.spec.source, dataset.spec.digest) == (trained.source, trained.digest):
         return dataset
     if not trained.digest and ours == tuple(map(str, range(len(theirs)))) and not any(map(str.isdecimal, theirs)):
         log.warning("the classes of the imported network have no names: those of %s are taken in alphabetical order, "
