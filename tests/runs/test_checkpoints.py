@@ -236,7 +236,7 @@ def test_more_epochs_go_on_with_the_run(config, finished):
 def test_a_workdir_of_an_earlier_version_goes_on_where_newer_fields_have_their_defaults(config, finished):
     workdir, _ = finished
     before = json.loads((workdir / "config.json").read_text())
-    del before["accumulate"], before["augment"]["lighting"], before["finetune"]
+    del before["crc"], before["accumulate"], before["augment"]["lighting"], before["finetune"]
     (workdir / "config.json").write_text(json.dumps(before))
     assert load_run(workdir).settings.augment.lighting == 0
     config.epochs = 4
