@@ -58,7 +58,7 @@ OBJECTS = Call(np.ndarray, (4,), Call(np.dtype, "O"), b"\x40\x42\x42\x42\0\0\0\0
     Call(eval, "1 + 1"), Call(open, "owned", "w"), OBJECTS, np.array([None]), np.zeros(2, [("a", "u1"), ("b", "O")]),
     np.array(["a"]), np.zeros(1, "M8[s]"), np.zeros(2, complex), Call(np.dtype, "u1,O"), Call(np.dtype, [("a", "O")]),
     Call(np.zeros, 2**40), Call(bytes, 2**40), Call(bytearray, 2**40), np.float64(1), {(1, 2): 3}, {1: 2}, {1, 2},
-], ids=str)
+])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_what_is_no_plain_data_is_refused(value, protocol, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
