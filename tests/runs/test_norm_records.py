@@ -42,4 +42,4 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
     records = [json.loads(line) for line in (tmp_path / "norms.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3]
     assert records[0]["mean"] == {"block1/norm1": [0.3, 1.0, 1.7]}
-    assert records == read_norms(tmp_path)
+    assert [{name: record[name] for name in record if name != "crc"} for record in records] == read_norms(tmp_path)
