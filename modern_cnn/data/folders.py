@@ -69,13 +69,13 @@ def _split_folders(directory: Path, layout: str) -> dict[str, Path]:
         within = _subfolders(root)  # archives often hold a folder in a folder of the same name: seg_train/seg_train
         roots[split] = root / within[0] if len(within) == 1 and split_of(within[0]) == split else root
     others = [name for name in top if name not in named and any(images_under(directory / name))]
-    doubt = ("none like a training split" if "train" not in roots else
-             f"not {some(others)}" if others and layout == "auto" else
+    doubt = ("none is named like a training split" if "train" not in roots else
+             f"some are named like splits, but not {some(others)}" if others and layout == "auto" else
              f"{roots['train']} has no class folders" if not _subfolders(roots["train"]) else "")
     if doubt:
-        raise UserError(f"{directory} holds the folders {some(top)}: some are named like splits, but {doubt}. Set "
-                        "--config.data.layout=classes if each of these folders is a class; or =splits if images are "
-                        "in train/CLASS, test/CLASS, and other folders are to be left out")
+        raise UserError(f"{directory} holds the folders {some(top)}: {doubt}. Set --config.data.layout=classes if each "
+                        "of these folders is a class; or =splits if images are in train/CLASS, test/CLASS, and other "
+                        "folders are to be left out")
     if others:
         log.warning("%s: left out, as it is no split: %s", directory, some(others))
     if "test" not in roots and "validation" in roots:

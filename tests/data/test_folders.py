@@ -178,7 +178,7 @@ def test_folder_with_a_sibling_of_train_that_is_no_split(tmp_path, log):
 def test_folder_without_a_split_to_train_on(tmp_path):
     for name in ("test", "val"):
         files.write_images(tmp_path / name)
-    read_both_ways(tmp_path, "test, val", "none like a training split", classes=("test", "val"))
+    read_both_ways(tmp_path, "test, val", "none is named like a training split", classes=("test", "val"))
 
 
 def test_folder_with_a_class_named_like_a_split(tmp_path):
