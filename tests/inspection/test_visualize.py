@@ -57,7 +57,7 @@ def test_refusals(script, run, tmp_path):
     refused(script("visualize.py", "--what=deconv", f"--workdir={run}", "--layer=stage9"), 1, "no layer 'stage9'",
             "did you mean 'stage")
     refused(script("visualize.py", "--what=deconv", f"--workdir={run}", "--units=999"), 1, "no unit 999", "units 0 to")
-    refused(script("visualize.py", "--what=saliency", f"--workdir={run}", "--images=5,x"), 1, "--images=5,x")
+    refused(script("visualize.py", "--what=saliency", f"--workdir={run}", "--images=5,x"), 2, "--images=5,x")
     refused(script("visualize.py", "--what=saliency", f"--workdir={run}", "--images=400"), 1, "no image 400",
             "0 to 359")
     refused(script("visualize.py", "--what=augment", f"--config={ROOT}/configs/lenet.py", f"--workdir={run}"), 1,
