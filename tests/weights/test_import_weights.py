@@ -122,8 +122,8 @@ def test_a_folder_of_images(script, tmp_path):
         assert (scored["count"], scored["step"]) == (15, 0)
         assert scored["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
         assert scored["loss"] == pytest.approx(mean_loss(logits, labels), rel=1e-4)
-    refused(script("evaluate.py", f"--workdir={tmp_path}/run", "--source=digits"), 1, "[8, 8, 3] images",
-            "trained on [40, 40, 3]")
+    refused(script("evaluate.py", f"--workdir={tmp_path}/run", "--source=digits"), 1, "the classes 3, 4, 5,",
+            "--classes=FILE")
 
 
 def test_digits_enlarged_on_the_device(script, tmp_path):
