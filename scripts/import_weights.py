@@ -42,10 +42,9 @@ EXPORT = flags.DEFINE(cli.Path(), "export", None, "Write the result of --workdir
 def import_weights(workdir: str, model: str, path: str) -> None:
     """Write a workdir for a file of weights."""
     from configs import base
-    from modern_cnn import weights
     from modern_cnn.data import sources
     from modern_cnn.runs import imported
-    from modern_cnn.weights import files
+    from modern_cnn.weights import convert, files
 
     options = cli.network_options(OPTION.value)
     config: Any = base.get_config()
@@ -54,13 +53,13 @@ def import_weights(workdir: str, model: str, path: str) -> None:
     settings.read(config)
     if SOURCE.value:
         sources.resolve(SOURCE.value)
-    state = weights.own_names(model, files.read_state_dict(path), **options)
-    module, image_shape = weights.matching_network(model, state, image_size=IMAGE_SIZE.value, **options)
-    variables = weights.from_torchvision(model, state, image_size=IMAGE_SIZE.value, **options)
+    state = convert.own_names(model, files.read_state_dict(path), **options)
+    module, image_shape = convert.matching_network(model, state, image_size=IMAGE_SIZE.value, **options)
+    variables = convert.from_torchvision(model, state, image_size=IMAGE_SIZE.value, **options)
     if hasattr(module, "aux_logits"):
         config.model.aux_logits = module.aux_logits
     config.data.image_size = image_shape[0]
-    config.data.normalize = NORMALIZE.value or weights.expected_normalize(model, image_shape[2])
+    config.data.normalize = NORMALIZE.value or convert.expected_normalize(model, image_shape[2])
     classes = imported.read_class_names(CLASSES.value) if CLASSES.value else []
     origin = {"file": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
     imported.write_run(workdir, settings.read(config), module, variables, image_shape, classes, origin)
@@ -68,12 +67,11 @@ def import_weights(workdir: str, model: str, path: str) -> None:
 
 def export_weights(workdir: str, path: str) -> None:
     """Write the weights of a run to a file with PyTorch's names."""
-    from modern_cnn import weights
     from modern_cnn.runs.load import load_run
-    from modern_cnn.weights import files
+    from modern_cnn.weights import convert, files
 
     run = load_run(workdir)
-    state = weights.to_torchvision(**run.settings.model, variables=run.variables, image_size=run.spec.image_shape[0])
+    state = convert.to_torchvision(**run.settings.model, variables=run.variables, image_size=run.spec.image_shape[0])
     files.write_state_dict(path, state)
     print(f"{len(state)} tensors: {path}")
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from modern_cnn import weights
 from modern_cnn.errors import UserError
 from modern_cnn.layers import NORMS, BatchNorm, Conv
 from modern_cnn.models import build, googlenet
 from modern_cnn.models.resnet import Bottleneck, Residual
 from modern_cnn.models.vgg import VGGBlock
+from modern_cnn.weights import convert
 from tests.functional.oracle import FAST_COMPILE
 from tests.models.cases import NARROW, SHALLOW, Case, case
 from tests.models.compare import our_step
@@ -161,13 +161,13 @@ def test_loops_over_blocks_and_rematerialisation_change_no_number(case, ways):
         variables = unlike_initial(case.ours(), images)
         plain = our_step(case.ours(), variables, images, labels)
         evaluated = fast(case.ours().apply)(variables, images)
-        stacked = weights.stack_blocks(variables)
-        jax.tree.map(np.testing.assert_array_equal, weights.unstack_blocks(stacked), variables)
+        stacked = convert.stack_blocks(variables)
+        jax.tree.map(np.testing.assert_array_equal, convert.unstack_blocks(stacked), variables)
         for options in ways:
             module, given = case.ours(**options), stacked if "scan" in options else variables
             assert jax.tree.map(np.shape, given) == jax.tree.map(np.shape, jax.eval_shape(module.init, KEY, images))
             step = our_step(module, given, images, labels)
-            single = weights.unstack_blocks({"gradients": step.gradients, "stats": step.stats})
+            single = convert.unstack_blocks({"gradients": step.gradients, "stats": step.stats})
             step.gradients, step.stats = single["gradients"], single["stats"]
             same(step, plain)
         np.testing.assert_allclose(fast(module.apply)(given, images), evaluated, rtol=0,

@@ -17,6 +17,7 @@ from modern_cnn import weights
 from modern_cnn.data import augment, sources
 from modern_cnn.errors import UserError
 from modern_cnn.runs import imported
+from modern_cnn.weights import convert
 from tests.models.torch_nets import torch_net
 from tests.test_cli import refused
 
@@ -186,7 +187,7 @@ def test_the_normalisation_of_torchvisions_googlenet():
     pixels = np.random.RandomState(0).randint(0, 256, (2, 4, 5, 3)).astype(np.uint8)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     seen = (pixels / 255 - mean) / std * (std / 0.5) + (mean - 0.5) / 0.5
-    moments = sources.normalization(weights.expected_normalize("googlenet", 3), pixels)
+    moments = sources.normalization(convert.expected_normalize("googlenet", 3), pixels)
     np.testing.assert_allclose(augment.normalize(pixels, *moments), seen, atol=1e-6)
 
 
@@ -271,7 +272,7 @@ def test_a_single_output_is_refused(tmp_path):
     from configs import base
 
     state = twin(classes=1).state_dict()
-    module, shape = weights.matching_network("resnet18", state, width=0.125)
+    module, shape = convert.matching_network("resnet18", state, width=0.125)
     variables = weights.from_torchvision("resnet18", state, width=0.125)
     with pytest.raises(UserError, match="single output, and softmax makes 100 % of it"):
         imported.write_run(tmp_path / "run", base.get_config(), module, variables, shape, (), {})
@@ -295,7 +296,7 @@ def test_a_disk_that_fills_leaves_nothing(tmp_path, monkeypatch):
 
     state, config = twin().state_dict(), base.get_config()
     config.model.update(name="resnet18", width=0.125)
-    module, shape = weights.matching_network("resnet18", state, width=0.125)
+    module, shape = convert.matching_network("resnet18", state, width=0.125)
     write = [tmp_path / "run", config, module, weights.from_torchvision("resnet18", state, width=0.125), shape, (), {}]
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", fail)

@@ -14,10 +14,11 @@ from torch import nn
 from modern_cnn import weights
 from modern_cnn.errors import UserError
 from modern_cnn.models import INPUTS, MODELS, build
+from modern_cnn.weights import convert
 from tests.models.torch_nets import torch_net
 
 NARROW = {"width": 0.125, "hidden": (16, 16)}  # for the networks with 60 to 144 million parameters
-LARGE = [name for name in weights.TORCHVISION if name.startswith(("alexnet", "vgg"))]
+LARGE = [name for name in convert.TORCHVISION if name.startswith(("alexnet", "vgg"))]
 TEXTBOOK = {"lenet": {}, "lenet_bn": {"padding": 0, "features": 256, "norm": True}, "alexnet_d2l": NARROW,
             "vgg11_d2l": NARROW, "nin_d2l": {}, "googlenet_d2l": {}, "resnet18_d2l": {}, "densenet_d2l": {}}
 
@@ -69,11 +70,11 @@ def there_and_back(name, shapes, **options):
 
 
 def test_torchvisions_networks_are_all_here():
-    assert len(set(weights.TORCHVISION)) == 19
-    assert set(weights.TORCHVISION) <= set(MODELS)
+    assert len(set(convert.TORCHVISION)) == 19
+    assert set(convert.TORCHVISION) <= set(MODELS)
 
 
-@pytest.mark.parametrize("name", weights.TORCHVISION)
+@pytest.mark.parametrize("name", convert.TORCHVISION)
 def test_torchvisions_weights_there_and_back(name):
     options = NARROW if name in LARGE else {}
     there_and_back(name, shapes_of(name, **options), **options)
@@ -132,10 +133,10 @@ def test_a_kernel_by_hand():
 
 def test_auxiliary_heads_may_be_there_or_not():
     state, variables = there_and_back("googlenet", shapes_of("googlenet"))
-    assert weights.matching_network("googlenet", state)[0].aux_logits
+    assert convert.matching_network("googlenet", state)[0].aux_logits
     without = {name: value for name, value in state.items() if not name.startswith("aux")}
     assert set(without) == set(shapes_of("googlenet", aux_logits=False))
-    module, _ = weights.matching_network("googlenet", without)
+    module, _ = convert.matching_network("googlenet", without)
     assert not module.aux_logits
     headless = weights.from_torchvision("googlenet", without)
     assert set(variables["params"]) - set(headless["params"]) == {"aux1", "aux2"}
@@ -149,18 +150,18 @@ def test_auxiliary_heads_may_be_there_or_not():
 
 def test_classes_channels_and_sizes_are_those_of_the_weights():
     state = counted(shapes_of("resnet18", classes=3, channels=4))
-    module, image_shape = weights.matching_network("resnet18", state, image_size=48, scan=True)
+    module, image_shape = convert.matching_network("resnet18", state, image_size=48, scan=True)
     assert module == build("resnet18", num_classes=3, scan=True)
     assert image_shape == (48, 48, 4)
     state = counted(shapes_of("lenet_bn", classes=7, channels=2, padding=0, features=256, norm=True))
-    module, image_shape = weights.matching_network("lenet_bn", state)
+    module, image_shape = convert.matching_network("lenet_bn", state)
     assert (module.num_classes, image_shape) == (7, (28, 28, 2))
     with pytest.raises(UserError, match=r"1 of another shape: 9\.weight \[120, 256\] instead of \[120, 400\]$"):
         weights.from_torchvision("lenet_bn", state, image_size=32)
 
 
 def test_what_pixels_the_weights_expect():
-    assert [weights.expected_normalize(*which) for which in (
+    assert [convert.expected_normalize(*which) for which in (
         ("vgg16_bn", 3), ("vgg16_bn", 1), ("googlenet", 3), ("resnet18_d2l", 3), ("preact_resnet18", 3))] == [
         "imagenet", "unit", "symmetric", "unit", "unit"]
 
@@ -174,9 +175,9 @@ def test_stacked_blocks():
     blocks = stacked["params"]["stage3_blocks"]["conv1"]["kernel"]
     assert len(blocks) == 5
     np.testing.assert_array_equal(blocks[2], plain["params"]["stage3_block4"]["conv1"]["kernel"])
-    same_trees(weights.unstack_blocks(stacked), plain)
-    same_trees(weights.unstack_blocks(plain), plain)
-    same_trees(weights.stack_blocks(plain), stacked)
+    same_trees(convert.unstack_blocks(stacked), plain)
+    same_trees(convert.unstack_blocks(plain), plain)
+    same_trees(convert.stack_blocks(plain), stacked)
     same(weights.to_torchvision("resnet34", stacked, width=0.125, scan=True),
          weights.to_torchvision("resnet34", plain, width=0.125))
 
@@ -184,9 +185,9 @@ def test_stacked_blocks():
 def test_blocks_are_stacked_by_number_and_not_by_name():
     """A tree of JAX has its names in the order of text: block10 before block2."""
     layers = {f"stage1_block{number}": {"bias": np.float32([number])} for number in range(1, 13)}
-    stacked = weights.stack_blocks({"params": dict(sorted(layers.items()))})["params"]
+    stacked = convert.stack_blocks({"params": dict(sorted(layers.items()))})["params"]
     np.testing.assert_array_equal(stacked["stage1_blocks"]["bias"], np.arange(2, 13)[:, None])
-    same_trees(weights.unstack_blocks({"params": stacked})["params"], layers)
+    same_trees(convert.unstack_blocks({"params": stacked})["params"], layers)
 
 
 def test_the_densenet_files_of_2017():
@@ -247,13 +248,13 @@ def test_one_prefix_of_all_layers_is_taken_off(prefix, caplog):
     caplog.set_level("INFO", logger="modern_cnn")
     state = counted(shapes_of("lenet_bn", padding=0, features=256, norm=True))
     given = {f"{prefix}{key}": value for key, value in state.items()}
-    found = weights.own_names("lenet_bn", given | {"n_averaged": np.array(5), "criterion.weight": np.zeros(3)})
+    found = convert.own_names("lenet_bn", given | {"n_averaged": np.array(5), "criterion.weight": np.zeros(3)})
     same(found, {key: value for key, value in state.items() if "num_batches" not in key})
     message, = caplog.messages
     assert f"'{prefix}'" in message
     assert message.endswith("criterion.weight")
     same_trees(weights.from_torchvision("lenet_bn", given), weights.from_torchvision("lenet_bn", state))
-    assert weights.matching_network("lenet_bn", given) == weights.matching_network("lenet_bn", state)
+    assert convert.matching_network("lenet_bn", given) == convert.matching_network("lenet_bn", state)
     caplog.clear()
     weights.from_torchvision("lenet_bn", found)
     assert not caplog.messages
@@ -261,7 +262,7 @@ def test_one_prefix_of_all_layers_is_taken_off(prefix, caplog):
 
 def test_auxiliary_heads_are_found_behind_a_prefix():
     state = {f"module.{key}": np.zeros(shape) for key, shape in shapes_of("googlenet", width=0.125).items()}
-    assert weights.matching_network("googlenet", state, width=0.125)[0].aux_logits
+    assert convert.matching_network("googlenet", state, width=0.125)[0].aux_logits
 
 
 def test_two_prefixes_that_fit_are_refused():
