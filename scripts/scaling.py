@@ -29,7 +29,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_platforms", "cpu")
     runtime.configure()
-    from modern_cnn.sweeps.seeds import markdown_table
+    from modern_cnn.sweeps.report import markdown_table
     from scripts.bench import scaling
 
     if not MODELS.value:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from modern_cnn.runs.curves import plain
+from modern_cnn.runs.log import plain
 from modern_cnn.runs.workdir import disk_errors
 
 GAP = 1.0  # white, between tiles

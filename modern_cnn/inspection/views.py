@@ -17,7 +17,7 @@ import numpy as np
 from modern_cnn.data import augment, sources
 from modern_cnn.data.sources import Dataset
 from modern_cnn.errors import UserError
-from modern_cnn.inspection import deconvolution, features, pictures, surface
+from modern_cnn.inspection import deconvolution, features, pictures
 from modern_cnn.inspection.traced import Array
 from modern_cnn.runs import load, log, workdir
 from modern_cnn.settings import Settings, from_json
@@ -176,7 +176,7 @@ def draw_surface(network: TrainedNetwork, out: Path, other: str | Path | None = 
         start, label = dict(module.init(key, network.blank, train=False)), "the initial weights"
     if jax.tree.map(np.shape, start) != jax.tree.map(np.shape, variables):
         raise UserError(f"{other} holds another network than {network.directory}")
-    draw, panels = jax.jit(surface.filter_normalized), []
+    draw, panels = jax.jit(features.filter_normalized), []
     random = {f"direction {i}": {"params": draw(jax.random.key(i), variables["params"])}
               for i in range(1, DIRECTIONS + 1)}
     straight = {"the line": jax.tree.map(jnp.subtract, variables, start)}
@@ -184,8 +184,9 @@ def draw_surface(network: TrainedNetwork, out: Path, other: str | Path | None = 
             ("random directions, filter-normalised", "step; 0: the result", 1, random),
             (f"from {label} to the result", f"step; -1: {label}, 0: the result", 0.25, straight)):
         steps = np.linspace(-1, last, POINTS)
-        panels.append((title, xlabel, steps, {name: surface.along(module, variables, direction, steps, images, labels)
-                                              for name, direction in lines.items()}))
+        losses = {name: features.loss_along(module, variables, direction, steps, images, labels)
+                  for name, direction in lines.items()}
+        panels.append((title, xlabel, steps, losses))
     return pictures.surface(panels, f"{network.name}: loss and accuracy on {len(labels):,} images of {network.split}",
                             out)
 

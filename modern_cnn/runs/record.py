@@ -10,8 +10,7 @@ from modern_cnn import cli
 from modern_cnn.errors import UserError, some
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
-from modern_cnn.runs.curves import draw_curves
-from modern_cnn.runs.log import Log, Progress, duration, read_metrics
+from modern_cnn.runs.log import Log, Progress, draw_curves, duration, read_metrics
 from modern_cnn.settings import Settings
 from modern_cnn.training import devices
 from modern_cnn.training.metrics import Metrics

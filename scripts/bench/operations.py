@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 
 from modern_cnn.errors import UserError
-from modern_cnn.sweeps.seeds import markdown_table
+from modern_cnn.sweeps.report import markdown_table
 from scripts.bench.steps import our_step, torch_step
 from scripts.bench.timing import Case
 

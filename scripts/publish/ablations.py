@@ -18,9 +18,8 @@ from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.runs import log, workdir
 from modern_cnn.settings import flatten
-from modern_cnn.sweeps.report import colors, draw_curves
-from modern_cnn.sweeps.seeds import Run, SeedGroup, deviation, group_seeds, markdown_table, short_names, short_value
-from modern_cnn.sweeps.seeds import table as score_table
+from modern_cnn.sweeps import report
+from modern_cnn.sweeps.report import Run, SeedGroup, deviation, markdown_table, short_value
 from scripts.publish import markers
 
 SIZES = ("parameters", "MACs")  # shown where the networks differ in them
@@ -53,7 +52,7 @@ def read(directory: Path) -> tuple[list[SeedGroup], dict[str, Any]]:
             scores = {f"train_{name}": record[name] for record in last for name in ("loss", "accuracy")}
             runs.append(Run(variant | fields, trial["result"] | scores | _size(path), records))
         machines += [path for path in (sweep / "run.json", *sweep.glob("trials/*/run.json")) if path.exists()]
-    return group_seeds(runs), workdir.read_json(machines[0]) if machines else {}
+    return report.group_seeds(runs), workdir.read_json(machines[0]) if machines else {}
 
 
 def _size(path: Path) -> dict[str, int]:
@@ -71,7 +70,7 @@ def varying(groups: Sequence[SeedGroup]) -> dict[str, str]:
     """Return {field: heading} of the fields in which the groups differ; 'network' for 'model.name'."""
     fields = [field for field in groups[0].fields if len({str(group.fields[field]) for group in groups}) > 1]
     return {field: "network" if field == "model.name" else name.replace("_", " ")
-            for field, name in short_names(fields).items()}
+            for field, name in report.short_names(fields).items()}
 
 
 def table(groups: Sequence[SeedGroup]) -> list[list[str]]:
@@ -82,7 +81,7 @@ def table(groups: Sequence[SeedGroup]) -> list[list[str]]:
     scores = {name: name.replace("_", " ") if name in SCORES else name for name in (*SCORES, *present)
               if name in present and name not in (*alike, *HIDDEN)}
     seconds = {"seconds": "seconds a trial"} if "seconds" in present else {}
-    return score_table(groups, varying(groups), scores | seconds)
+    return report.score_table(groups, varying(groups), scores | seconds)
 
 
 def _number(value: Any) -> Any:
@@ -119,7 +118,7 @@ def draw_against(axes: Any, groups: Sequence[SeedGroup], field: str, score: str)
     for group in groups:
         if point := _point(group, score):
             lines[_label(group, others)].append((_number(group.fields[field]), *point))
-    for i, ((label, points), color) in enumerate(zip(lines.items(), colors(len(lines)), strict=True)):
+    for i, ((label, points), color) in enumerate(zip(lines.items(), report.colors(len(lines)), strict=True)):
         if points:
             x, mean, around = zip(*sorted(points), strict=True)
             axes.errorbar(x, mean, around, color=color, marker=MARKERS[i % len(MARKERS)], markersize=4, capsize=2.5,
@@ -152,13 +151,13 @@ def draw_picture(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
             figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8,
                           frameon=False)
     else:
-        for i, (group, color) in enumerate(zip(groups, colors(len(groups)), strict=True)):  # a row each
+        for i, (group, color) in enumerate(zip(groups, report.colors(len(groups)), strict=True)):  # a row each
             if point := _point(group, "test_accuracy"):
                 left.errorbar(point[0], i, xerr=point[1], color=color, marker="o", markersize=5, capsize=3)
         left.set_yticks(range(len(groups)), [_label(group, varying(groups)) for group in groups], fontsize=8)
         left.set_ylim(len(groups) - 0.5, -0.5)
         left.set_xlabel(LABELS["test_accuracy"])
-        draw_curves(right, groups, "train", "loss")
+        report.draw_curves(right, groups, "train", "loss")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)

@@ -15,7 +15,7 @@ from modern_cnn import models, settings
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
-from modern_cnn.sweeps.seeds import markdown_table
+from modern_cnn.sweeps.report import markdown_table
 from scripts.publish import blocks, markers, results
 from scripts.publish.blocks import Panel
 

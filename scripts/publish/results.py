@@ -13,7 +13,7 @@ from typing import Any
 from modern_cnn import settings
 from modern_cnn.errors import UserError
 from modern_cnn.runs import log, workdir
-from modern_cnn.sweeps.seeds import Run, SeedGroup, deviation, figure, group_seeds, markdown_table
+from modern_cnn.sweeps.report import Run, SeedGroup, deviation, figure, group_seeds, markdown_table
 
 Record = Mapping[str, Any]
 Configs = Mapping[str, Mapping[str, Any]]  # the fields of each config that are set, by the config's --config=

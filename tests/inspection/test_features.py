@@ -7,7 +7,7 @@ import torch
 
 from modern_cnn import models, weights
 from modern_cnn.errors import UserError
-from modern_cnn.inspection import features, surface
+from modern_cnn.inspection import features
 from modern_cnn.layers import BatchNorm, Dense
 from tests.functional.oracle import FAST_COMPILE, close, nchw, nhwc, normal
 from tests.models.torch_nets import torch_net
@@ -108,7 +108,7 @@ def test_directions_are_as_long_as_the_filters():
     params = {"conv": {"kernel": normal(3, 3, 40, 4), "bias": normal(4)}, "dense": {"kernel": normal(40, 4, seed=1)},
               "norm": {"scale": normal(4)}}
     with jax.enable_x64(True):
-        drawn = jax.tree.map(np.asarray, jax.jit(surface.filter_normalized)(jax.random.key(0), params))
+        drawn = jax.tree.map(np.asarray, jax.jit(features.filter_normalized)(jax.random.key(0), params))
     for layer in ("conv", "dense"):
         one, two = (tree[layer]["kernel"].reshape(-1, 4) for tree in (drawn, params))
         close(np.linalg.norm(one, axis=0), np.linalg.norm(two, axis=0))
@@ -131,9 +131,9 @@ def test_the_loss_along_a_line_is_numpys():
              "batch_stats": {"norm": {"mean": normal(4, seed=3), "var": 1 + normal(4, seed=4) ** 2}}}
     with jax.enable_x64(True):
         end = jax.tree.map(lambda leaf: 1.1 * leaf, start)
-        loss, accuracy = surface.along(Small(), end, jax.tree.map(np.subtract, end, start), (-1, 0, 0.5), images,
-                                       labels, batch_size=3)
-        only_weights = surface.along(Small(), end, {"params": start["params"]}, (0.5,), images, labels)
+        loss, accuracy = features.loss_along(Small(), end, jax.tree.map(np.subtract, end, start), (-1, 0, 0.5),
+                                             images, labels, batch_size=3)
+        only_weights = features.loss_along(Small(), end, {"params": start["params"]}, (0.5,), images, labels)
     for factor, statistics, found in [(1, 1, (loss[0], accuracy[0])), (1.1, 1.1, (loss[1], accuracy[1])),
                                       (1.15, 1.15, (loss[2], accuracy[2])), (1.6, 1.1, np.ravel(only_weights))]:
         (dense, norm), ((state,),) = start["params"].values(), (start["batch_stats"].values(),)

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from modern_cnn import settings
 from modern_cnn.errors import UserError
 from modern_cnn.sweeps.grid import parse
-from modern_cnn.sweeps.seeds import Run, SeedGroup
+from modern_cnn.sweeps.report import Run, SeedGroup
 from modern_cnn.sweeps.sweep import Sweep
 from scripts.ablations import computed
 from scripts.publish import ablations, markers

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from configs import quickstart
-from modern_cnn.sweeps import report, seeds, sweep
+from modern_cnn.sweeps import report, sweep
 
 RUN = {"versions": {"jax": "1"}, "machine": "here", "data": {}}
 CONFIG = {"model": {"name": "lenet"}, "data": {"source": "digits"}}
@@ -29,7 +29,7 @@ def test_mean_and_deviation_over_the_seeds_that_were_done():
     assert lines == [["learning_rate", "trials", "test accuracy", "test loss", "seconds a trial"],
                      ["0.1", "3", "60.00 ± 10.00 %", "1.4000 ± 0.1000", "2.0"],
                      ["0.3", "1 of 2", "90.00 %", "1.1000", "2.0"]]
-    assert seeds.markdown_table(lines).splitlines()[1:3] == [
+    assert report.markdown_table(lines).splitlines()[1:3] == [
         "| --- | --- | --- | --- | --- |", "| 0.1 | 3 | 60.00 ± 10.00 % | 1.4000 ± 0.1000 | 2.0 |"]
 
 
@@ -83,6 +83,6 @@ def test_names_that_are_formulas_or_no_text(tmp_path):
 
 
 def test_many_settings_and_settings_that_end_alike():
-    assert [*seeds.short_names(["optimizer.name", "model.name", "model.width"]).values()] == [
+    assert [*report.short_names(["optimizer.name", "model.name", "model.width"]).values()] == [
         "optimizer.name", "model.name", "width"]
     assert len({*report.colors(40)}) == 40
