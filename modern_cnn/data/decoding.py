@@ -2,7 +2,7 @@
 import io
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
 from tqdm import tqdm
 
+from modern_cnn.data.splits import AnySplit, keep
 from modern_cnn.errors import UserError, some
 
 T = TypeVar("T")
@@ -146,31 +147,40 @@ def decode(file: Path | io.BytesIO, size: int, transform: Callable[[Image.Image]
         raise UserError(f"{name or file} does not decode as an image: {reason}; repair or remove it") from e
 
 
-def decode_or_error(file: Path | io.BytesIO, size: int, name: str = "") -> np.ndarray | UserError:
-    """Return `decode`, or the error that it raises."""
+def decode_example(split: AnySplit, size: int, index: int) -> np.ndarray | UserError:
+    """Return `decode` of an example's image, or the error that it raises."""
+    file, _, name = split[index]
     try:
         return decode(file, size, name=name)
     except UserError as e:
         return e
 
 
-def undamaged(decoded: Mapping[str, Sequence[np.ndarray | UserError]], place: str, skip: bool) -> dict[str, np.ndarray]:
-    """Return the indices of each split's images that decode. The log names the others, at most NAMED of them.
+def decode_all(splits: dict[str, AnySplit], size: int, place: str,
+               skip: bool) -> tuple[dict[str, AnySplit], dict[str, list[np.ndarray]]]:
+    """Return splits, and the decoded images of each, without examples that do not decode; the log names NAMED of those.
 
-    Raise UserError if there are others, unless `skip` says to leave them out.
+    Raise UserError if there are any, unless `skip` says to leave them out, and if none are left of a class or a split.
     """
+    decoded = {name: in_threads(partial(decode_example, split, size), range(len(split)), f"decoding {name}")
+               for name, split in splits.items()}
     errors = [image for images in decoded.values() for image in images if isinstance(image, UserError)]
     for error in errors[:NAMED] if skip or len(errors) > 1 else ():
         log.warning("%s", error)
     names = [str(error).partition(" does not decode")[0].removeprefix(f"{place}/") for error in errors]
-    found = (f"{len(errors):,} of {sum(map(len, decoded.values())):,} images of {place} do not decode: "
-             f"{some(names[:NAMED], 300)}{f', and {len(errors) - NAMED:,} more' if len(errors) > NAMED else ''}")
+    found = f"{len(errors):,} of {sum(map(len, splits.values())):,} images of {place} do not decode: {some(names, 300)}"
     if errors and not skip:
         raise UserError(f"{found if len(errors) > 1 else errors[0]}{OR_SKIP}")
     if errors:
         log.warning("left out: %s", found)
-    return {split: np.flatnonzero([not isinstance(image, UserError) for image in images])
-            for split, images in decoded.items()}
+    for name, images in decoded.items():
+        kept = np.flatnonzero([isinstance(image, np.ndarray) for image in images])
+        if not len(kept):
+            raise UserError(f"no image of the {name} split decodes")
+        reason = "leaving out damaged images"
+        splits = splits | {name: keep(splits[name], kept, reason) if name == "train" else splits[name].take(kept)}
+    return splits, {name: [image for image in images if isinstance(image, np.ndarray)]
+                    for name, images in decoded.items()}
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

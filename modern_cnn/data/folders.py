@@ -3,14 +3,12 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from modern_cnn.data.decoding import IMAGE_ENDINGS, check_memory, decode_or_error, in_threads, to_rgb, undamaged
+from modern_cnn.data.decoding import IMAGE_ENDINGS, check_memory, decode_all, decode_example, to_rgb
 from modern_cnn.data.spec import Arrays, Files
-from modern_cnn.data.splits import leave_out_damaged
 from modern_cnn.errors import UserError, some
 
 log = logging.getLogger(__name__)
@@ -144,15 +142,13 @@ def read_folder(directory: Path, size: int, layout: str = "auto",
     Return (splits, class names, how many were left out). Raise UserError if some do not decode, unless `skip_damaged`.
     """
     listed, classes = list_folder(directory, layout)
-    read = partial(decode_or_error, size=size)
-    shape = (size, size) if size else next(
-        (image.shape[:2] for image in map(read, listed["train"].paths) if not isinstance(image, UserError)), (0, 0))
+    train, shape = listed["train"], (size, size)
+    if not size:
+        images = (decode_example(train, 0, i) for i in range(len(train)))
+        shape = next((image.shape[:2] for image in images if isinstance(image, np.ndarray)), (0, 0))
     count = sum(map(len, listed.values()))
     check_memory(str(directory), count, *shape)
-    decoded = {split: in_threads(read, files.paths, f"decoding {split}") for split, files in listed.items()}
-    kept = undamaged(decoded, str(directory), skip_damaged)
-    listed = leave_out_damaged(listed, kept)
-    decoded = {split: [images[i] for i in kept[split]] for split, images in decoded.items()}
+    listed, decoded = decode_all(listed, size, str(directory), skip_damaged)
     shapes = {image.shape[:2]: path for split, images in decoded.items()
               for image, path in zip(images, listed[split].paths, strict=True)}
     if len(shapes) > 1:

@@ -235,7 +235,8 @@ def _load_stream(config: Data, channels: int) -> Dataset:
     else:
         splits, names = folders.list_folder(Path(place), config.layout)
         channels = 1 if channels == 1 else 3  # whether all are grayscale is known only after opening all of them
-    splits = streamed.leave_out_damaged(splits, place) if config.skip_damaged else splits
+    if config.skip_damaged:
+        splits, _ = decoding.decode_all(splits, 1, place, skip=True)
     splits = divide_train(hold_out_test(splits, f"{kind}:{place}"), config)
     pixels = (streamed.sample(splits["train"], config.image_size, channels) if config.normalize == "standard"
               else np.zeros((1, 1, 1, channels), np.uint8))

@@ -1,5 +1,4 @@
 """Divisions of a training split, stratified and always the same: test, validation, and a smaller training split."""
-from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +23,7 @@ def stratified_holdout(labels: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def _keep(train: AnySplit, kept: np.ndarray, reason: str) -> AnySplit:
+def keep(train: AnySplit, kept: np.ndarray, reason: str) -> AnySplit:
     """Return the examples `kept` of a split. Raise UserError, which gives the reason, if a class has none of them."""
     emptied = np.setdiff1d(train.labels, train.labels[kept])
     if len(emptied):
@@ -38,16 +37,7 @@ def _hold_out(splits: dict[str, AnySplit], name: str, count: int, reason: str) -
     held = stratified_holdout(train.labels, count)
     rest = np.setdiff1d(np.arange(len(train.labels)), held)
     reason = f"{reason}: holding out {count} of {len(train.labels)} training images"
-    return splits | {"train": _keep(train, rest, reason), name: train.take(held)}
-
-
-def leave_out_damaged(splits: dict[str, AnySplit], kept: Mapping[str, np.ndarray]) -> dict[str, AnySplit]:
-    """Return splits with only the examples `kept` of each. Raise UserError if none are left of a class or a split."""
-    empty = [split for split, indices in kept.items() if not len(indices)]
-    if empty:
-        raise UserError(f"no image of the {empty[0]} split decodes")
-    return {split: _keep(examples, kept[split], "leaving out damaged images") if split == "train"
-            else examples.take(kept[split]) for split, examples in splits.items()}
+    return splits | {"train": keep(train, rest, reason), name: train.take(held)}
 
 
 def hold_out_test(splits: dict[str, AnySplit], source: str, count: int = 0) -> dict[str, AnySplit]:
@@ -76,5 +66,5 @@ def divide_train(splits: dict[str, AnySplit], config: Data) -> dict[str, AnySpli
         if not 0 < count <= len(train.labels):
             raise UserError(f"{asked}: {config.source} has {len(train.labels)} training images")
         reason = f"{asked} of the {len(train.labels)} training images of {config.source}"
-        splits = splits | {"train": _keep(train, stratified_holdout(train.labels, count), reason)}
+        splits = splits | {"train": keep(train, stratified_holdout(train.labels, count), reason)}
     return splits

@@ -15,9 +15,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from modern_cnn.data import splits as splitting
 from modern_cnn.data.augment import crop_box
-from modern_cnn.data.decoding import OR_SKIP, decode, decode_or_error, in_threads, to_rgb, undamaged
+from modern_cnn.data.decoding import OR_SKIP, decode, to_rgb
 from modern_cnn.data.resident import epoch_order, evaluation_batches
 from modern_cnn.data.spec import Feed, Files, Placement, Records, Spec
 from modern_cnn.errors import UserError
@@ -63,17 +62,6 @@ def sample(split: Files | Records, image_size: int, channels: int) -> np.ndarray
     indices = np.unique(np.linspace(0, len(split) - 1, min(SAMPLE, len(split))).astype(int))
     read = partial(_read_example, split, image_size=image_size, channels=channels)
     return np.stack([image for image, _ in _read_ahead(read, indices, SAMPLE)])
-
-
-def leave_out_damaged(splits: dict[str, Any], place: str) -> dict[str, Any]:
-    """Return splits without the examples that do not decode, after decoding all of them once."""
-    def read(split: Files | Records, index: int) -> np.ndarray | UserError:
-        file, _, name = split[index]
-        return decode_or_error(file, 1, name)
-
-    read_all = {name: in_threads(partial(read, split), range(len(split)), f"checking {name}")
-                for name, split in splits.items()}
-    return splitting.leave_out_damaged(splits, undamaged(read_all, place, skip=True))
 
 
 class Streamed(Feed):

@@ -185,7 +185,7 @@ def damaged(tmp_path):
 
 def test_all_damaged_images_are_named_at_once(damaged, log):
     with pytest.raises(UserError, match=r"24 of 60 images of .* do not decode: cat/0\.jpg, .*cat/10\.jpg.*"
-                                        r"and 4 more; .*skip_damaged=true") as caught:
+                                        r"; .*skip_damaged=true") as caught:
         files.load(damaged)
     assert len(str(caught.value)) < 600
     named = [record.getMessage() for record in log.records if "does not decode as an image" in record.getMessage()]
