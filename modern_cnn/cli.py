@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import re
-import runpy
 import signal
 import sys
 import time
@@ -82,9 +81,9 @@ def _streams() -> Iterator[None]:
 def _unknown_field(argv: list[str]) -> str | None:
     """Return the error of the first --config.a.b that the config does not have, or None if it has all."""
     words = [part for arg in argv[1:] for part in arg.split("=", 1)]
-    path, colon, variant = words[[word.lstrip("-") for word in words].index("config") + 1].partition(":")
+    file = words[[word.lstrip("-") for word in words].index("config") + 1]
     try:
-        config = runpy.run_path(path)["get_config"](*([variant] if colon else []))
+        config = flags.FLAGS["config"].parser.parse(file)
         for word in words:
             if re.match(r"--?config\.", word):
                 settings.locate(config, word.lstrip("-").removeprefix("config."))
@@ -180,23 +179,18 @@ def text_table(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
                       for cell, width, side in zip(row, widths, sides, strict=True)).rstrip() for row in rows]
 
 
-def path(text: str) -> str:
-    """Return a path of the command line, with `~` as the user's home. Raise UserError if it cannot be one."""
-    found = os.path.expanduser(text)
-    if not text.strip():
-        raise UserError("it is empty; is a shell variable unset?")
-    if "://" in text:
-        raise UserError("addresses do not work here, only folders and files: mount the bucket, or copy it")
-    if found.startswith("~"):
-        raise UserError(f"there is no such home; a file of that name is ./{text}")
-    return found
-
-
 class Path(flags.ArgumentParser):
-    """The type of flags that are a `path`: flags.DEFINE(cli.Path(), ...)."""
+    """The type of flags that are a path, with `~` as the user's home: flags.DEFINE(cli.Path(), ...)."""
 
     def parse(self, argument: str) -> str:
-        return path(argument)
+        found = os.path.expanduser(argument)
+        if not argument.strip():
+            raise UserError("it is empty; is a shell variable unset?")
+        if "://" in argument:
+            raise UserError("addresses do not work here, only folders and files: mount the bucket, or copy it")
+        if found.startswith("~"):
+            raise UserError(f"there is no such home; a file of that name is ./{argument}")
+        return found
 
 
 class Number(flags.FloatParser):

@@ -25,7 +25,7 @@ def main():
     runtime.configure()
     from scripts.publish import pages
 
-    written = pages.update(ROOT, [Path(cli.path(run)) for run in RUNS.value], CHECK.value, ONLY.value)
+    written = pages.update(ROOT, [Path(cli.Path().parse(run)) for run in RUNS.value], CHECK.value, ONLY.value)
     print("\n".join(written) or "nothing to do")
 
 

@@ -2,21 +2,19 @@
 
 Where a source has no test split or no class names, there are none.
 """
-import contextlib
 import gzip
 import logging
 import math
 import os
+import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modern_cnn.data import unpickle
-from modern_cnn.data.decoding import IMAGE_ENDINGS as IMAGE_ENDINGS  # so that it can be imported from here too
-from modern_cnn.data.decoding import decode as decode
 from modern_cnn.data.folders import read_folder
 from modern_cnn.data.spec import Arrays
 from modern_cnn.errors import UserError, some
@@ -26,24 +24,21 @@ log = logging.getLogger(__name__)
 MOST, RATIO = 2**28, 20  # bytes that any gzip file may become, and times its size that a large one may
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, int]]:
-    """Give a file, decompressed if it is gzip whatever its name, and the most bytes that it may hold."""
+def _read_bytes(path: Path, count: int = sys.maxsize) -> bytes:
+    """Return the first `count` bytes of a file, decompressed if it is gzip, whatever its name.
+
+    Raise UserError if it becomes so large by decompression that it must be a trap.
+    """
     try:
         with open(path, "rb") as file:
             size, zipped = os.fstat(file.fileno()).st_size, file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            yield (gzip.GzipFile(fileobj=file), max(MOST, RATIO * size)) if zipped else (file, size)
+            most = max(MOST, RATIO * size) if zipped else size
+            data = (gzip.GzipFile(fileobj=file) if zipped else file).read(min(count, most + 1))
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise UserError(f"{path} is a damaged gzip file ({e}); fetch it again") from e
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror or e}") from e
-
-
-def _read_bytes(path: Path) -> bytes:
-    """Return the content of a file. Raise UserError if it becomes so large by decompression that it must be a trap."""
-    with _opened(path) as (file, most):
-        data = file.read(most + 1)
     if len(data) > most:
         raise UserError(f"{path} decompresses to more than {most:,} bytes; if that is right, unpack it with gunzip")
     return data
@@ -51,46 +46,45 @@ def _read_bytes(path: Path) -> bytes:
 
 def _read_idx_file(path: Path, ndim: int, what: str) -> np.ndarray:
     """Return the uint8 array of one IDX file, with `ndim` axes."""
-    with _opened(path) as (file, most):
-        head = file.read(4 + 4 * ndim)
-        magic, *shape = (int.from_bytes(head[start:start + 4], "big") for start in range(0, 4 + 4 * ndim, 4))
-        if magic != 0x0800 + ndim:
-            raise UserError(f"{path} does not hold {what}: it starts with {magic:#06x}, expected {0x0800 + ndim:#06x}")
-        promised, whole = math.prod(shape), len(head) == 4 + 4 * ndim
-        data = file.read(promised + 1) if whole and promised <= most else b""  # no more, whatever is in it
-    if not whole or len(data) != promised:
-        raise UserError(f"{path} is truncated or damaged: its header promises {promised:,} bytes of {what}, it has "
-                        f"{'more' if len(data) > promised else 'fewer'}")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    start = 4 + 4 * ndim
+    head = _read_bytes(path, start)
+    magic, *shape = (int.from_bytes(head[i:i + 4], "big") for i in range(0, start, 4))
+    if magic != 0x0800 + ndim:
+        raise UserError(f"{path} does not hold {what}: it starts with {magic:#06x}, expected {0x0800 + ndim:#06x}")
+    promised = start + math.prod(shape)
+    data = _read_bytes(path, promised + 1)  # no more, whatever is in it
+    if len(data) != promised:
+        raise UserError(f"{path} is truncated or damaged: its header promises {promised - start:,} bytes of {what}, it "
+                        f"has {'more' if len(data) > promised else 'fewer'}")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _read_idx_part(directory: Path, split: str, what: str) -> tuple[Path, np.ndarray]:
+    """Return the file of a split's images or labels, and its array."""
+    prefix, ndim = {"train": "train", "test": "t10k"}[split], {"images": 3, "labels": 1}[what]
+    found = sorted({path for word in (prefix, split) for path in directory.glob(f"*{word}*{what}[-.]idx{ndim}*")
+                    if path.is_file()})
+    if not found:
+        raise UserError(f"{directory} is not a folder of MNIST-format (IDX) files: missing "
+                        f"{prefix}-{what}-idx{ndim}-ubyte*")
+    path, *others = found  # a file may lie there as it is and packed, as torchvision leaves it
+    if others and [other.name for other in others] != [f"{path.name}.gz"]:
+        raise UserError(f"{directory} has more than one file for {split} {what}: {some(path.name for path in found)}; "
+                        "keep one of them")
+    array, *packed = [_read_idx_file(each, ndim, what) for each in found]
+    if packed and not np.array_equal(array, packed[0]):
+        raise UserError(f"{path} and {path.name}.gz differ; keep the right one")
+    return path, array
 
 
 def read_idx(directory: Path) -> tuple[dict[str, Arrays], list[str]]:
     """Read files in MNIST's format (LeCun's IDX), gzipped or not: train-images-idx3-ubyte and its three siblings."""
-    files, missing = {}, []
-    for split, prefix, title in (("train", "train", "training"), ("test", "t10k", "test")):
-        for what, ndim in (("images", 3), ("labels", 1)):
-            found = sorted({path for word in (prefix, split) for path in directory.glob(f"*{word}*{what}[-.]idx{ndim}*")
-                            if path.is_file()})
-            if len(found) > 1 and [path.name for path in found] != [found[0].name, f"{found[0].name}.gz"]:
-                raise UserError(f"{directory} has more than one file for {title} {what}: "
-                                f"{some(path.name for path in found)}; keep one of them")
-            if not found:
-                missing.append(f"{prefix}-{what}-idx{ndim}-ubyte*")
-            files[split, what] = found
-    if missing:
-        raise UserError(f"{directory} is not a folder of MNIST-format (IDX) files: missing {', '.join(missing)}")
     splits = {}
     for split in ("train", "test"):
-        parts = []
-        for what, ndim in (("images", 3), ("labels", 1)):
-            path, *packed = files[split, what]  # a file may lie there as it is and packed, as torchvision leaves it
-            parts.append(_read_idx_file(path, ndim, what))
-            if packed and not np.array_equal(parts[-1], _read_idx_file(packed[0], ndim, what)):
-                raise UserError(f"{path} and {packed[0].name} differ; keep the right one")
-        images, labels = parts
+        (of_images, images), (of_labels, labels) = (_read_idx_part(directory, split, what)
+                                                    for what in ("images", "labels"))
         if len(images) != len(labels):
-            raise UserError(f"{files[split, 'images'][0]} has {len(images):,} images but "
-                            f"{files[split, 'labels'][0]} has {len(labels):,} labels")
+            raise UserError(f"{of_images} has {len(images):,} images but {of_labels} has {len(labels):,} labels")
         splits[split] = Arrays(images[..., None], labels.astype(np.int32))
     return splits, []
 
@@ -107,19 +101,13 @@ def _read_cifar_python(path: Path) -> Arrays:
     """Return the rows of a python batch, uint8 [N, 3072], and its labels."""
     batch = _unpickle(path)
     rows, labels = batch.get("data"), batch.get("labels", batch.get("fine_labels"))
-    if labels is None or rows is None:
-        raise UserError(f"{path} is not a CIFAR python batch: it has no 'data' or no 'labels'")
     if isinstance(labels, list) and all(type(label) is int and abs(label) < 2**31 for label in labels):
         labels = np.array(labels, np.int64)
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
-        raise UserError(f"{path} is not a CIFAR batch: its labels are not the whole numbers of classes")
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072:
-        has = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
-        raise UserError(f"{path} is not a CIFAR batch: its data are {has}, expected uint8 [N, 3072]")
-    labels = labels.ravel()
-    if len(rows) != len(labels):
-        raise UserError(f"{path} has {len(rows):,} images but {len(labels):,} labels")
-    return Arrays(rows, labels)
+    if not (isinstance(rows, np.ndarray) and rows.dtype == np.uint8 and rows.shape[1:] == (3072,)
+            and isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.size == len(rows)):
+        raise UserError(f"{path} is not a CIFAR python batch: it must hold N images as 'data', uint8 [N, 3072], and N "
+                        "whole numbers as 'labels'")
+    return Arrays(rows, labels.ravel())
 
 
 def _read_cifar_binary(path: Path, label_bytes: int) -> Arrays:
