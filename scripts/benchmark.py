@@ -20,9 +20,8 @@ from ml_collections import config_flags
 from modern_cnn import cli, runtime
 from modern_cnn.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Time epochs of this config, with data and evaluation on the test split, instead of steps. The "
-    "peer torch loads images by PIL and DataLoader.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Time epochs of this config, with data and a test, instead of "
+                                         "steps. The peer torch loads images by PIL and DataLoader.")
 MODELS = flags.DEFINE_list("models", [], "Networks, separated by commas; by default one of every family.")
 PEERS = flags.DEFINE_list("peer", ["torch"], "Programs to compare with, separated by commas: torch, torch_compile, "
                           "library; for epochs torch; for loading torch, tf.data.")
@@ -51,7 +50,7 @@ def main() -> None:
     out = OUT.value or ""
     runtime.configure(cache=False)  # with the cache, a compilation could be the reading of a file
     from modern_cnn import settings
-    from scripts.bench import commands, epochs, operations, steps, timing
+    from scripts.bench import epochs, operations, steps, timing
 
     if OPERATIONS.value:
         operations.report_operations(steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value), ROUNDS.value)
@@ -62,11 +61,11 @@ def main() -> None:
                       lambda case: steps.compare_steps(case, PEERS.value, ROUNDS.value),
                       steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value))
     elif STARTUP.value:
-        commands.report_startup(_config_arguments(), ROUNDS.value, out)
+        timing.report_startup(_config_arguments(), ROUNDS.value, out)
     elif TRIALS.value:
-        commands.report_trials(_config_arguments(), TRIALS.value, out)
+        timing.report_trials(_config_arguments(), TRIALS.value, out)
     elif SEEDS.value:
-        commands.report_runs(_config_arguments(), SEEDS.value, out)
+        timing.report_runs(_config_arguments(), SEEDS.value, out)
     else:
         timing.report("ms an epoch", "uint8" if LOADING.value else "float32", ROUNDS.value, out,
                       lambda config: epochs.compare_epochs(config, PEERS.value, ROUNDS.value, LOADING.value),

@@ -24,11 +24,9 @@ MODEL = flags.DEFINE_string("model", None, "The network: resnet18, vgg16_bn, len
 WEIGHTS = flags.DEFINE(
     cli.Path(), "weights", None, "A .safetensors file, or one of torch.save if PyTorch is installed: .pth, .pt, .tar, "
     ".bin, .ckpt or .th. A pickle that holds more than tensors is refused, because it could run any program.")
-WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory to write, new or empty; with --export, that of the run.",
-                       required=True)
-IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", 0, "Height and width of the images; 0: the size that the network was published for, mostly 224.",
-    lower_bound=0, upper_bound=settings.LARGEST_IMAGE)
+WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory to write, new; with --export, of a run.", required=True)
+IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Height and width of the images; 0: as the network was published.",
+                                  lower_bound=0, upper_bound=settings.LARGEST_IMAGE)
 NORMALIZE = flags.DEFINE_enum(
     "normalize", None, ["unit", "symmetric", "imagenet"], "The pixels that the weights expect: 'unit' [0, 1], "
     "'symmetric' [-1, 1], 'imagenet' normalised by ImageNet's mean and deviation. The default is that of torchvision's "

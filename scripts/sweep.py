@@ -15,13 +15,12 @@ from ml_collections import config_flags
 from modern_cnn import cli, runtime
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Path of a config, with its variant after a colon: configs/lenet.py:lenet_bn. Any field can be "
-    "overridden for all trials: --config.data.batch_size=64.")
+    "config", None, "A config: configs/lenet.py:VARIANT. Fields are overridden for all: --config.data.batch_size=64.")
 SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "A field and its values: seed=0:8 (0 to 7), data.batch_size=32:129:32, model.norm=batch,none. With "
     "several of these flags every combination is a trial.")
 WORKDIR = flags.DEFINE(
-    cli.Path(), "workdir", None, "Directory of the sweep; the same command resumes a sweep that was stopped there, and "
+    cli.Path(), "workdir", None, "Directory of the sweep; the same command resumes it if it was stopped there, and "
     "another grid adds its trials. By default runs/sweep-<config>-<variant>-<time>.")
 TOGETHER = flags.DEFINE_bool("together", True, "Train trials that differ only in numbers as one compiled program; "
                              "--notogether: one after the other.")

@@ -40,11 +40,9 @@ SOURCE = flags.DEFINE_string("source", "", "Images of this data source instead o
 IMAGES = flags.DEFINE(cli.Numbers(), "images", [], "Numbers of images in the split; by default one of each class in "
                       "turn, --count in all.")
 COUNT = flags.DEFINE_integer("count", 6, "How many images, or units.", lower_bound=1, upper_bound=100)
-LAYER = flags.DEFINE_string(
-    "layer", None, "A stage, or a module by its path: stage2, block3/conv1. By default the last stage of at least 4x4 "
-    "pixels; for features all of these.")
-UNITS = flags.DEFINE(cli.Numbers(), "units", [], "For deconv: channels of the layer; by default those that respond "
-                     "most.")
+LAYER = flags.DEFINE_string("layer", None, "A stage, or a module by its path: stage2, block3/conv1. By default the "
+                            "last stage of at least 4x4 pixels; for features all of these.")
+UNITS = flags.DEFINE(cli.Numbers(), "units", [], "For deconv: channels; by default those that respond most.")
 OTHER = flags.DEFINE(cli.Path(), "other", None, "For surface: another run of the same network.")
 
 

@@ -49,8 +49,7 @@ def project(module: nn.Module, variables: Any, images: Array, layer: str, signal
     """Return a signal in a layer, sent back to the pixels with the switches that the images set.
 
     The result is [N, H, W, C], like the normalised images, and positive where the signal asks for brighter pixels. The
-    signal is shaped like the layer's value for these images; `keep_one` of that value shows one unit. Raise UserError
-    if there is no such layer, or if the network loops.
+    signal is shaped like the layer's value; `keep_one` of that shows one unit. Raise UserError for no layer or a loop.
     """
     traced = jax.make_jaxpr(with_layer(module, layer))(variables, images)
     weights = jax.tree.leaves(variables)

@@ -1,7 +1,4 @@
-"""Pictures of arrays: each function writes one PNG file and returns its path.
-
-An image is [H, W, 1] or [H, W, 3] in [0, 1]; n images are [n, H, W, C].
-"""
+"""Pictures of arrays, a PNG file for each function. Images are [H, W, 1 or 3], or n of them [n, H, W, C], in [0, 1]."""
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

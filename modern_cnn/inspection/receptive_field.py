@@ -95,8 +95,7 @@ def views(function: Callable[[Any, Array], Any], variables: Any, images: Array) 
 def _output(eqn: Any, views: Sequence[Any], out: int) -> View:
     """Return the view of output number `out` from those of the inputs (None: a weight or a constant; not all).
 
-    What has no rule is an operation on elements, or sees the whole image if axes change: no classifier correlates
-    images, transposes a convolution or spreads pixels.
+    What has no rule is an operation on elements, or sees the whole image if axes change; no classifier spreads pixels.
     """
     params, shapes, shape = eqn.params, [var.aval.shape for var in eqn.invars], eqn.outvars[out].aval.shape
     view, old = views[0], shapes[0]

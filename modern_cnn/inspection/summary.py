@@ -1,8 +1,7 @@
 """The layers of a network: shapes, parameters, multiply-accumulates, memory and receptive field.
 
-The network is traced on shapes alone and its program is read. Reading equations instead of layers counts what is
-computed: pooling by a function has a row, a block that is scanned over counts as often as it runs, and a convolution
-may be written as a matrix product.
+The network is traced on shapes alone. Reading its equations instead of its layers counts what is computed: pooling by a
+function has a row, a scanned block counts as often as it runs, and a convolution may be written as a matrix product.
 """
 import math
 from collections import Counter

@@ -209,11 +209,11 @@ def draw_augment(settings: Settings | Path, out: Path, images: Sequence[int] = (
     """
     channels = 0
     if isinstance(settings, Path):
-        settings, channels = from_json(workdir.read_run(settings)[0]), load.channels(settings)
+        config, run = workdir.read_run(settings)
+        settings, channels = from_json(config), run["data"]["image_shape"][2]
     data = sources.load(replace(settings.data, source=source or settings.data.source), channels)
     numbers = images or np.linspace(0, data.spec.sizes["train"] - 1, count).astype(int)
     pixels, labels = load.examples(data, "train", np.asarray(numbers))
-    draws = [augment.augment(jax.random.key(i), jnp.asarray(pixels), settings.augment) for i in range(8)]
-    return pictures.augmented(pixels / 255.0, [data.spec.class_names[label] for label in labels],
-                              np.clip(np.stack(draws) / 255.0, 0, 1), f"{settings.model['name']}'s training images",
-                              out)
+    draws = np.stack([augment.augment(jax.random.key(i), jnp.asarray(pixels), settings.augment) for i in range(8)])
+    names, title = [data.spec.class_names[label] for label in labels], f"{settings.model['name']}'s training images"
+    return pictures.augmented(pixels / 255.0, names, np.clip(draws / 255.0, 0, 1), title, out)

@@ -50,8 +50,7 @@ def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
     """Return `function(variables, images)` for `jax.export.deserialize`: images float32 [N, H, W, C] for any N.
 
     One program serves all `platforms`, each with the formulations that are fast there: on CPUs it is the same program
-    that evaluation runs (see functional/formulations.py). It holds the variables once. Raise UserError if there is no
-    platform, or one that is not in PLATFORMS.
+    that evaluation runs (functional/formulations.py). It holds the variables once. UserError: no or unknown platforms.
     """
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
@@ -98,10 +97,9 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
     """Write the result of a workdir, weights included, to `out` as 'stablehlo' or 'onnx', and a description beside it.
 
     The network takes images normalised as in training, (pixels / 255 - mean) / std. It averages the logits of an image
-    and of its mirror image if evaluation does (config.augment.test_flip). `out`.json holds mean and std, the
-    shape of the images, the names of the classes and the origin of the weights. The directory of `out` is created. The
-    StableHLO can run on `platforms`. Raise UserError if there is no good checkpoint, if the file cannot be written, if
-    jax2onnx is not installed, or for an unknown platform.
+    and of its mirror image if evaluation does (config.augment.test_flip). `out`.json holds mean and std, the shape of
+    the images, the names of the classes and the origin of the weights. The StableHLO can run on `platforms`. Raise
+    UserError without a good checkpoint, a file that can be written, jax2onnx, or for an unknown platform.
     """
     trained, out = load_run(directory), Path(out)
     spec, model, flip = trained.spec, trained.settings.model, trained.settings.augment.test_flip

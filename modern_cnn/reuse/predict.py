@@ -68,8 +68,7 @@ def read_image(file: str, image_shape: Sequence[int]) -> np.ndarray:
 def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iterator[Prediction | UserError]:
     """Yield for each file, in order, its prediction by the result of a workdir, or the error that it cannot be read.
 
-    A prediction has `top_k` classes, or all if there are fewer. Raise UserError if there is no good checkpoint, or if
-    the network's images are neither gray nor RGB.
+    A prediction has at most `top_k` classes. Raise UserError for no good checkpoint, or images not of 1 or 3 channels.
     """
     trained = load_run(directory)
     spec = trained.spec

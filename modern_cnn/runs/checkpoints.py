@@ -1,8 +1,7 @@
 """Checkpoints that are complete or are not used: Orbax writes them, and a digest inside each proves them.
 
 A checkpoint has two parts. 'variables' are parameters and batch statistics, or their averages where a run keeps them:
-all that evaluation needs. 'training' holds optimiser, step, the metrics since the last log line and, beside averages,
-the variables themselves, so that a resumed run is the same run.
+all that evaluation needs. 'training' is what a resumed run needs too: optimiser, step, metrics since the last log line.
 """
 import contextlib
 import logging
@@ -60,10 +59,7 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
 
 
 def _ranks(workdir: Path) -> dict[int, tuple[float, float]]:
-    """Return the rank of each checkpoint that was validated: by metrics.jsonl, or else by the copy in the checkpoint.
-
-    A warning tells of a copy that is damaged or gone.
-    """
+    """Return {step: rank} of validated checkpoints, by metrics.jsonl or else their own copies; warn of bad copies."""
     recorded = {record["step"]: _rank(record) for record in read_metrics(workdir / "metrics.jsonl")
                 if record["split"] == "validation"}
     ranks = {}
@@ -95,12 +91,6 @@ def saved_steps(workdir: Path) -> list[int]:
         return []
     except OSError as e:
         raise UserError(f"cannot read {workdir / 'checkpoints'}: {e.strerror}") from e
-
-
-def _unreadable(directory: Path, damaged: dict[int, str]) -> UserError:
-    newest = max(damaged)
-    return UserError(f"no checkpoint in {directory} can be read (step {newest}: {damaged[newest]}); move that "
-                     "directory away to start again from step 0")
 
 
 def _set_aside(directory: Path, damaged: dict[int, str]) -> None:
@@ -198,13 +188,14 @@ class Checkpoints:
                 return step, {name: parts[name]["tree"] for name in templates}, damaged
             except Exception as e:  # any kind of damage, any exception
                 damaged[step] = _reason(e)
-        raise _unreadable(self._directory, damaged)
+        step, reason = max(damaged.items())
+        raise UserError(f"no checkpoint in {self._directory} can be read (step {step}: {reason}); move that directory "
+                        "away to start again from step 0")
 
     def result(self, template: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return (step, variables shaped as `template`) of the result: the best on validation, else the newest.
 
-        A damaged checkpoint is passed over with a warning, for the next best. Raise UserError if there is no checkpoint
-        or none can be read.
+        A damaged checkpoint is passed over with a warning, for the next best. Raise UserError if none can be read.
         """
         self.wait()
         devices.wait_for_all("the checkpoints are written")
@@ -219,9 +210,8 @@ class Checkpoints:
     def save(self, state: TrainState, metrics: Metrics, validation: dict[str, float] | None = None) -> bool:
         """Begin to write a checkpoint; return False, with nothing written, where a parameter is not finite.
 
-        `state` is copied to the host before this returns, so the next step may donate it. `metrics` are counted since
-        the last log line. By `validation`, 'accuracy' and 'loss', the best checkpoint is kept. Raise UserError if this
-        checkpoint or the one before could not be written.
+        `state` is copied to the host before this returns, so the next step may donate it. `metrics` are those since the
+        last log line. By `validation` the best checkpoint is kept. Raise UserError if this or the last was not written.
         """
         parts = _parts(state, metrics)
         if not _finite(parts["variables"]):
@@ -238,8 +228,7 @@ class Checkpoints:
     def restore(self, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
         """Return state and metrics of the newest good checkpoint, shaped as those given; these, if there is none.
 
-        A damaged checkpoint is reported and moved aside to `checkpoints_damaged/`, and the one before is taken. Raise
-        UserError if there are checkpoints but none can be read.
+        A damaged one is reported, moved to `checkpoints_damaged/` and the one before taken. UserError: all are damaged.
         """
         steps = saved_steps(self._workdir)
         if not steps:

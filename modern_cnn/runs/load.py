@@ -123,10 +123,7 @@ def _match_classes(dataset: Dataset, trained: Spec) -> Dataset:
 
 
 def examples(dataset: Dataset, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (images uint8 [n, H, W, C] as the network sees them before normalisation, labels int32 [n]) of a split.
-
-    Raise UserError for an index beyond the split.
-    """
+    """Return (images uint8 [n, H, W, C], not normalised, labels int32 [n]) of a split. UserError: no such index."""
     size = dataset.spec.sizes[split]
     outside = [index for index in indices if not 0 <= index < size]
     if outside:
@@ -140,17 +137,11 @@ def examples(dataset: Dataset, split: str, indices: np.ndarray) -> tuple[np.ndar
     return images[mask], labels[mask]
 
 
-def channels(directory: str | Path) -> int:
-    """Return the channels of the images that a run's network takes."""
-    return _spec(workdir.read_run(Path(directory))[1]).image_shape[2]
-
-
 def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (variables to start from, where they are from for run.json) of config.finetune.workdir.
 
-    The variables are without the head where it is to be new. The head is kept where the classes are the same: the same
-    names, which are not merely the numbers of another set. Raise UserError if there is no run, another network, or
-    shapes that do not fit: other channels, a size that dense layers see.
+    The variables are without the head where it is to be new: where the classes have other names than there, or merely
+    the numbers of another set. Raise UserError if there is no run, another network, or shapes that do not fit.
     """
     source = asked.finetune.workdir
     trained = load_run(source)

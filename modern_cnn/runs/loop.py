@@ -59,10 +59,9 @@ def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda s
         progress: Progress | None = None, watch: Watch | None = None) -> Trained:
     """Train a program to its last step: one run, trials together, or without records a benchmark or a notebook.
 
-    There is a record for each trial; it receives metrics and checkpoints. One that fails goes on no more; if none is
-    left, raise UserError with the reason of the last. `stop` is asked before each step. `state` and `metrics` are those
-    to start from, by default of step 0. With `until`, end after that step instead, with what is due then. `progress`
-    shows the training on the console, `watch` sees each step.
+    A record for each trial receives metrics and checkpoints. One that fails goes on no more; if none is left, raise
+    UserError with the reason of the last. `stop` is asked before each step. It starts from `state` and `metrics`, by
+    default of step 0, and ends after step `until`, by default the last. `progress` is shown, `watch` sees each step.
     """
     state = program.init() if state is None else state
     metrics = program.empty_metrics() if metrics is None else metrics
@@ -166,8 +165,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
     With `profile`, PROFILE_STEPS are recorded into profile/. `stop` is what `stop_signals` gives, of a caller who
     listens to signals already. Return {'step': the chosen checkpoint, 'test', and where there are any 'validation',
     'train': {'loss', 'accuracy', ...}}; 'train' is the last record of this process. Raise UserError for bad input or a
-    run that cannot go on; whatever was saved stays. Raise SystemExit when stopped by SIGTERM (143), SIGINT (130)
-    or SIGHUP (129), after a checkpoint.
+    run that cannot go on, SystemExit when stopped by SIGTERM (143), SIGINT (130) or SIGHUP (129), after a checkpoint.
     """
     directory = Path(directory)
     with workdir.disk_errors(directory), contextlib.ExitStack() as closing:
@@ -176,8 +174,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         asked = settings.read(config)
         record = closing.enter_context(Record(directory, asked))
         source, begun = asked.finetune.workdir, bool(saved_steps(directory))
-        channels = load.channels(directory if begun else source) if source else 0
-        program = Program(asked, sources.load(asked.data, channels))
+        seen = workdir.read_run(directory if begun else Path(source))[1]["data"]["image_shape"][2] if source else 0
+        program = Program(asked, sources.load(asked.data, seen))
         finetunes = source and not begun
         start, origin = load.pretrained(asked, program.module, program.spec) if finetunes else (None, {})
         state, metrics = record.begin(program, program.init(start), program.empty_metrics(), origin)

@@ -52,8 +52,7 @@ class Record(contextlib.ExitStack):
               origin: dict[str, Any]) -> tuple[TrainState, Metrics]:
         """Open the files, and return state and metrics of the newest good checkpoint, or those given, of step 0.
 
-        `origin` is for run.json: where the weights come from if they are not drawn. Raise UserError if the directory
-        holds another run, a longer one, or no checkpoint that can be read.
+        `origin` is for run.json: where weights are from. Raise UserError for another or a longer run, or a damaged one.
         """
         saved, self._plan, self._spec = saved_steps(self.directory), program.plan, program.spec
         if saved and saved[-1] > self._plan.total_steps:
@@ -123,8 +122,7 @@ class Record(contextlib.ExitStack):
         """Return the scores of the chosen checkpoint: {'step', 'test': {'loss', 'accuracy', ...}, ...}."""
         training = {"train": self.last_training} if self.last_training else {}
         return {"step": chosen} | training | {
-            split: {name: self.scores[split, chosen][name] for name in ("loss", "accuracy", "top5")
-                    if name in self.scores[split, chosen]}
+            split: {name: n for name, n in self.scores[split, chosen].items() if name in ("loss", "accuracy", "top5")}
             for split in HELD_OUT if split in self._spec.sizes}
 
 

@@ -111,22 +111,21 @@ def describe_machine() -> dict[str, Any]:
 def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (config.json, run.json). Raise UserError if they are missing or lack what they should hold."""
     config, run = read_json(workdir / "config.json"), read_json(workdir / "run.json")
-    for name, content, keys in (("config.json", config, ("model", "data", "schedule")),
-                                ("run.json", run, ("versions", "data"))):
-        lacking = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), dict)]
-        lacking += [] if lacking or name == "config.json" else [
-            f"data.{field.name}" for field in dataclasses.fields(Spec) if field.name not in content["data"]]
-        if lacking:
-            raise UserError(f"{workdir / name} lacks {', '.join(lacking)}: it was not written by a run, or was edited")
-    known = [("config.json", name, value, settings.FIELDS[name].type)
-             for name, value in settings.flatten(config).items()
-             if name in settings.FIELDS and (value is not None or settings.FIELDS[name].default is not None)]
-    for name, key, value, kind in [*known, *(("run.json", f"data.{field.name}", run["data"][field.name], field.type)
-                                             for field in dataclasses.fields(Spec))]:
-        if not _fits(value, kind):
-            raise UserError(f"{workdir / name} holds {repr(value)[:80]} as {key}: it was not written by a run, or was "
-                            "edited")
+    _check(workdir / "config.json", config, dict.fromkeys(("model", "data", "schedule"), dict[str, object]))
+    _check(workdir / "run.json", run, dict.fromkeys(("versions", "data"), dict[str, object]))
+    _check(workdir / "run.json", run["data"], {field.name: field.type for field in dataclasses.fields(Spec)}, "data.")
+    flat = settings.flatten(config)  # earlier versions lack some fields
+    _check(workdir / "config.json", flat, {name: field.type for name, field in settings.FIELDS.items() if name in flat
+                                           and (flat[name] is not None or field.default is not None)})
     return config, run
+
+
+def _check(path: Path, content: Any, kinds: dict[str, Any], prefix: str = "") -> None:
+    """Raise UserError if the content of a file lacks one of `kinds`, or holds something of another type there."""
+    wrong = [prefix + name for name, kind in kinds.items()
+             if not isinstance(content, dict) or not _fits(content.get(name), kind)]
+    if wrong:
+        raise UserError(f"{path} lacks {', '.join(wrong)}, or is wrong there: it was edited, or no run wrote it")
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -144,8 +143,7 @@ def differences(before: dict[str, Any], config: dict[str, Any],
                 same_images: bool = False) -> tuple[list[tuple[str, Any, Any]], list[str]]:
     """Compare the config of a resumed run with that of before; a field that an earlier version lacks has its default.
 
-    With `same_images` the data set has the same digest, so its source may be another. Return every difference as
-    (field, old, new), and in words those that make it another run.
+    With `same_images` the source may be another. Return each difference, (field, old, new), and in words the forbidden.
     """
     # As they are read back from JSON: tuples are lists.
     old, new = (settings.flatten(json.loads(json.dumps(settings.from_json(tree).to_dict())))

@@ -54,8 +54,7 @@ class Sweep:
     """The directory of a sweep: its trials, how each ended, and the files that say so.
 
     All trials share `config`; another one than before is refused, except where a run could go on with it. The grid of
-    `fields`, {field: values}, is added to the trials that are there already. Raise UserError if the directory holds a
-    sweep over another config, or something that cannot be read.
+    `fields`, {field: values}, is added to the trials that are there. Raise UserError if that is refused, or damaged.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, fields: dict[str, list], directory: Path):

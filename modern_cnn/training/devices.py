@@ -29,9 +29,8 @@ class Devices:
     """All devices of a run, of every process, as a mesh with one axis; the arguments are `settings.Parallel`.
 
     The axis divides the examples of a batch; parameters are on every device. With `whole_batches` it divides trials
-    instead (see `stacked`): then a batch, and all of a trial's step, is on one device. With batch_norm='device' the
-    running statistics are the mean over the devices. Raise UserError for more devices than there are, or a choice that
-    several processes do not have.
+    instead (see `stacked`): then all of a trial's step is on one device. With batch_norm='device' running statistics
+    are the mean over the devices. Raise UserError for too many devices, or a choice that several processes do not have.
     """
 
     def __init__(self, count: int = 0, compile: str = "jit", batch_norm: str = "global", *,

@@ -15,8 +15,7 @@ TRUST_COEFFICIENT = 0.001  # of LARS: the step of a kernel, as a share of its no
 def peak_learning_rate(optimizer: Optimizer, batch_size: int) -> float | jax.Array:
     """Return the learning rate, scaled by batch_size / optimizer.base_batch_size if that is not 0.
 
-    This is the linear scaling rule of Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.1. Raise UserError
-    for a learning rate that is not above 0.
+    Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.1. Raise UserError for a rate that is not above 0.
     """
     if not isinstance(optimizer.learning_rate, jax.Array) and optimizer.learning_rate <= 0:
         raise UserError(f"config.optimizer.learning_rate must be above 0, not {optimizer.learning_rate}")

@@ -158,9 +158,8 @@ class Program:
     """One run, compiled: its settings, its images, and devices, by default those that the settings ask for.
 
     `step(state, metrics, *batch)` returns (state, metrics with this batch, a small array that is ready when the step is
-    done). `state` and `metrics` are donated: their buffers are used again, so the caller must not.
-    `evaluate(state, split)` returns the metrics of a split. Raise UserError for images that do not fit the network, or
-    a batch that cannot be divided among the devices.
+    done). `state` and `metrics` are donated: their buffers are used again, so the caller must not. `evaluate(state,
+    split)` returns the metrics of a split. Raise UserError for images that do not fit the network, or as `make_plan`.
     """
 
     def __init__(self, settings: Settings, dataset: Dataset, devices: Devices | None = None):

@@ -1,8 +1,7 @@
 """Trials that train together: runs whose settings differ in numbers alone, as one compiled program.
 
-The step of a trial is that of its single run, with the numbers that differ as traced values. Keys, order of the images
-and augmentation are those of the single run, which a trial equals within float rounding. States and metrics of all
-trials are stacked along a leading axis.
+The step of a trial is that of its single run, with the numbers that differ as traced values; so are its keys, order of
+the images and augmentation. It equals the run within float rounding. States and metrics have a leading axis of trials.
 """
 import itertools
 import json
@@ -24,8 +23,7 @@ def group_key(settings: Settings) -> str | None:
     """Return the same text for runs that can train together; None for a run that must train alone.
 
     Streamed sets (their images come from the host), runs that start from other weights, and settings of how devices
-    share a batch train alone. A number that is 0 or unset leaves out a part of the program, so trials with and without
-    it are in two groups.
+    share a batch train alone. A number that is 0 or unset leaves out a part of the program: that is another group.
     """
     plain = (settings.parallel.compile, settings.parallel.batch_norm) == ("jit", "global")
     if settings.data.stream or settings.finetune.workdir or not plain:

@@ -21,8 +21,7 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, label_smoothi
     """Return the state after one step of gradient descent on the mean cross-entropy of a batch, and the metrics.
 
     If a network sows auxiliary logits (GoogLeNet), AUX_WEIGHT times the cross-entropy of each is added to the loss. The
-    metrics are those of the main logits under the parameters before the step: the loss that is minimised, and the
-    number of examples where `label` was right.
+    metrics are those of the main logits before the step: the loss that is minimised, and how often `label` was right.
 
     Args:
       batch: 'image' float [N, H, W, C] and 'label' int [N]; for mixed images (`augment.mix`) also 'other' int [N] and

@@ -89,10 +89,7 @@ class Descent(NamedTuple):
 
 
 def draw_inputs(case: str, seed: int) -> np.ndarray:
-    """Return float64 [EXAMPLES, 2], uniform in the ranges of CASES; 'standardised' to mean 0 and deviation 1.
-
-    Raise UserError if there is no such case.
-    """
+    """Return [EXAMPLES, 2], uniform in a case's ranges; 'standardised' to mean 0, deviation 1. UserError: no case."""
     low, high = np.array(lookup(CASES, case, "case"), np.float64).T
     inputs = np.random.default_rng(seed).uniform(low, high, (EXAMPLES, 2))
     return (inputs - inputs.mean(0)) / inputs.std(0) if case.endswith("standardised") else inputs
@@ -101,8 +98,7 @@ def draw_inputs(case: str, seed: int) -> np.ndarray:
 def descend(inputs: np.ndarray) -> Descent:
     """Return the descent on the loss mean((inputs @ (w - BEST))^2) / 2 of inputs [N, 2].
 
-    After t steps the distance along each principal axis is (1 - rate * curvature)^t of the first one. Bisection finds
-    the first t that is near enough.
+    After t steps the distance along each principal axis is (1 - rate * curvature)^t of the first; bisection finds t.
     """
     hessian = inputs.T @ inputs / len(inputs)
     curvatures, axes = np.linalg.eigh(hessian)

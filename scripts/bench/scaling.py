@@ -28,10 +28,7 @@ ARRAY = re.compile(r"\b[a-z]+(\d*)\[([\d,]*)\]")  # f32[64,3]; pred[64] has no n
 
 
 class Cluster(NamedTuple):
-    """The assumptions of an estimate, in bytes and seconds.
-
-    The defaults are A100s with NVLink, eight a host, each with a 200 Gbit/s adapter of its own.
-    """
+    """The assumptions, in bytes and seconds. The defaults are A100s with NVLink, eight a host, 200 Gbit/s for each."""
     inside: float = 230e9  # bytes/s of an all-reduce's ring through a host
     between: float = 200e9  # bytes/s into and out of a host, over all its adapters
     hop_inside: float = 4e-6  # s from one device to another of its host

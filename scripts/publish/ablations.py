@@ -20,7 +20,7 @@ from modern_cnn.runs import log, workdir
 from modern_cnn.settings import flatten
 from modern_cnn.sweeps import report
 from modern_cnn.sweeps.report import Run, SeedGroup, deviation, markdown_table, short_value
-from scripts.publish import markers
+from scripts.publish import pages
 
 SIZES = ("parameters", "MACs")  # shown where the networks differ in them
 SCORES = (*SIZES, "train_loss", "train_accuracy", "test_accuracy")  # the first columns; other scores follow
@@ -167,8 +167,7 @@ def draw_picture(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
 def publish(scripts: Path, runs: Path, docs: Path, names: Sequence[str] = ()) -> list[str]:
     """Write tables and pictures of experiments, by default of all that have run, and the index; return their names.
 
-    A page that does not exist yet is begun, with paragraphs to fill in. Raise UserError if there is no such experiment,
-    it has not run, or a page lacks a paragraph.
+    A new page is begun, with paragraphs to fill in. Raise UserError if one is lacking, or an experiment has not run.
     """
     known = {path.stem: path for path in sorted(scripts.glob("*.sh"))}
     chosen = [lookup(known, name, "experiment").stem for name in names] or [
@@ -187,9 +186,9 @@ def publish(scripts: Path, runs: Path, docs: Path, names: Sequence[str] = ()) ->
         parts = {"table": markdown_table(table(groups)), "machine": _machine(run, runs / name / "seconds")}
         if any(group.runs[0].records for group in groups):
             parts["table"] += "\nTrain: the mean over the last epoch as it went, with any dropout and augmentation."
-        path.write_text(markers.fill(text, parts.__getitem__))
+        path.write_text(pages.fill(text, parts.__getitem__))
     index = docs / "README.md"
-    index.write_text(markers.fill(index.read_text(), {"experiments": list_pages(docs)}.__getitem__))
+    index.write_text(pages.fill(index.read_text(), {"experiments": list_pages(docs)}.__getitem__))
     return chosen
 
 

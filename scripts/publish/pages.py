@@ -1,10 +1,11 @@
-"""The pages of docs/: between markers stand the pictures and tables that follow from the code or from runs.
+"""The pages of docs/: between `<!-- name -->` and `<!-- /name -->` stand pictures and tables from the code or runs.
 
 The markers of a family's page: `blocks`, its picture; `variants`, its networks; `settings`, what its configs train
 with; `results`, its runs. On results.md `families` is what ran on every data set alike.
 """
 import inspect
 import json
+import re
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
 from modern_cnn.sweeps.report import markdown_table
-from scripts.publish import blocks, markers, results
+from scripts.publish import blocks, results
 from scripts.publish.blocks import Panel
 
 RECORDS = "results.jsonl"
@@ -194,11 +195,18 @@ def part(name: str, page: str, configs: results.Configs, records: Sequence[resul
     return parts[name]()
 
 
+def fill(page: str, part: Callable[[str], str]) -> str:
+    """Return a page's text with `part(name)` between each pair of markers."""
+    def replaced(match: re.Match) -> str:
+        return f"<!-- {match[1]} -->\n{part(match[1])}".rstrip("\n") + f"\n<!-- /{match[1]} -->"
+
+    return re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- /\1 -->", replaced, page, flags=re.DOTALL)
+
+
 def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequence[str] = ()) -> list[str]:
     """Add finished runs to docs/results.jsonl, write the pages that are out of date, and return their names.
 
-    With `check` nothing is written; `only` names the pages to look at. Raise UserError if a run has not finished, or if
-    pages are out of date with `check`.
+    With `check` nothing is written; `only` names pages. Raise UserError if a run has not finished or a check fails.
     """
     path, configs, stale = root / "docs" / RECORDS, read_configs(root), {}
     old = results.load(path)
@@ -206,7 +214,7 @@ def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequ
     pages = {page.stem: page for page in sorted((root / "docs").glob("*.md"))}
     for page in [lookup(pages, name, "page") for name in only or pages]:
         if "\n<!-- /" in (text := page.read_text()):
-            new = markers.fill(text, partial(part, page=page.stem, configs=configs, records=records))
+            new = fill(text, partial(part, page=page.stem, configs=configs, records=records))
             stale |= {page: new} if new != text else {}
     names = [str(page.relative_to(root)) for page in stale]
     if check and names:

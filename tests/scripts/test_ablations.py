@@ -18,7 +18,7 @@ from modern_cnn.sweeps.grid import parse
 from modern_cnn.sweeps.report import Run, SeedGroup
 from modern_cnn.sweeps.sweep import Sweep
 from scripts.ablations import computed
-from scripts.publish import ablations, markers
+from scripts.publish import ablations, pages
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "ablations"
@@ -92,7 +92,7 @@ def test_seventeen_experiments_each_with_a_page():
 
 def test_the_index_is_up_to_date():
     index = (PAGES / "README.md").read_text()
-    assert index == markers.fill(index, {"experiments": ablations.list_pages(PAGES)}.__getitem__)
+    assert index == pages.fill(index, {"experiments": ablations.list_pages(PAGES)}.__getitem__)
     assert all(f"]({script.stem}.md) |" in index for script in SCRIPTS)
 
 
@@ -188,7 +188,7 @@ def test_publishing_keeps_the_text_and_fills_in_the_rest(places):
                  "a machine\n(cpu): jax 1.2; commit abc"):
         assert said in page
     assert "old" not in page
-    assert markers.fill(page, {"table": "old", "machine": ""}.__getitem__) == PAGE
+    assert pages.fill(page, {"table": "old", "machine": ""}.__getitem__) == PAGE
     assert matplotlib.image.imread(docs / "depth.png").shape[2] == 4
     assert "| [Deep against shallow](depth.md) | It is not, by 0.3. |" in (docs / "README.md").read_text()
     before = page, (docs / "depth.png").read_bytes()
