@@ -73,10 +73,7 @@ def filters(kernel: np.ndarray, title: str, path: Path) -> Path:
 
 
 def feature_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str, path: Path, most: int = 24) -> Path:
-    """Draw an image and its feature maps [H, W, C] by layers' names, each from black to white on its own scale.
-
-    Of each layer, the `most` channels that vary most are shown.
-    """
+    """Draw an image and its feature maps [H, W, C] by layers' names, the `most` that vary most, each scaled."""
     figure, axes = _panels(9, 0.6 + 1.55 * len(maps), len(maps), 2, width_ratios=(1, 8))
     for (left, right), (name, values) in zip(axes, maps.items(), strict=True):
         order = np.sort(np.argsort(-values.std((0, 1)), kind="stable")[:most])
@@ -163,10 +160,7 @@ def _by_number(name: str) -> list[str | int]:
 
 
 def surface(panels: Sequence[tuple[str, str, Sequence[float], Mapping[str, Any]]], title: str, path: Path) -> Path:
-    """Draw loss and accuracy along lines through parameter space; step 0 is marked.
-
-    A panel is (title, what a step is, steps [n], {label of a line: (loss [n], accuracy [n])}).
-    """
+    """Draw panels (title, what a step is, steps [n], {label of a line: (loss [n], accuracy [n])}); step 0 is marked."""
     figure, axes = _panels(4.6 * len(panels), 5.4, 2, len(panels), sharex="col")
     for (top, bottom), (name, xlabel, steps, lines) in zip(axes.T, panels, strict=True):
         for axis, number in ((top, 0), (bottom, 1)):

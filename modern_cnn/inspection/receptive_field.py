@@ -19,10 +19,7 @@ from modern_cnn.inspection.traced import Array, Interpreter, Place, inner, trace
 
 @dataclass(frozen=True)
 class View:
-    """The pixels that the elements of an array see along one image axis.
-
-    The element at indices i sees `size` pixels from start + sum(jumps[a] * i[a] for every axis a) on.
-    """
+    """What an array sees along one image axis: the element at indices i sees `size` pixels from start + jumps @ i on."""
     start: int  # the first pixel that element 0 sees; negative where that is padding
     size: float  # infinite where each element sees the whole image, because no axis moves over the image any more
     jumps: tuple[int, ...]  # pixels from one element to the next for each axis; 0: it does not move over the image

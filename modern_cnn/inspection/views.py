@@ -110,10 +110,7 @@ def draw_features(network: TrainedNetwork, out: Path, images: Sequence[int] = ()
 
 def draw_deconv(network: TrainedNetwork, out: Path, layer: str | None = None, units: Sequence[int] = (),
                 count: int = 6) -> Path:
-    """Draw the strongest activations of units, sent back to the pixels, beside what they saw.
-
-    `units` are channels of the layer; by default the `count` that respond most.
-    """
+    """Draw the strongest activations of `units`, by default the `count` that respond most, sent back to the pixels."""
     arguments, layer = network.arguments, layer or network.stages()[-1]
     pixels, images, _ = network.spread(POOL)
     maps = jax.jit(features.feature_maps, static_argnums=(0, 3))
@@ -203,10 +200,7 @@ def draw_batch_norm(network: TrainedNetwork, out: Path) -> Path:
 
 def draw_augment(settings: Settings | Path, out: Path, images: Sequence[int] = (), count: int = 6,
                  source: str = "") -> Path:
-    """Draw training images beside eight augmented versions of each, for the settings of a config or a run's workdir.
-
-    `source` is another data source than that of the settings; empty: their own.
-    """
+    """Draw training images of a config or a run beside eight augmented versions of each; `source`: of other data."""
     channels = 0
     if isinstance(settings, Path):
         config, run = workdir.read_run(settings)

@@ -66,10 +66,7 @@ def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
 
 
 def to_onnx(function: Callable, variables: Any, image_shape: Sequence[int], name: str) -> bytes:
-    """Return `function(variables, images)` as ONNX: input 'images' float32 [N, H, W, C] for any N, output 'logits'.
-
-    Raise UserError if jax2onnx is not installed, or cannot write the network as ONNX.
-    """
+    """Return ONNX: 'images' float32 [N, H, W, C] -> 'logits'. Raise UserError if jax2onnx is missing or cannot do it."""
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
     except ImportError as e:

@@ -32,10 +32,7 @@ class Prediction:
 
 
 def image_files(paths: Sequence[str]) -> list[str]:
-    """Return the files among `paths`, and all image files below its folders, in order.
-
-    Raise UserError for no paths, for one that does not exist, and for a folder without images.
-    """
+    """Return the files among `paths` and all images below its folders, in order. Raise UserError if one gives none."""
     if not paths:
         raise UserError("no files: name images, or folders of images")
     files: list[str] = []

@@ -30,10 +30,7 @@ KEEP_NEWEST = 2  # the newest may be damaged: there is always one before it
 
 @jax.jit
 def _digest(tree: Any) -> jax.Array:
-    """Return uint32 [number of leaves]; each changes with every single value: the bits, times odd numbers, summed.
-
-    Sums modulo 2^32 do not depend on the order, so all devices and shardings agree.
-    """
+    """Return uint32 [leaves]: bits times odd numbers, summed modulo 2^32; all values count, their order does not."""
     def digest(x: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
         bits = bits.astype(jnp.uint32).ravel()
