@@ -55,10 +55,7 @@ def _fail(text: object, code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _streams() -> Iterator[None]:
-    """Open what the caller closed of stdin, stdout and stderr, let the last two write any text, and end in quiet.
-
-    Exit with 141 where the reader of stdout has ended, with 1 and one line where it, or a file, cannot be written.
-    """
+    """Open what the caller closed of stdin, stdout and stderr, let the last two write any text, and end in quiet."""
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:  # else the next file would take that number
         pass
     os.close(number)
@@ -73,7 +70,7 @@ def _streams() -> Iterator[None]:
             sys.stdout.flush()
     except OSError as e:
         _mute(sys.stdout)
-        if isinstance(e, BrokenPipeError):
+        if isinstance(e, BrokenPipeError):  # what reads stdout has ended
             sys.exit(128 + signal.SIGPIPE)
         _fail(f"cannot read or write {e.filename or 'the output'}: {e.strerror}", 1)
 
@@ -169,10 +166,7 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
 
 
 def text_table(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
-    """Return rows of equally many cells as lines of text, each column as wide as its widest cell.
-
-    `align` has a letter for each column: 'l' flush left, 'r' flush right; columns beyond its end are flush left.
-    """
+    """Return rows of cells as lines of text in columns, flush left, or right where `align` has an 'r' for a column."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = align.ljust(len(widths), "l")
     return ["  ".join(cell.rjust(width) if side == "r" else cell.ljust(width)

@@ -27,10 +27,7 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_json(data: str | bytes) -> Any:
-    """Return the value of a JSON text, without the key of `sealed` if it has that.
-
-    Raise ValueError, and nothing else, for any text that is not JSON, too big, or not what was sealed.
-    """
+    """Return the value of a JSON text, without the key of `sealed`. Raise ValueError if it is none, or was changed."""
     if len(data) > JSON_BYTES:
         raise ValueError(f"it has {len(data):,} bytes of JSON, more than {JSON_BYTES:,}")
     try:

@@ -11,15 +11,12 @@ from modern_cnn.errors import UserError
 
 
 def cache_dir() -> Path:
-    """Return the directory of decoded data sets and compiled programs: $MODERN_CNN_CACHE, or the user's own cache.
-
-    A user without a home has none: nothing can be written below the path that is returned.
-    """
+    """Return the directory of decoded data sets and compiled programs: $MODERN_CNN_CACHE, or the user's own cache."""
     own = os.environ.get("MODERN_CNN_CACHE")
     try:
         return Path(own or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "modern_cnn")).expanduser()
     except RuntimeError:
-        return Path(os.devnull, "modern_cnn")
+        return Path(os.devnull, "modern_cnn")  # a user without a home has none, and nothing can be written here
 
 
 # XLA's CPU compiler gives single convolutions to its YNN library, where they take twice as long as in Eigen (two cores

@@ -240,10 +240,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def locate(config: Any, name: str) -> tuple[Any, str]:
-    """Return the section of a ConfigDict that holds a field, and the last part of its name.
-
-    Raise UserError if the config has no such field (with the closest that it has), or the name is that of a section.
-    """
+    """Return the section of a ConfigDict that holds a field, and the last part of its name. Raise UserError if none."""
     section, reached, parts = config, "config", name.split(".")
     for part in parts:
         if not hasattr(section, "keys") or part not in section:

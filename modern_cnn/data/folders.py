@@ -50,10 +50,7 @@ def _subfolders(directory: Path) -> list[str]:
 
 
 def _split_folders(directory: Path, layout: str) -> dict[str, Path]:
-    """Return the folder of each split; a directory that holds the classes is that of 'train'.
-
-    Raise UserError if neither `layout` nor the names of the folders in it say which they are.
-    """
+    """Return the folder of each split, that of 'train' if `directory` holds classes. Raise UserError if in doubt."""
     top = _subfolders(directory)
     named = [name for name in top if split_of(name)]
     if layout == "classes" or (layout == "auto" and not named):

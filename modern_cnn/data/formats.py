@@ -25,10 +25,7 @@ MOST, RATIO = 2**28, 20  # bytes that any gzip file may become, and times its si
 
 
 def _read_bytes(path: Path, count: int = sys.maxsize) -> bytes:
-    """Return the first `count` bytes of a file, decompressed if it is gzip, whatever its name.
-
-    Raise UserError if it becomes so large by decompression that it must be a trap.
-    """
+    """Return the first `count` bytes of a file, of gzip decompressed. Raise UserError if it swells as only traps do."""
     try:
         with open(path, "rb") as file:
             size, zipped = os.fstat(file.fileno()).st_size, file.read(2) == b"\x1f\x8b"

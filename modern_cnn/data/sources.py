@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,22 +43,16 @@ class Dataset:
         return Resident(self.spec, self.splits, devices)
 
     def relabel(self, names: tuple[str, ...]) -> "Dataset":
-        """Return the set with the classes `names`, its labels numbered as theirs; '07' is the class 7.
-
-        Raise UserError if a class of the set is not among them, or twice.
-        """
-        places = defaultdict(list)
-        for place, name in enumerate(names):
-            places[_plain(name)].append(place)
-        found = [places[_plain(name)] for name in self.spec.class_names]
-        wrong = [name for name, its in zip(self.spec.class_names, found, strict=True) if len(its) != 1]
+        """Return the set with labels as numbers in `names`; '07' is the class 7. Raise UserError if one is not."""
+        numbers, times = {_plain(name): number for number, name in enumerate(names)}, Counter(map(_plain, names))
+        wrong = [name for name in self.spec.class_names if times[_plain(name)] != 1]
         if wrong:
             raise UserError(f"{self.spec.source} has the classes {some(wrong)}, which are not among those of the "
                             f"network, or twice: {some(names)}; both must have the same names (import_weights.py "
                             "--classes=FILE gives an imported network its own)")
-        numbers = np.array(found, np.int32)[:, 0]
+        found = np.array([numbers[_plain(name)] for name in self.spec.class_names], np.int32)
         spec = dataclasses.replace(self.spec, num_classes=len(names), class_names=names)
-        splits = {split: examples.relabel(numbers) for split, examples in self.splits.items()}
+        splits = {split: examples.relabel(found) for split, examples in self.splits.items()}
         return dataclasses.replace(self, spec=spec, splits=splits)
 
 
@@ -77,10 +71,7 @@ def detect(directory: Path) -> str:
 
 
 def resolve(source: str) -> tuple[str, str]:
-    """Return (kind, place) of a source: ('idx', '/data/mnist'), ('tfds', 'cifar10'), ('digits', 'scikit-learn').
-
-    Raise UserError for an unknown kind of source, or a directory that does not exist.
-    """
+    """Return (kind, place) of a source: ('idx', '/data/mnist'). Raise UserError for an unknown kind or directory."""
     if source == "digits":
         return "digits", "scikit-learn"
     kind, colon, place = source.partition(":")
@@ -111,10 +102,7 @@ def _keep_size(splits: Mapping[str, Arrays], image_size: int) -> bool:
 
 
 def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], list[str], bool, int]:
-    """Return (splits, class names, whether the images keep their size, how many damaged ones were left out).
-
-    They keep it if all have the same, and `keep_size` says so.
-    """
+    """Return (splits, class names, whether all images have one size and keep it, how many damaged were left out)."""
     image_size, left_out = config.image_size, 0
     if kind == "tfds":
         from modern_cnn.data import tfds  # TensorFlow is imported only here, and only to prepare a set

@@ -153,11 +153,8 @@ def _read_split(builder: Any, split: str, image_size: int, name: str) -> Arrays:
 
 
 def records(name: str, manual_dir: str) -> tuple[dict[str, Records], list[str], int]:
-    """Return (splits, class names, channels) of a set that stays encoded on the disk, to be streamed. Else as `read`.
-
-    It is prepared as ArrayRecord files, from which any example can be read by its number.
-    """
-    builder = _prepare(name, manual_dir, file_format="array_record")
+    """Return (splits, class names, channels) of a set that stays encoded on disk, to be streamed. Else as `read`."""
+    builder = _prepare(name, manual_dir, file_format="array_record")  # from which any example is read by its number
     import tensorflow_datasets as tfds
 
     features, splits = builder.info.features, {}

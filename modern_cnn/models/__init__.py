@@ -52,10 +52,7 @@ def build(name: str, num_classes: int = 10, **options) -> nn.Module:
 
 
 def _wanted(option: str, kind: Any, value: Any) -> str:
-    """Return what an option must be, if `value`, which is not None, is no such thing, else ''.
-
-    `kind` is the option's annotation. A traced number is right; options of kinds that are not named here are, too.
-    """
+    """Return what an option annotated as `kind` must be, or '' if `value`, not None, is that; traced numbers are."""
     kinds = [kind, *typing.get_args(kind)]  # float | None is two
     if jnp.dtype in kinds:
         allowed = ("bfloat16", "float16", "float32", *["float64"] * jax.config.values["jax_enable_x64"])

@@ -61,10 +61,7 @@ def _mappings(content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _tensors(path: Path, content: Any) -> dict[str, np.ndarray]:
-    """Return the tensors of a state dict, or of the one in a checkpoint: the mapping that holds most of the tensors.
-
-    If several hold about as many, it is the first of _CONTAINERS. Raise UserError if there is none of these.
-    """
+    """Return the tensors of the mapping that holds most; if several hold about as many, of the first of _CONTAINERS."""
     found = dict(_mappings(content))
     most = [key for key in found if 2 * len(found[key]) > max(map(len, found.values()))]
     known = [key for name in _CONTAINERS for key in most if key.rpartition("/")[2] == name]
@@ -108,10 +105,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write_state_dict(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write arrays to a .safetensors file, which `safetensors.torch.load_file` reads too.
-
-    Raise UserError if the name does not end in .safetensors, or the file cannot be written.
-    """
+    """Write arrays to a .safetensors file. Raise UserError if its name ends otherwise, or it cannot be written."""
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors")
     try:
