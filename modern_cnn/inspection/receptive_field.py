@@ -19,7 +19,7 @@ from modern_cnn.inspection.traced import Array, Interpreter, Place, inner, trace
 
 @dataclass(frozen=True)
 class View:
-    """What an array sees along one image axis: the element at indices i sees `size` pixels from start + jumps @ i on."""
+    """The view of an array along one image axis: its element at indices i sees `size` pixels from start + jumps @ i."""
     start: int  # the first pixel that element 0 sees; negative where that is padding
     size: float  # infinite where each element sees the whole image, because no axis moves over the image any more
     jumps: tuple[int, ...]  # pixels from one element to the next for each axis; 0: it does not move over the image
