@@ -66,7 +66,7 @@ def to_stablehlo(function: Callable, variables: Any, image_shape: Sequence[int],
 
 
 def to_onnx(function: Callable, variables: Any, image_shape: Sequence[int], name: str) -> bytes:
-    """Return `function(variables, images)` as ONNX, 'images' float32 [N, H, W, C] -> 'logits'. UserError if it fails."""
+    """Return `function(variables, images)` as ONNX, 'images' float32 [N, H, W, C] -> 'logits', or raise UserError."""
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
     except ImportError as e:

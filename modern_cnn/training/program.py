@@ -44,7 +44,7 @@ class Parts(NamedTuple):
 
 
 def make_plan(settings: Settings, spec: Spec, batch_shares: int = 1) -> Plan:
-    """Return the plan of a run with batches in `batch_shares` parts. Raise UserError for too large or indivisible ones."""
+    """Return the plan of a run with batches in `batch_shares` parts. Raise UserError if they do not fit or divide."""
     batch_size, train_size = settings.data.batch_size, spec.sizes["train"]
     if batch_size % (batch_shares * settings.accumulate):
         parts = " and ".join([f"{batch_shares} devices"] * (batch_shares > 1)
