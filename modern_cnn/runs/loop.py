@@ -60,8 +60,8 @@ def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda s
     """Train a program to its last step: one run, trials together, or without records a benchmark or a notebook.
 
     A record for each trial receives metrics and checkpoints. One that fails goes on no more; if none is left, raise
-    UserError with the reason of the last. `stop` is asked before each step. It starts from `state` and `metrics`, by
-    default of step 0, and ends after step `until`, by default the last. `progress` is shown, `watch` sees each step.
+    UserError with the reason of the last. `stop` is asked before each step. The loop starts from `state` and
+    `metrics`, by default of step 0, and ends after step `until`, by default the last. `watch` sees each step.
     """
     state = program.init() if state is None else state
     metrics = program.empty_metrics() if metrics is None else metrics
@@ -174,8 +174,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         asked = settings.read(config)
         record = closing.enter_context(Record(directory, asked))
         source, begun = asked.finetune.workdir, bool(saved_steps(directory))
-        seen = workdir.read_run(directory if begun else Path(source))[1]["data"]["image_shape"][2] if source else 0
-        program = Program(asked, sources.load(asked.data, seen))
+        before = directory if begun else Path(source)
+        channels = workdir.read_run(before)[1]["data"]["image_shape"][2] if source else 0
+        program = Program(asked, sources.load(asked.data, channels))
         finetunes = source and not begun
         start, origin = load.pretrained(asked, program.module, program.spec) if finetunes else (None, {})
         state, metrics = record.begin(program, program.init(start), program.empty_metrics(), origin)

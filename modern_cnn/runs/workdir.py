@@ -143,7 +143,7 @@ def differences(before: dict[str, Any], config: dict[str, Any],
                 same_images: bool = False) -> tuple[list[tuple[str, Any, Any]], list[str]]:
     """Compare the config of a resumed run with that of before; a field that an earlier version lacks has its default.
 
-    With `same_images` the source may be another. Return each difference, (field, old, new), and in words the forbidden.
+    With `same_images` the source may be another. Return each difference, (field, old, new), and in words those refused.
     """
     # As they are read back from JSON: tuples are lists.
     old, new = (settings.flatten(json.loads(json.dumps(settings.from_json(tree).to_dict())))
