@@ -62,8 +62,7 @@ class Parallel:
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Where the images come from and how they are prepared."""
-    source: str = _field("fashion_mnist", "digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, or a bare name",
-                         resume=PLACE)
+    source: str = _field("fashion_mnist", "digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, or a name", resume=PLACE)
     batch_size: int = _field(128, "images in a batch, over all devices; an incomplete last batch is left out", 1)
     image_size: int = _field(0, "resize images to this many pixels, square; 0: keep their size", 0, LARGEST_IMAGE)
     normalize: str = _field("unit", "pixels in [0, 1] (unit) or [-1, 1] (symmetric), or with mean 0 and deviation 1 by "
@@ -74,8 +73,7 @@ class Data:
                                "stratified and always the same", 0, 1)
     stream: bool = _flag("decode images during training: for folder: and tfds: sets that do not fit into memory")
     layout: str = _field("auto", "of folder:DIR: the folders in it are splits (DIR/train/CLASS/FILE) or classes "
-                         "(DIR/CLASS/FILE); auto: their names say which", choices=("auto", "splits", "classes"),
-                         resume=PLACE)
+                         "(DIR/CLASS/FILE); auto: names say which", choices=("auto", "splits", "classes"), resume=PLACE)
     skip_damaged: bool = _flag("leave out image files that do not decode, and say how many; a streamed set is decoded "
                                "once to find them", resume=PLACE)
     num_classes: int = _field(0, "number of classes; 0: as many as the data have", 0, MOST_CLASSES)
@@ -92,19 +90,15 @@ class Augment:
     zoom: float = _field(0.0, "scale by 1 - zoom to 1 + zoom, height and width separately", 0, 0.99)
     shift: float = _field(0.0, "move by up to this many pixels in each direction", 0, 512)
     brightness: float = _field(0.0, "multiply pixels by 1 - brightness to 1 + brightness (0.4)", 0, 10)
-    contrast: float = _field(0.0, "multiply the distance from the mean grey of the image, in the same way (0.4)", 0,
-                             10)
+    contrast: float = _field(0.0, "multiply the distance from the mean grey of the image, in the same way (0.4)", 0, 10)
     saturation: float = _field(0.0, "multiply the distance from the grey of each pixel, in the same way (0.4); colour "
                                "images only", 0, 10)
-    hue: float = _field(0.0, "turn the hue by up to this share of the colour circle to either side; colour images only",
-                        0, 0.5)
+    hue: float = _field(0.0, "turn the hue up to this share of the circle to either side; colour images only", 0, 0.5)
     lighting: float = _field(0.0, "standard deviation of AlexNet's shifts along ImageNet's principal colours (0.1); "
                              "colour images only", 0, 10)
     cutout: int = _field(0, "black out a square of this many pixels a side around a random pixel", 0, 1024)
-    mixup: float = _field(0.0, "blend pairs of images and their labels; alpha of Beta(alpha, alpha) (0.2)", 0,
-                          100)
-    cutmix: float = _field(0.0, "paste a box of one image into another; alpha (1); with mixup, half of the images each",
-                           0, 100)
+    mixup: float = _field(0.0, "blend pairs of images and their labels; alpha of Beta(alpha, alpha) (0.2)", 0, 100)
+    cutmix: float = _field(0.0, "paste a box of another image; alpha (1); with mixup, half of the images each", 0, 100)
     test_flip: bool = _flag("average the logits of a test image and of its mirror image")
 
 
@@ -156,8 +150,7 @@ class Finetune:
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """A checked config. `model` holds the name of the network and its options, None where an option is not set."""
-    seed: int = _field(0, "seed of initialisation, order of the images, augmentation and dropout", 0, 2**32 - 1,
-                       varies=True)
+    seed: int = _field(0, "seed of initialisation, images' order, augmentation and dropout", 0, 2**32 - 1, varies=True)
     epochs: int = _field(10, "passes over the training images", 1, 1_000_000, resume=EPOCHS)
     max_steps: int = _field(0, "end after this many steps, with evaluation and checkpoint; 0: after the epochs", 0,
                             resume=LENGTH)
@@ -169,8 +162,7 @@ class Settings:
     log_norms: bool = _flag("also record the running statistics of batch norm, for visualize.py --what=batch_norm",
                             resume=ALWAYS)
     accumulate: int = _field(1, "go through each batch in this many parts, one after the other, to save memory", 1)
-    checkpoint_every_steps: int = _field(0, "also save after every so many steps; 0: only after an evaluation", 0,
-                                         resume=ALWAYS)
+    checkpoint_every_steps: int = _field(0, "also save every so many steps; 0: at evaluations only", 0, resume=ALWAYS)
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
     model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "lenet"})
     data: Data = dataclasses.field(default_factory=Data)

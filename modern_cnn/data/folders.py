@@ -153,6 +153,6 @@ def read_folder(directory: Path, size: int, layout: str = "auto",
         raise UserError(f"images differ in size: {first} is {a[1]}x{a[0]}, {second} is {b[1]}x{b[0]}; "
                         "set --config.data.image_size=N to resize them all to NxN")
     gray = all(image.ndim == 2 for images in decoded.values() for image in images)
-    return {split: Arrays(np.stack([image[..., None] if gray else to_rgb(image) for image in images]),
-                          listed[split].labels) for split, images in decoded.items()}, classes, count - sum(
-                              map(len, listed.values()))
+    splits = {split: Arrays(np.stack([image[..., None] if gray else to_rgb(image) for image in images]),
+                            listed[split].labels) for split, images in decoded.items()}
+    return splits, classes, count - sum(map(len, listed.values()))

@@ -1,7 +1,4 @@
-"""AlexNet: five convolutions and three dense layers (Krizhevsky et al. 2012, "ImageNet classification with deep CNNs").
-
-Maps are flattened in the order height, width, channels. PyTorch puts channels first: `dense1` has its rows permuted.
-"""
+"""AlexNet: five convolutions, three dense layers (Krizhevsky et al. 2012, "ImageNet classification with deep CNNs")."""
 from collections.abc import Sequence
 from functools import partial
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from modern_cnn.errors import UserError
 from modern_cnn.layers import BatchNorm, Conv, Dense, initializers, normalization
 
-Constructor = Callable[..., nn.Module]
+Constructor = Callable[..., nn.Module]  # blocks call `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`
 EVAL_NORM = partial(BatchNorm, train=False)  # for a block alone; to train it, norm=partial(BatchNorm, train=True)
 
 
@@ -42,6 +42,8 @@ class Variant:
 
 class ConvNet(nn.Module, kw_only=True):
     """A convolutional network. Call: images [N, H, W, C] float -> logits [N, num_classes].
+
+    Before dense layers, maps are flattened in the order height, width, channels; in PyTorch's, channels are first.
 
     Attributes:
       width: factor of the convolutions' channels.

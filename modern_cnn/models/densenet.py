@@ -23,7 +23,6 @@ class DenseLayer(nn.Module):
       growth: channels of the result.
       bottleneck: begin with a 1x1 convolution to this multiple of `growth` channels; 0 leaves it out.
       dropout: constructor of the dropout at the end.
-      conv, norm: constructors, `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`.
     """
     growth: int
     bottleneck: int = 0

@@ -1,7 +1,4 @@
-"""LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition"), as two textbooks define it.
-
-Maps are flattened in the order height, width, channels. PyTorch puts channels first: `dense1` has its rows permuted.
-"""
+"""LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition"), as two textbooks have it."""
 import flax.linen as nn
 import jax
 

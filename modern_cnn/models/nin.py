@@ -27,7 +27,6 @@ class NiNBlock(nn.Module):
     Attributes:
       features: channels of the three convolutions.
       kernel_size, strides, padding: geometry of the first convolution.
-      conv, norm: constructors, `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`.
     """
     features: Sequence[int]
     kernel_size: int
@@ -83,9 +82,8 @@ class NiN(ConvNet, kw_only=True):
         return dense(self.num_classes, name=f"dense{len(self.hidden) + 1}")(x)
 
 
-_MAX, _CEIL_MAX, _CEIL_AVG = (partial(F.max_pool, window_shape=3, strides=2),
-                              partial(F.max_pool, window_shape=3, strides=2, ceil_mode=True),
-                              partial(F.avg_pool, window_shape=3, strides=2, ceil_mode=True))
+_MAX = partial(F.max_pool, window_shape=3, strides=2)
+_CEIL_MAX, _CEIL_AVG = partial(_MAX, ceil_mode=True), partial(F.avg_pool, window_shape=3, strides=2, ceil_mode=True)
 _IMAGENET = (Stage((96,) * 3, 11, 4, 0, _MAX), Stage((256,) * 3, 5, 1, 2, _MAX),
              Stage((384,) * 3, 3, 1, 1, _MAX, True))
 _CIFAR = (Stage((192, 160, 96), 5, 1, 2, _CEIL_MAX, True), Stage((192,) * 3, 5, 1, 2, _CEIL_AVG, True),

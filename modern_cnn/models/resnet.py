@@ -52,7 +52,6 @@ class Residual(nn.Module):
       shortcut: the `kind` of `add_shortcut`.
       padding: padding of the 3x3 convolutions.
       zero_init: begin as the identity: the scale of the last normalisation is 0 (pre-activation: the last kernel).
-      conv, norm: constructors, `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`.
     """
     features: int
     strides: int = 1
@@ -105,8 +104,6 @@ class Bottleneck(Residual):
 
 class ResNet(ConvNet, kw_only=True):
     """A stem, stages of blocks, global average pooling and a dense layer. Each stage but the first halves the map.
-
-    Call: images [N, H, W, C] float -> logits [N, num_classes].
 
     Attributes:
       stage_sizes, stage_features: number of blocks of each stage, and their channels before `width`.

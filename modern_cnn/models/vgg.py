@@ -1,7 +1,4 @@
-"""VGG: blocks of 3x3 convolutions (Simonyan and Zisserman 2014, "Very deep convolutional networks").
-
-Maps are flattened in the order height, width, channels. PyTorch puts channels first: `dense1` has its rows permuted.
-"""
+"""VGG: blocks of 3x3 convolutions (Simonyan and Zisserman 2014, "Very deep convolutional networks")."""
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,7 +16,6 @@ class VGGBlock(nn.Module):
     Attributes:
       kernel_size: size of the convolutions' windows, odd; padding keeps the map's size.
       skip: add the block's input before the last ReLU; the input must have `features` channels.
-      conv, norm: constructors, `conv(features, kernel_size, padding=..., name=...)` and `norm(name=...)`.
     """
     features: int
     convolutions: int

@@ -85,8 +85,7 @@ def _entries(name: str, module: Any, image_shape: tuple[int, int, int]) -> list[
             entries.append(_Entry(f"{theirs}.{their_leaf}", _permute(shape), path, shape, split))
             channels = shape[-1] if len(shape) == 4 else channels
     if leaves:
-        raise UserError(f"the network {name!r} with these options has layers without names in PyTorch: "
-                        f"{some(leaves)}")
+        raise UserError(f"the network {name!r} with these options has layers without names in PyTorch: {some(leaves)}")
     return entries
 
 
@@ -136,8 +135,7 @@ def own_names(name: str, state_dict: Mapping[str, Any], **options) -> dict[str, 
     """
     layers = {layer for layer, _ in _table(name, build(name, **options))}
     old = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\.(?:weight|bias|running_mean|running_var))")
-    state = {old.sub(r"\1\2", key): as_array(value) for key, value in state_dict.items()
-             if not key.endswith(_COUNTERS)}
+    state = {old.sub(r"\1\2", key): as_array(value) for key, value in state_dict.items() if not key.endswith(_COUNTERS)}
     prefixes = Counter({"": 0})
     for key in state:
         parts = key.split(".")[:-1]
