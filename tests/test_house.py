@@ -132,16 +132,6 @@ def test_every_network_has_a_config():
     assert named == set(models.MODELS)
 
 
-def test_readme_names_files_that_exist():
-    text = (ROOT / "README.md").read_text()
-    links = re.findall(r"\]\((?!http)([^)#]*)[^)]*\)", text)
-    configs = re.findall(r"--config=(configs/\w+\.py)", text)
-    assert len(links) == text.count("](") - text.count("](http")
-    assert (len(links) > 5, len(configs)) == (True, text.count("--config=configs/"))
-    for target in links + configs:
-        assert (ROOT / target).exists(), target
-
-
 def public(path):
     """The functions and methods of a module that others may call."""
     for node in tree_of(path).body:

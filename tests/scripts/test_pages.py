@@ -1,16 +1,13 @@
-"""The pages of docs/ say what the code and the files of runs say, and their commands and links exist."""
+"""The pages of docs/ say what the code and the files of runs say; test_docs has their commands and links."""
 import ast
 import json
 import re
-import shlex
 import types
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
 from modern_cnn import models, settings
 from modern_cnn.errors import UserError
@@ -67,46 +64,6 @@ def test_a_page_that_is_out_of_date_is_told_and_mended(tmp_path):
     (tmp_path / "docs/nin.md").write_text("<!-- nonsense -->\n<!-- /nonsense -->\n")
     with pytest.raises(UserError, match=r"docs/nin\.md has a marker 'nonsense'"):
         pages.update(tmp_path, [], only=["nin"])
-
-
-COMMANDS = [pytest.param(name, command.replace("\\\n", " "), id=f"{name}: {command[24:80]}")
-            for name, text in TEXTS.items()
-            for command in re.findall(r"^python scripts/train\.py (?:.*\\\n)*.*", text, re.MULTILINE)]
-
-
-def test_every_command_of_the_pages_is_found():
-    lines = [line for text in TEXTS.values() for line in text.splitlines()]
-    assert len(COMMANDS) == sum(line.startswith("python scripts/train.py ") for line in lines) > 10
-
-
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-@pytest.mark.parametrize(("name", "command"), COMMANDS)
-def test_a_command_of_a_page_can_be_given(name, command):
-    words = shlex.split(command, comments=True)[2:]
-    if "configs/allcnn.py" in command:
-        assert name == "adding.md"
-        return
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=words)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    assert values(["train.py", *words]) == ["train.py"]
-    config = values.config
-    settings.read(config)
-    size, channels = config.data.image_size or 28, 3 if config.data.source in ("cifar10", "folder:DIR") else 1
-    net = models.build(**config.model)
-    jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, size, size, channels))))
-
-
-def test_links_and_scripts_exist():
-    for name, text in TEXTS.items():
-        targets = re.findall(r"\]\((?!http)([^)#]*)[^)]*\)", text)
-        assert len(targets) == text.count("](") - text.count("](http")
-        for target in targets:
-            assert (DOCS / target).exists(), f"{name}: {target}"
-    scripts = {name for text in TEXTS.values() for name in re.findall(r"python scripts/(\w+)\.py", text)}
-    assert {"train", "summarize", "export"} <= scripts
-    for script in scripts:
-        assert (ROOT / f"scripts/{script}.py").exists(), script
 
 
 def test_python_of_the_pages_runs():
