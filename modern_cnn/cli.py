@@ -215,10 +215,7 @@ def new_workdir(prefix: str = "") -> str:
 
 
 def network_options(given: Sequence[str]) -> dict[str, Any]:
-    """Return {'width': 0.25} for ['width=0.25'], the values of --option: Python literals, true, false, or else text.
-
-    Raise UserError if a name or a value is missing, or for the name of the network or its number of classes.
-    """
+    """Return {'width': 0.25} of --option=width=0.25: Python literals, true, false or text. Raise UserError if wrong."""
     options = {}
     for option in given:
         name, _, value = option.partition("=")

@@ -49,10 +49,7 @@ def some(names: Iterable[str], letters: int = 100) -> str:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown name: `'; did you mean 'x'? known: x, y'`.
-
-    It is '' without choices. Of more than 20 choices it names only the closest, if one is close.
-    """
+    """Return the end of an error about an unknown name, "; did you mean 'x'? known: x, y"; of many, the closest."""
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"

@@ -19,8 +19,7 @@ ALWAYS = "yes"  # the result does not depend on it
 LENGTH = "yes, it sets the length"
 EPOCHS = "yes, unless the schedule spans all epochs"
 PLACE = "yes, if the images are the same"
-# Schedules that need to know the last epoch.
-SPANNING = ("cosine",)
+SPANNING = ("cosine",)  # schedules that need to know the last epoch
 LARGEST = 10**9  # of a number whose field says nothing else
 LARGEST_FLOAT = 3.4e38  # in 32 bits
 LARGEST_IMAGE, MOST_CLASSES = 16_384, 1_000_000

@@ -1,7 +1,4 @@
-"""Readers of data set files: each returns (splits, class names) of one set, or says which file is wrong.
-
-Where a source has no test split or no class names, there are none.
-"""
+"""Readers of data set files: each returns (splits, class names), where a set has them, or says which file is wrong."""
 import gzip
 import logging
 import math

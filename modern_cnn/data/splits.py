@@ -49,10 +49,7 @@ def hold_out_test(splits: dict[str, AnySplit], source: str, count: int = 0) -> d
 
 
 def divide_train(splits: dict[str, AnySplit], config: Data) -> dict[str, AnySplit]:
-    """Return splits with `config.validation` held out, and no more than `config.train_size` images to train on.
-
-    Raise UserError if there are not as many images, or so few that a class has none.
-    """
+    """Return splits with a share held out to validate, and so many to train on. Raise UserError if a class has none."""
     if config.validation:
         size = len(splits["train"].labels)
         count, asked = round(config.validation * size), f"config.data.validation={config.validation}"

@@ -11,6 +11,7 @@ from modern_cnn.errors import UserError
 from modern_cnn.layers import BatchNorm, Conv, Dense, initializers, normalization
 
 Constructor = Callable[..., nn.Module]  # blocks call `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`
+STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
 EVAL_NORM = partial(BatchNorm, train=False)  # for a block alone; to train it, norm=partial(BatchNorm, train=True)
 
 

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.layers import Conv, Dropout, scaled
-from modern_cnn.models.base import EVAL_NORM, Constructor, ConvNet, Variant
-
-_STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
+from modern_cnn.models.base import EVAL_NORM, STEMS, Constructor, ConvNet, Variant
 
 
 class DenseLayer(nn.Module):
@@ -104,7 +102,7 @@ class DenseNet(ConvNet, kw_only=True):
         dropout = partial(Dropout, self.dropout_rate, train)
         layer = partial(maybe_remat(DenseLayer), bottleneck=self.bottleneck, dropout=dropout, conv=conv, norm=norm)
 
-        stem = lookup(_STEMS, self.stem, "stem")
+        stem = lookup(STEMS, self.stem, "stem")
         x = conv(scaled(self.stem_features, self.width), **stem, name="conv1")(x)
         if self.stem == "imagenet":
             x = F.max_pool(nn.relu(norm(name="norm1")(x)), 3, 2, padding=1)

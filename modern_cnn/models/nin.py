@@ -84,8 +84,7 @@ class NiN(ConvNet, kw_only=True):
 
 _MAX = partial(F.max_pool, window_shape=3, strides=2)
 _CEIL_MAX, _CEIL_AVG = partial(_MAX, ceil_mode=True), partial(F.avg_pool, window_shape=3, strides=2, ceil_mode=True)
-_IMAGENET = (Stage((96,) * 3, 11, 4, 0, _MAX), Stage((256,) * 3, 5, 1, 2, _MAX),
-             Stage((384,) * 3, 3, 1, 1, _MAX, True))
+_IMAGENET = (Stage((96,) * 3, 11, 4, 0, _MAX), Stage((256,) * 3, 5, 1, 2, _MAX), Stage((384,) * 3, 3, 1, 1, _MAX, True))
 _CIFAR = (Stage((192, 160, 96), 5, 1, 2, _CEIL_MAX, True), Stage((192,) * 3, 5, 1, 2, _CEIL_AVG, True),
           Stage((192, 192, None), 3, 1, 1))
 VARIANTS = {

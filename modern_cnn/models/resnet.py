@@ -14,11 +14,10 @@ from modern_cnn import functional as F
 from modern_cnn.errors import UserError, did_you_mean, lookup
 from modern_cnn.functional.conv import Padding
 from modern_cnn.layers import Conv, Dropout, scaled
-from modern_cnn.models.base import EVAL_NORM, Constructor, ConvNet, Variant, stages
+from modern_cnn.models.base import EVAL_NORM, STEMS, Constructor, ConvNet, Variant, stages
 
 _SHORTCUTS = ("projection", "conv", "pad", "none")
-_STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1},
-          "notebook": {"kernel_size": 3}}
+_STEMS = STEMS | {"notebook": {"kernel_size": 3}}
 
 
 def add_shortcut(y: jax.Array, x: jax.Array, *, strides: int, kind: str, conv: Constructor,
