@@ -1,5 +1,6 @@
 """README and docs/: scripts accept the commands, links lead somewhere, Python compiles, and figures agree."""
 import ast
+import functools
 import inspect
 import re
 import runpy
@@ -110,6 +111,12 @@ def parse(monkeypatch):
         delattr(flags.FLAGS, added)
 
 
+@functools.cache  # many commands train the same network
+def trace(options, shape):
+    net = models.build(**dict(ast.literal_eval(options)))
+    jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros(shape)))
+
+
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 @pytest.mark.parametrize("command", SCRIPTS, ids=name)
 def test_a_script_accepts_a_command(command, parse, monkeypatch, tmp_path):
@@ -131,8 +138,7 @@ def test_a_script_accepts_a_command(command, parse, monkeypatch, tmp_path):
         grid.parse(sweeps, config)
     settings.read(config)
     size, channels = config.data.image_size or 28, 3 if config.data.source in ("cifar10", "folder:DIR") else 1
-    net = models.build(**config.model)
-    jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, size, size, channels))))
+    trace(repr(sorted(config.model.items())), (1, size, size, channels))
 
 
 @pytest.mark.parametrize("page", TEXTS)
