@@ -71,7 +71,7 @@ def _streams() -> Iterator[None]:
     except OSError as e:
         _mute(sys.stdout)
         if isinstance(e, BrokenPipeError):  # what reads stdout has ended
-            sys.exit(128 + signal.SIGPIPE)
+            sys.exit(141)  # 128 + SIGPIPE, which Windows does not have
         _fail(f"cannot read or write {e.filename or 'the output'}: {e.strerror}", 1)
 
 

@@ -1,4 +1,5 @@
 """Start-up settings of JAX, XLA and TensorFlow, set only by calls of these functions, never by an import."""
+import errno
 import importlib.metadata
 import importlib.util
 import logging
@@ -6,6 +7,7 @@ import os
 import socket
 import warnings
 from pathlib import Path
+from typing import IO
 
 from modern_cnn.errors import UserError
 
@@ -17,6 +19,24 @@ def cache_dir() -> Path:
         return Path(own or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "modern_cnn")).expanduser()
     except RuntimeError:
         return Path(os.devnull, "modern_cnn")  # a user without a home has none, and nothing can be written here
+
+
+def hold(file: IO, wait: bool = False) -> None:
+    """Lock an open file until it is closed, or its process ends in any way. Raise OSError if that cannot be.
+
+    Its errno is EWOULDBLOCK or EACCES if another process holds the file (unless this one shall `wait`).
+    """
+    try:
+        import fcntl
+    except ImportError:  # not Unix
+        try:
+            import msvcrt
+        except ImportError:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+        file.seek(2**30)  # behind the content, so that others can read it
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # pyright: ignore
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 # XLA's CPU compiler gives single convolutions to its YNN library, where they take twice as long as in Eigen (two cores

@@ -19,7 +19,7 @@ from modern_cnn.errors import parse_json, sealed
 
 log = logging.getLogger(__name__)
 
-VERSION = 4  # raise it when decoding changes, so that old entries are not read
+VERSION = 5  # raise it when decoding changes, so that old entries are not read
 
 
 @dataclasses.dataclass(frozen=True)

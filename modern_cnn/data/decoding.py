@@ -1,7 +1,6 @@
 """Image files decoded to arrays, and images resized to what a network takes."""
 import io
 import logging
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
 from tqdm import tqdm
@@ -33,7 +33,7 @@ OR_SKIP = "; or leave out what is damaged: --config.data.skip_damaged=true"
 
 def memory_limit(own: Path = Path("/proc/self/cgroup")) -> int:
     """Return the bytes of memory of this machine, or of this process's control group (version 1 or 2) if it is less."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits = [psutil.virtual_memory().total]
     for line in own.read_text().splitlines() if own.exists() else ():
         _, controllers, group = line.split(":", 2)
         if not controllers or "memory" in controllers.split(","):

@@ -1,7 +1,8 @@
 """Data sets by name: `config.data.source`, one string, gives a data set in memory or as a stream.
 
 A source is `digits`, `tfds:NAME`, `idx:DIR`, `cifar:DIR`, `folder:DIR`, or a bare name. A bare name is looked for in
-the cache, in $MODERN_CNN_DATA/NAME and where Debian's packages put data sets; at last TensorFlow Datasets is asked.
+the cache, in $MODERN_CNN_DATA/NAME and where Debian's packages put data sets; at last it is fetched from its authors'
+host if it is one of `download.SETS`, else TensorFlow Datasets is asked.
 """
 import dataclasses
 import logging
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from modern_cnn.data import cache, decoding, folders, formats, streamed
+from modern_cnn.data import cache, decoding, download, folders, formats, streamed
 from modern_cnn.data.resident import Resident
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
 from modern_cnn.data.splits import divide_train, hold_out_test
@@ -70,8 +71,11 @@ def detect(directory: Path) -> str:
     return "cifar" if cifar else "folder"
 
 
-def resolve(source: str) -> tuple[str, str]:
-    """Return (kind, place) of a source: ('idx', '/data/mnist'). Raise UserError for an unknown kind or directory."""
+def resolve(source: str, manual_dir: str = "") -> tuple[str, str]:
+    """Return (kind, place) of a source: ('idx', '/data/mnist'). Raise UserError for an unknown kind or directory.
+
+    The place of a set that can be fetched, and is not on this machine, is `manual_dir`, or else where it will be put.
+    """
     if source == "digits":
         return "digits", "scikit-learn"
     kind, colon, place = source.partition(":")
@@ -85,6 +89,8 @@ def resolve(source: str) -> tuple[str, str]:
         own = os.environ.get("MODERN_CNN_DATA")
         places = ([Path(own).expanduser() / source] if own else []) + [DEBIAN / source.replace("_", "-")]
         found = next((place for place in places if place.is_dir()), None)
+        if found is None and source in download.SETS:
+            return download.SETS[source].kind, os.path.expanduser(manual_dir) or str(download.directory(source))
         return (detect(found), str(found)) if found else ("tfds", source)
     if kind == "tfds":
         return kind, place
@@ -127,11 +133,12 @@ def _load_decoded(config: Data) -> cache.Decoded:
     """Return a source from the cache, or decode and cache it: once if its images keep their size, else once a size."""
     source, image_size = config.source, config.image_size
     bare = ":" not in source and source != "digits"
-    kind, place = resolve(source)
+    kind, place = resolve(source, config.manual_dir)
+    fetched = place == str(download.directory(source))
     name, key = (source, source) if bare else (f"{kind}-{Path(place).name}", [kind, place])
     key = key if config.layout == "auto" else [key, config.layout]
     own_size, resized = cache.entry(name, key, "own"), cache.entry(name, key, image_size)
-    nowhere = bare and kind == "tfds"
+    nowhere = fetched or (bare and kind == "tfds")
     for entry in (own_size, resized):
         decoded = cache.load(entry)
         if (decoded is None or (entry == own_size and not _keep_size(decoded.splits, image_size))
@@ -145,9 +152,11 @@ def _load_decoded(config: Data) -> cache.Decoded:
             if decoded.left_out:
                 log.warning("%s: %d images that do not decode are left out", source, decoded.left_out)
             return decoded
-    log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
-    fingerprint = cache.fingerprint(kind, place)  # before reading: files that change meanwhile are read again next time
     try:
+        if fetched:
+            download.fetch(source)
+        log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
+        fingerprint = cache.fingerprint(kind, place)  # before reading: a file that changes is read again next time
         splits, names, same_size, left_out = _decode(kind, place, config)
     except UserError as e:
         where = f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: "

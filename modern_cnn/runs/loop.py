@@ -248,8 +248,9 @@ def stop_signals() -> Iterator[Stop]:
 
     with contextlib.ExitStack() as closing:
         with contextlib.suppress(ValueError):  # not the main thread: signals belong to somebody else
-            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-            for number in (signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])):
+            hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+            ignored = hangup is None or signal.getsignal(hangup) == signal.SIG_IGN
+            for number in (signal.SIGTERM, signal.SIGINT, *([] if ignored else [hangup])):
                 closing.callback(signal.signal, number, signal.signal(number, note))
         yield lambda step: received[0] if received else 0
 

@@ -2,7 +2,6 @@
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import importlib.metadata
 import json
 import logging
@@ -15,7 +14,7 @@ from typing import Any, get_args, get_origin
 
 import jax
 
-from modern_cnn import settings
+from modern_cnn import runtime, settings
 from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError, parse_json, sealed
 
@@ -65,7 +64,7 @@ def lock(workdir: Path) -> Iterator[None]:
         raise UserError(f"cannot write the workdir {workdir}: {e.strerror or e}") from e
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends, in any way
+            runtime.hold(file)
         except OSError as e:
             if e.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 file.seek(0)
@@ -81,8 +80,9 @@ def lock(workdir: Path) -> Iterator[None]:
             yield
         finally:
             if new and [*workdir.iterdir()] == [path]:  # a run that was refused before it began leaves nothing
-                path.unlink()
-                workdir.rmdir()
+                with contextlib.suppress(PermissionError):  # Windows removes no open file
+                    path.unlink()
+                    workdir.rmdir()
 
 
 def _commit() -> str:

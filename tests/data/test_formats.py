@@ -1,6 +1,8 @@
 """Readers of data set files: their content arrives, and an error names the file and what is wrong with it."""
 import gzip
+import hashlib
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -303,3 +305,19 @@ def test_reader_of_gzip_ignores_the_ending(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(gzip.compress(path.read_bytes()))
     assert formats.read_idx(tmp_path)[0]["train"][0].shape == (20, 6, 5, 1)
+
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # Debian's package
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+def test_fashion_mnist_has_its_names_from_any_folder(tmp_path):
+    (tmp_path / "mine").symlink_to(FASHION)
+    assert files.load(f"idx:{tmp_path / 'mine'}").spec.class_names[:3] == ("T-shirt/top", "Trouser", "Pullover")
+
+
+def test_the_labels_of_fashion_mnist_bring_its_names(tmp_path, monkeypatch):
+    files.write_idx(tmp_path, train_labels=files.labels(20, 10), test_labels=files.labels(10, 10))
+    assert files.load(f"idx:{tmp_path}").spec.class_names == tuple("0123456789")
+    monkeypatch.setattr(formats, "FASHION_LABELS", hashlib.sha256(files.labels(20, 10)).hexdigest())
+    assert formats.read_idx(tmp_path)[1] == formats.FASHION
