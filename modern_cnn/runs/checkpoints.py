@@ -90,6 +90,20 @@ def saved_steps(workdir: Path) -> list[int]:
         raise UserError(f"cannot read {workdir / 'checkpoints'}: {e.strerror}") from e
 
 
+def align(workdirs: Sequence[Path]) -> None:
+    """Let runs that train together go on from the same step, where a kill came between their saves of one step.
+
+    Who is ahead loses the newest checkpoint: it will be written again, equal to the bit, as nothing else would be.
+    """
+    steps = [[0, *saved_steps(workdir)] for workdir in workdirs]
+    last = max(set.intersection(*map(set, steps)))
+    if all(last in own[-2:] for own in steps):
+        for workdir, own in zip(workdirs, steps, strict=True):
+            if own[-1] > last:
+                files.write_json(workdir / "checkpoints.json", {"steps": own[1:-1]})
+                shutil.rmtree(workdir / "checkpoints" / str(own[-1]))
+
+
 def _set_aside(directory: Path, damaged: dict[int, str]) -> None:
     """Move damaged checkpoints out of the way of new ones, without deleting them."""
     aside = directory.with_name("checkpoints_damaged")

@@ -16,7 +16,7 @@ from modern_cnn import settings
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError
 from modern_cnn.runs import load, workdir
-from modern_cnn.runs.checkpoints import saved_steps
+from modern_cnn.runs.checkpoints import align, saved_steps
 from modern_cnn.runs.log import Progress
 from modern_cnn.runs.record import HELD_OUT, Record, summarize
 from modern_cnn.settings import Settings
@@ -208,10 +208,20 @@ def train_trials(configs: Sequence[ml_collections.ConfigDict], directories: Sequ
     outcomes: dict[int, dict[str, Any] | Exception] = {}
     with contextlib.ExitStack() as closing:
         at_step: dict[int, list[tuple[int, Record, TrainState, Metrics]]] = defaultdict(list)
-        for number, (directory, state) in enumerate(zip(directories, everyone.initial_states(), strict=True)):
+        locked: dict[int, Record] = {}
+        for number, directory in enumerate(directories):
             try:
                 record = closing.enter_context(Record(directory, trials[number]))
-                begun = record.begin(everyone, state, jax.device_get(Metrics.empty()), {})
+                saved_steps(directory)  # which must be readable
+                locked[number] = record
+            except UserError as e:
+                outcomes[number] = e
+        if locked:
+            align([record.directory for record in locked.values()])
+        states = everyone.initial_states()
+        for number, record in locked.items():
+            try:
+                begun = record.begin(everyone, states[number], jax.device_get(Metrics.empty()), {})
                 at_step[record.first_step].append((number, record, *begun))
             except UserError as e:
                 outcomes[number] = e
@@ -248,9 +258,9 @@ def stop_signals() -> Iterator[Stop]:
 
     with contextlib.ExitStack() as closing:
         with contextlib.suppress(ValueError):  # not the main thread: signals belong to somebody else
-            hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-            ignored = hangup is None or signal.getsignal(hangup) == signal.SIG_IGN
-            for number in (signal.SIGTERM, signal.SIGINT, *([] if ignored else [hangup])):
+            hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # Windows has none
+            heard = [number for number in hangup if signal.getsignal(number) != signal.SIG_IGN]
+            for number in (signal.SIGTERM, signal.SIGINT, *heard):
                 closing.callback(signal.signal, number, signal.signal(number, note))
         yield lambda step: received[0] if received else 0
 

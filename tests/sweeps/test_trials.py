@@ -3,6 +3,7 @@ import contextlib
 import csv
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from modern_cnn.runs.checkpoints import saved_steps
 from modern_cnn.runs.log import read_metrics
 from modern_cnn.sweeps import sweep
 from modern_cnn.training import stacked
+from tests.runs.test_kills import left
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,6 +193,29 @@ def stop_at(monkeypatch, step):
         yield lambda now: signal.SIGTERM if now >= step else 0
 
     monkeypatch.setattr(loop, "stop_signals", signals)
+
+
+@pytest.mark.parametrize("saved", [(10, 5), (5, None), (5, 5)], ids=str)
+def test_after_a_kill_between_the_saves_of_two_trials_they_go_on_together(config, tmp_path, saved, monkeypatch):
+    """The first trial has a checkpoint more than the second; they go on together, since alone they round otherwise."""
+    config.checkpoint_every_steps = 5
+    configs = [config.copy_and_resolve_references() for _ in saved]
+    for seed, each in enumerate(configs):
+        each.seed = seed
+    whole, killed = ([tmp_path / kind / str(seed) for seed in range(2)] for kind in ("whole", "killed"))
+    loop.train_trials(configs, whole)
+    with pytest.raises(SystemExit):
+        loop.train_trials(configs, killed, stop=lambda step: signal.SIGTERM if step == 10 else 0)
+    for directory, newest in zip(killed, saved, strict=True):
+        for step in saved_steps(directory):
+            if newest is None or step > newest:
+                shutil.rmtree(directory / "checkpoints" / str(step))
+    together, complete = [], loop._complete
+    monkeypatch.setattr(loop, "_complete", lambda program, records, *rest: together.append(len(records)) or complete(
+        program, records, *rest))
+    loop.train_trials(configs, killed)
+    assert together == [2]
+    assert [left(directory) for directory in killed] == [left(directory) for directory in whole]
 
 
 def test_stopped_it_goes_on_to_the_same_curves_and_grows(config, tmp_path, monkeypatch):
