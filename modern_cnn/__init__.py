@@ -16,3 +16,10 @@ def load(workdir: str | Path) -> tuple[Any, dict[str, Any]]:
     from modern_cnn.runs.load import load_run
 
     return load_run(workdir)[:2]
+
+
+def train(config: Any, workdir: str | Path = "", **overrides: Any) -> Any:
+    """Train a config as scripts/train.py does: `train("lenet:lenet_bn", epochs=5)`. See `runs.result.train`."""
+    from modern_cnn.runs import result
+
+    return result.train(config, workdir, **overrides)

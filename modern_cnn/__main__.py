@@ -3,18 +3,13 @@ import ast
 import os
 import runpy
 import sys
-from pathlib import Path
 
-
-def tree() -> Path:
-    """Return the folder that has configs/ and scripts/: the checkout, or where the wheel puts them."""
-    package = Path(__file__).resolve().parent
-    return next(path for path in (package / "tree", package.parent) if (path / "scripts/train.py").is_file())
+from modern_cnn import runtime
 
 
 def main() -> None:
     """Run the script that the first argument names, with the other arguments as its flags."""
-    scripts = {path.stem: path for path in sorted((tree() / "scripts").glob("[a-z]*.py"))}
+    scripts = {path.stem: path for path in sorted((runtime.tree() / "scripts").glob("[a-z]*.py"))}
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "--helpshort", "--helpfull", "help"):
         heads = {each: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]

@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from modern_cnn import settings
+from modern_cnn import runtime, settings
 from modern_cnn.errors import UserError
 
 
@@ -114,6 +114,11 @@ def _explain(argv: list[str], error: Exception) -> str:
 
 
 def _parse(argv: list[str], positional: bool) -> list[str]:
+    for place, word in enumerate(argv):
+        if named := re.fullmatch("(--?config=)(.*)", word, re.DOTALL):
+            argv[place] = named[1] + runtime.config_file(named[2])
+        elif word in ("--config", "-config") and argv[place + 1:]:
+            argv[place + 1] = runtime.config_file(argv[place + 1])
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:

@@ -21,6 +21,19 @@ def cache_dir() -> Path:
         return Path(os.devnull, "modern_cnn")  # a user without a home has none, and nothing can be written here
 
 
+def tree() -> Path:
+    """Return the folder that has configs/ and scripts/: modern_cnn/tree where a wheel is installed, or the checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "tree" if (package / "tree").is_dir() else package.parent
+
+
+def config_file(name: str) -> str:
+    """Return the file of a config, FILE:VARIANT, that may be given by its name alone: 'lenet:lenet_bn'."""
+    file, colon, variant = name.partition(":")
+    places = [Path(file), tree() / file, tree() / "configs" / f"{file}.py"]
+    return f"{next((place for place in places if place.is_file()), file)}{colon}{variant}"
+
+
 def hold(file: IO, wait: bool = False) -> None:
     """Lock an open file until it is closed, or its process ends in any way. Raise OSError if that cannot be.
 

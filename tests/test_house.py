@@ -24,17 +24,17 @@ MAY_IMPORT = {
     "models": {"models", "layers", "functional", "errors"},
     "data": {"data", "functional", "errors", "settings", "runtime"},
     "runtime": {"errors"},
-    "__main__": set(),
+    "__main__": {"runtime"},
     "errors": set(),
     "settings": {"errors", "models"},
-    "cli": {"errors", "settings"},
+    "cli": {"errors", "settings", "runtime"},
     "training": {"training", "models", "data", "functional", "errors", "settings"},
     "runs": {"runs", "training", "models", "data", "errors", "settings", "cli", "runtime"},
     "sweeps": {"sweeps", "runs", "training", "errors", "settings"},
     "weights": {"weights", "models", "errors"},
     "inspection": {"inspection", "runs", "data", "functional", "errors", "settings", "cli"},
     "reuse": {"reuse", "runs", "training", "data", "functional", "errors", "cli"},
-    "__init__": {"runs"},
+    "__init__": {"runs", "runtime"},
 }
 
 

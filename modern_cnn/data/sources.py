@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from modern_cnn.data import cache, decoding, download, folders, formats, streamed
+from modern_cnn.data import augment, cache, decoding, download, folders, formats, streamed
 from modern_cnn.data.resident import Resident
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
 from modern_cnn.data.splits import divide_train, hold_out_test
-from modern_cnn.errors import UserError, did_you_mean, some
+from modern_cnn.errors import UserError, did_you_mean, parse_json, some
 from modern_cnn.settings import Data
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,12 @@ class Dataset:
     spec: Spec
     splits: Mapping[str, Any]  # Arrays, perhaps of smaller images (the device enlarges them), or Files, or Records
     streamed: bool = False  # the images are decoded during training
+    scaled: int = 0  # of `decoding.resize`, for streamed images
 
     def feed(self, devices: Placement, smallest_crop: float = 0.0) -> Feed:
         """Return the feed for these devices; only streamed sets use `smallest_crop` (see `Streamed`)."""
         if self.streamed:
-            return streamed.Streamed(self.spec, self.splits, devices, smallest_crop)
+            return streamed.Streamed(self.spec, self.splits, devices, smallest_crop, self.scaled)
         return Resident(self.spec, self.splits, devices)
 
     def relabel(self, names: tuple[str, ...]) -> "Dataset":
@@ -103,8 +104,9 @@ def resolve(source: str, manual_dir: str = "") -> tuple[str, str]:
     return kind, str(directory)
 
 
-def _keep_size(splits: Mapping[str, Arrays], image_size: int) -> bool:
-    return decoding.keep_size(image_size, *(images.shape for images, _ in splits.values()))
+def _keep_size(splits: Mapping[str, Arrays], config: Data) -> bool:
+    shapes = (images.shape for images, _ in splits.values())
+    return decoding.keep_size(config.image_size, *shapes, scaled=config.resize)
 
 
 def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], list[str], bool, int]:
@@ -113,35 +115,37 @@ def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], lis
     if kind == "tfds":
         from modern_cnn.data import tfds  # TensorFlow is imported only here, and only to prepare a set
 
-        splits, names, same_size = tfds.read(place, image_size, config.manual_dir)
+        splits, names, same_size = tfds.read(place, image_size, config.manual_dir, config.resize)
     elif kind == "folder":
-        splits, names, left_out = folders.read_folder(Path(place), image_size, config.layout, config.skip_damaged)
+        splits, names, left_out = folders.read_folder(Path(place), image_size, config.layout, config.skip_damaged,
+                                                       config.resize)
         same_size = False  # whether they have the same size is known only after decoding all of them
     else:
         splits, names = formats.read_digits() if kind == "digits" else formats.READERS[kind](Path(place))
-        same_size = _keep_size(splits, image_size)
+        same_size = _keep_size(splits, config)
     for split, (images, labels) in splits.items():
         if not images.size:
             raise UserError(f"{kind}:{place} has no images in its {split} split")
         if not same_size:
-            splits[split] = Arrays(decoding.resize_array(images, image_size, f"{kind}:{place}"), labels)
+            splits[split] = Arrays(decoding.resize_array(images, image_size, f"{kind}:{place}", config.resize), labels)
     splits = hold_out_test(splits, f"{kind}:{place}", DIGITS_TEST if kind == "digits" else 0)
     return splits, names, same_size, left_out
 
 
 def _load_decoded(config: Data) -> cache.Decoded:
     """Return a source from the cache, or decode and cache it: once if its images keep their size, else once a size."""
-    source, image_size = config.source, config.image_size
+    source = config.source
     bare = ":" not in source and source != "digits"
     kind, place = resolve(source, config.manual_dir)
     fetched = place == str(download.directory(source))
     name, key = (source, source) if bare else (f"{kind}-{Path(place).name}", [kind, place])
     key = key if config.layout == "auto" else [key, config.layout]
-    own_size, resized = cache.entry(name, key, "own"), cache.entry(name, key, image_size)
+    own_size, resized = cache.entry(name, key, "own"), cache.entry(
+        name, key, [config.image_size, config.resize] if config.resize else config.image_size)
     nowhere = fetched or (bare and kind == "tfds")
     for entry in (own_size, resized):
         decoded = cache.load(entry)
-        if (decoded is None or (entry == own_size and not _keep_size(decoded.splits, image_size))
+        if (decoded is None or (entry == own_size and not _keep_size(decoded.splits, config))
                 or (decoded.left_out and not config.skip_damaged)):
             continue
         # A bare name that was once decoded from a folder stays usable, even if the folder is gone or no longer found.
@@ -192,6 +196,34 @@ def load(config: Data, channels: int = 0) -> Dataset:
         raise UserError(f"{config.source}: cannot read {e.filename or 'it'}: {e.strerror or e}") from e
 
 
+def load_arrays(source: str, split: str = "test", like: str | Path = "",
+                **fields: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return (images float32 [N, H, W, C], normalised, and labels int32 [N]) of a split of a data set in memory.
+
+    `fields` are others of the `data` section: image_size=28, normalize="standard". With `like`, the workdir of a run,
+    size, channels, normalisation and the numbers of the classes are those that its network has learnt. Raise UserError
+    if there is no such set or split, or `like` has no run.json.
+    """
+    if not like:
+        dataset = load(Data(source, **fields))
+        shape, mean, std = dataset.spec.image_shape, dataset.spec.mean, dataset.spec.std
+    else:
+        try:
+            run = parse_json((Path(like) / "run.json").read_bytes())["data"]
+            shape, mean, std, names = (run[name] for name in ("image_shape", "mean", "std", "class_names"))
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise UserError(f"{like} is not the workdir of a run: cannot read its run.json ({e})") from e
+        square = {"image_size": shape[0]} if shape[0] == shape[1] else {}
+        dataset = load(Data(source, **square | fields), shape[2])
+        if dataset.spec.class_names != tuple(names):
+            dataset = dataset.relabel(tuple(names))
+    if split not in dataset.splits:
+        raise UserError(f"{source} has no split {split!r}, only {', '.join(dataset.splits)}")
+    images, labels = dataset.splits[split]
+    images = images if images.shape[1:] == tuple(shape) else augment.enlarge(images, shape[0])
+    return np.asarray(augment.normalize(images, mean, std)), labels
+
+
 def _load_resident(config: Data, channels: int) -> Dataset:
     decoded = _load_decoded(config)
     names, declared = decoded.class_names, config.num_classes
@@ -235,7 +267,7 @@ def _load_stream(config: Data, channels: int) -> Dataset:
     if config.skip_damaged:
         splits, _ = decoding.decode_all(splits, 1, place, skip=True)
     splits = divide_train(hold_out_test(splits, f"{kind}:{place}"), config)
-    pixels = (streamed.sample(splits["train"], config.image_size, channels) if config.normalize == "standard"
+    pixels = (streamed.sample(splits["train"], config.image_size, channels, config.resize) if config.normalize == "standard"
               else np.zeros((1, 1, 1, channels), np.uint8))
     return _describe(config, splits, names, max(config.num_classes, len(names)), pixels, streamed.digest(splits),
                      f"{kind}:{place}, streamed")
@@ -250,4 +282,4 @@ def _describe(config: Data, splits: Mapping[str, Any], names: list[str], classes
              for split in ("train", "validation", "test") if split in splits}
     spec = Spec(config.source, origin, (height, width, pixels.shape[3]), classes,
                 (*names, *map(str, range(len(names), classes))), sizes, mean, std, digest)
-    return Dataset(spec, splits, config.stream)
+    return Dataset(spec, splits, config.stream, config.resize)

@@ -1,0 +1,61 @@
+"""The four calls that a notebook needs: train, load, data.load, and a result that shows itself."""
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+
+import modern_cnn
+import modern_cnn.data
+from modern_cnn.errors import UserError
+from modern_cnn.runs import load
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return modern_cnn.train("quickstart", tmp_path_factory.mktemp("runs") / "mine", max_steps=60,
+                            **{"data.batch_size": 128, "schedule.name": "constant"})
+
+
+def test_a_config_by_name_with_overrides(result):
+    assert json.loads((result.workdir / "config.json").read_text())["data"]["batch_size"] == 128
+    assert result.metrics()[-1]["step"] == result.scores["step"] == 60
+
+
+def test_the_arrays_fit_the_network(result):
+    module, variables = modern_cnn.load(result.workdir)
+    images, labels = modern_cnn.data.load("digits", like=result.workdir)
+    accuracy = np.mean(np.argmax(module.apply(variables, images, train=False), -1) == labels)
+    assert images.dtype == np.float32
+    assert accuracy == pytest.approx(load.evaluate_workdir(result.workdir)["accuracy"], abs=1e-6)
+    assert accuracy > 0.5  # the labels are those of the images
+
+
+def test_arrays_without_a_run():
+    images, labels = modern_cnn.data.load("digits", "train", image_size=28, normalize="standard")
+    assert images.shape == (1437, 28, 28, 1)
+    assert labels.shape == (1437,)
+    assert abs(images.std() - 1) < 0.2
+    with pytest.raises(UserError, match="has no split 'validation', only train, test"):
+        modern_cnn.data.load("digits", "validation")
+    with pytest.raises(UserError, match="is not the workdir of a run"):
+        modern_cnn.data.load("digits", like="/nowhere")
+
+
+def test_a_notebook_shows_scores_and_curves(result):
+    html = result._repr_html_()
+    picture = re.search(r'src="data:image/png;base64,([^"]+)"', html)
+    assert base64.b64decode(picture[1]).startswith(b"\x89PNG")
+    assert f"accuracy {result.scores['test']['accuracy']:.4f}" in html
+    assert result.load()[0] == modern_cnn.load(result.workdir)[0]
+
+
+@pytest.mark.parametrize(("config", "overrides", "message"), [
+    ("quickstar", {}, r"there is no config 'quickstar'; ours are .*quickstart"),
+    ("quickstart", {"data.bach_size": 1}, "config.data has no field 'bach_size'; did you mean 'batch_size'"),
+    ("quickstart", {"data.batch_size": "many"}, "config.data.batch_size='many': it is a int")])
+def test_what_is_wrong_is_said(config, overrides, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        modern_cnn.train(config, tmp_path / "run", **overrides)
+    assert not (tmp_path / "run").exists()
