@@ -182,11 +182,9 @@ def read_cifar(directory: Path) -> tuple[dict[str, Arrays], list[str]]:
 
 def read_digits() -> tuple[dict[str, Arrays], list[str]]:
     """Read scikit-learn's 1,797 handwritten 8x8 digits (the test part of UCI Optdigits), 0..16 scaled to 0..255."""
-    from sklearn.datasets import load_digits
-
-    digits: Any = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    return {"train": Arrays(images, digits.target.astype(np.int32))}, [str(i) for i in range(10)]
+    with np.load(Path(__file__).with_name("digits.npz")) as file:
+        images, labels = np.round(file["images"] * (255 / 16)).astype(np.uint8)[..., None], file["labels"]
+    return {"train": Arrays(images, labels.astype(np.int32))}, [str(i) for i in range(10)]
 
 
 READERS: dict[str, Callable] = {"idx": read_idx, "cifar": read_cifar, "folder": read_folder}

@@ -42,12 +42,13 @@ def hog(images: np.ndarray, cell: int = 4) -> np.ndarray:
 
     They have 9 orientations in cells of `cell` pixels (the paper's 8 are for people 96 pixels tall) and are normalised
     in blocks of 2x2 cells (L2 with clipping); the pixels' square roots are taken first (the paper's sections 6.1 to
-    6.4). Raise UserError if scikit-image is not installed.
+    6.4). Raise UserError if scikit-image or scikit-learn, which will classify them, is not installed.
     """
     try:
+        import sklearn  # noqa: F401
         from skimage import feature
     except ImportError as e:
-        raise UserError("histograms of oriented gradients need scikit-image: pip install scikit-image") from e
+        raise UserError("this experiment needs two packages: pip install scikit-image scikit-learn") from e
     return np.stack([feature.hog(image, orientations=9, pixels_per_cell=(cell, cell), cells_per_block=(2, 2),
                                  block_norm="L2-Hys", transform_sqrt=True, channel_axis=-1)
                      for image in images]).astype(np.float32)

@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from modern_cnn import settings
+from modern_cnn.data import formats
 from modern_cnn.errors import UserError
 from tests.data import files
 
@@ -31,15 +33,21 @@ def test_digits():
     np.testing.assert_allclose(counts["test"], 360 / 1797 * (counts["train"] + counts["test"]), atol=1)
 
 
-def test_digits_a_second_time_need_no_sklearn_and_never_tensorflow(cache):
+def test_digits_need_neither_sklearn_nor_tensorflow(cache):
     script = ("import sys; from tests.data import files; print(files.load('digits').spec.digest, "
               "*[name in sys.modules for name in ('sklearn', 'tensorflow', 'tensorflow_datasets')])")
 
     def start():
         return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
 
-    assert start() == [DIGITS, "True", "False", "False"]
-    assert start() == [DIGITS, "False", "False", "False"]
+    assert start() == [DIGITS, "False", "False", "False"]  # decoded
+    assert start() == [DIGITS, "False", "False", "False"]  # from the cache
+
+
+def test_the_digits_are_those_of_scikit_learn():
+    theirs, (ours, labels) = load_digits(), formats.read_digits()[0]["train"]
+    np.testing.assert_array_equal(ours[..., 0], np.round(theirs.images * 255 / 16))
+    np.testing.assert_array_equal(labels, theirs.target)
 
 
 # --- names
