@@ -113,12 +113,21 @@ def _explain(argv: list[str], error: Exception) -> str:
     return f"the config file raised {type(error).__name__}: {error}"
 
 
+def find_configs(argv: Sequence[str]) -> list[str]:
+    """Return arguments with the file of a config where its name is given: --config=lenet:lenet_bn."""
+    found: list[str] = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if equals and flag in ("--config", "-config"):
+            word = f"{flag}={runtime.config_file(value)}"
+        elif found and found[-1] in ("--config", "-config"):
+            word = runtime.config_file(word)
+        found.append(word)
+    return found
+
+
 def _parse(argv: list[str], positional: bool) -> list[str]:
-    for place, word in enumerate(argv):
-        if named := re.fullmatch("(--?config=)(.*)", word, re.DOTALL):
-            argv[place] = named[1] + runtime.config_file(named[2])
-        elif word in ("--config", "-config") and argv[place + 1:]:
-            argv[place + 1] = runtime.config_file(argv[place + 1])
+    argv = find_configs(argv)
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:

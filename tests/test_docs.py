@@ -15,7 +15,8 @@ import pytest
 from absl import flags
 
 import modern_cnn
-from modern_cnn import models, runtime, settings
+import modern_cnn.data
+from modern_cnn import cli, models, runtime, settings
 from modern_cnn.sweeps import grid
 from scripts.publish import site
 
@@ -46,6 +47,9 @@ def parts(line):
             del command[0]
         if command and "python" in Path(command[0]).name:
             command[0] = "python"
+        if command and command[0] == "modern-cnn":  # of an installed package
+            command[:2] = ["python", f"scripts/{command[1]}.py"]
+            command = cli.find_configs(command)
         yield tuple(command)
 
 
@@ -55,7 +59,7 @@ def find_commands():
             for line in re.sub(r"\\\n\s*", "", block).splitlines():
                 if line.strip().startswith("--config."):  # flags that go on with a command above
                     line = f"python scripts/train.py --config=configs/lenet.py {line}"
-                if re.match(rf"(\S*\bpython3?|pip|bash|{SETTING.pattern}\S+) ", line):
+                if re.match(rf"(\S*\bpython3?|modern-cnn|pip|bash|{SETTING.pattern}\S+) ", line):
                     yield from (Command(page, words, True) for words in parts(line))
         for span in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", FENCE.sub("", text)):
             if match := re.match(r"(?:python )?(scripts/\w+\.py\b.*|-m pytest .*)|(bash scripts/.*)", span, re.DOTALL):
@@ -198,6 +202,8 @@ def test_the_python_of_a_user_runs(page, monkeypatch):
         return scope["logits"], scope["new"]
 
     monkeypatch.setattr(modern_cnn, "load", load)
+    monkeypatch.setattr(modern_cnn, "train", lambda *args, **fields: None)
+    monkeypatch.setattr(modern_cnn.data, "load", lambda *args, **fields: (images, None))
     logits, new = jax.eval_shape(run)
     assert logits.shape == (2, 7)
     assert {*new} == {"batch_stats"}
@@ -225,6 +231,11 @@ def test_the_readme_is_short_and_its_figures_are_those_of_the_pages():
     torch, library = zip(*re.findall(r"\| ([\d.]+)x \|[^|]*\| ([\d.]+)x \|$", table, re.MULTILINE), strict=True)
     for ratios in (torch, library):
         assert f"{min(ratios, key=float)} to {max(ratios, key=float)} times" in readme
+
+
+def test_the_test_command_of_the_readme_is_what_ci_runs():
+    *_, command = (ROOT / ".ci/run").read_text().splitlines()
+    assert command in [block.strip() for block in blocks(TEXTS["README.md"], "")]
 
 
 def test_every_page_is_in_the_site():
