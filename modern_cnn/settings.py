@@ -64,6 +64,8 @@ class Data:
     source: str = _field("fashion_mnist", "digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, or a name", resume=PLACE)
     batch_size: int = _field(128, "images in a batch, over all devices; an incomplete last batch is left out", 1)
     image_size: int = _field(0, "resize images to this many pixels, square; 0: keep their size", 0, LARGEST_IMAGE)
+    resize: int = _field(0, "scale the shorter side to this many pixels (256) before the centre of image_size is cut "
+                         "out, as torchvision evaluates; 0: image_size", 0, LARGEST_IMAGE, needs="data.image_size")
     normalize: str = _field("unit", "pixels in [0, 1] (unit) or [-1, 1] (symmetric), or with mean 0 and deviation 1 by "
                             "the statistics of the set (standard) or of ImageNet (imagenet)",
                             choices=("unit", "symmetric", "standard", "imagenet"))
@@ -270,6 +272,9 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     for name, field in FIELDS.items():
         if field.needs and flat[name] != field.default and not flat[field.needs]:
             raise UserError(f"config.{name}={flat[name]!r} does nothing without config.{field.needs}")
+    if 0 < flat["data.resize"] < flat["data.image_size"]:
+        raise UserError(f"config.data.resize={flat['data.resize']} is smaller than config.data.image_size="
+                        f"{flat['data.image_size']}, which is cut out of it")
     tree["finetune"]["workdir"] = os.path.expanduser(flat["finetune.workdir"])
     models.build(**tree["model"])
     return from_json(tree)

@@ -27,6 +27,9 @@ WEIGHTS = flags.DEFINE(
 WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory to write, new; with --export, of a run.", required=True)
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Height and width of the images; 0: as the network was published.",
                                   lower_bound=0, upper_bound=settings.LARGEST_IMAGE)
+RESIZE = flags.DEFINE_integer("resize", 0, "Scale the shorter side of images to this many pixels and cut the centre "
+                              "out: 256, as torchvision evaluates; 0: --image_size.", lower_bound=0,
+                              upper_bound=settings.LARGEST_IMAGE)
 NORMALIZE = flags.DEFINE_enum(
     "normalize", None, ["unit", "symmetric", "imagenet"], "The pixels that the weights expect: 'unit' [0, 1], "
     "'symmetric' [-1, 1], 'imagenet' normalised by ImageNet's mean and deviation. The default is that of torchvision's "
@@ -56,7 +59,7 @@ def import_weights(workdir: str, model: str, path: str) -> None:
     variables = convert.from_torchvision(model, state, image_size=IMAGE_SIZE.value, **options)
     if hasattr(module, "aux_logits"):
         config.model.aux_logits = module.aux_logits
-    config.data.image_size = image_shape[0]
+    config.data.update(image_size=image_shape[0], resize=RESIZE.value)
     config.data.normalize = NORMALIZE.value or convert.expected_normalize(model, image_shape[2])
     classes = imported.read_class_names(CLASSES.value) if CLASSES.value else []
     origin = {"file": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}

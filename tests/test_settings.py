@@ -62,12 +62,20 @@ def test_the_choices_are_those_that_exist():
     ("optimizer.nesterov", True, "config.optimizer.nesterov=True does nothing without config.optimizer.momentum"),
     ("augment.shift", 1e30, "config.augment.shift=1e[+]30 must be a number between 0 and 512"),
     ("augment.crop", 1_000_000, "config.augment.crop=1000000 must be a number between 0 and 512 without a fraction"),
+    ("data.resize", 256, "config.data.resize=256 does nothing without config.data.image_size"),
     ("model.name", "lanet", "there is no network 'lanet'; did you mean 'lenet'"),
 ])
 def test_bad_values(field, value, words):
     config = base.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=words):
+        settings.read(config)
+
+
+def test_what_is_cut_out_is_not_larger_than_what_it_is_cut_out_of():
+    config = base.get_config()
+    config.data.update(image_size=224, resize=223)
+    with pytest.raises(UserError, match="resize=223 is smaller than config"):
         settings.read(config)
 
 

@@ -55,32 +55,37 @@ def check_memory(what: str, count: int, height: int, width: int) -> None:
                         "--config.data.image_size, or decode images during training: --config.data.stream=true")
 
 
-def keep_size(size: int, *shapes: tuple[int, ...]) -> bool:
+def keep_size(size: int, *shapes: tuple[int, ...], scaled: int = 0) -> bool:
     """Return whether images of these shapes [..., H, W, C] are stored in their own size: where none exceeds `size`."""
-    return not size or all(max(shape[-3:-1]) <= size for shape in shapes)  # the device enlarges them: augment.enlarge
+    # The device enlarges them: augment.enlarge.
+    return not size or (not scaled and all(max(shape[-3:-1]) <= size for shape in shapes))
 
 
-def resized_side(side: int, shorter: int, size: int) -> tuple[int, int]:
-    """Return (resized length, first pixel of the central crop) of a side, if the `shorter` side becomes `size`."""
+def resized_side(side: int, shorter: int, size: int, scaled: int = 0) -> tuple[int, int]:
+    """Return (resized length, first pixel of the central crop) of a side, if the `shorter` side becomes `scaled`."""
+    if scaled:  # as torchvision rounds
+        length = scaled * side // shorter
+        return length, round((length - size) / 2)
     length = max(size, round(side * size / shorter))
     return length, (length - size) // 2
 
 
-def resize(image: Image.Image, size: int) -> Image.Image:
-    """Return an image resized until its shorter side is `size`, and cropped to the central square; 0: as it is.
+def resize(image: Image.Image, size: int, scaled: int = 0) -> Image.Image:
+    """Return the central square of `size` pixels of an image whose shorter side is made `scaled` pixels (0: `size`).
 
-    The filter is bilinear with antialiasing on 8-bit pixels. For square images it is torchvision's Resize.
+    The filter is bilinear with antialiasing on 8-bit pixels. With `scaled` it is torchvision's Resize(scaled) and
+    CenterCrop(size), and for square images without it Resize(size). If `size` is 0, the image stays as it is.
     """
-    if not size or image.size == (size, size):
+    if not size or (image.size == (size, size) and not scaled):
         return image
-    (width, left), (height, top) = (resized_side(side, min(image.size), size) for side in image.size)
+    (width, left), (height, top) = (resized_side(side, min(image.size), size, scaled) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     return image.crop((left, top, left + size, top + size))
 
 
-def resize_pixels(image: np.ndarray, size: int) -> np.ndarray:
+def resize_pixels(image: np.ndarray, size: int, scaled: int = 0) -> np.ndarray:
     """Return an image uint8 [H, W, C] as `resize` makes it."""
-    resized = np.asarray(resize(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), size))
+    resized = np.asarray(resize(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), size, scaled))
     return resized.reshape(*resized.shape[:2], -1)
 
 
@@ -90,12 +95,12 @@ def in_threads(function: Callable[[Any], T], items: Sequence | np.ndarray, doing
         return list(tqdm(pool.map(function, items), doing, len(items), leave=False, disable=None, unit="img"))
 
 
-def resize_array(images: np.ndarray, size: int, what: str) -> np.ndarray:
+def resize_array(images: np.ndarray, size: int, what: str, scaled: int = 0) -> np.ndarray:
     """Return images uint8 [N, H, W, C] as `resize` makes them. Raise UserError if `what` does not fit into memory."""
-    if not size or images.shape[1:3] == (size, size):
+    if not size or (images.shape[1:3] == (size, size) and not scaled):
         return images
     check_memory(what, len(images), size, size)
-    return np.stack(in_threads(partial(resize_pixels, size=size), images, f"resizing to {size}x{size}"))
+    return np.stack(in_threads(partial(resize_pixels, size=size, scaled=scaled), images, f"resizing to {size}x{size}"))
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -127,11 +132,11 @@ def _to_pixels(image: Image.Image) -> Image.Image:
 
 
 def decode(file: Path | io.BytesIO, size: int, transform: Callable[[Image.Image], Image.Image] | None = None,
-           name: str = "") -> np.ndarray:
+           name: str = "", scaled: int = 0) -> np.ndarray:
     """Return an image file, or encoded bytes that errors call `name`, as uint8 [H, W] if it is grayscale, or [H, W, 3].
 
     It is turned upright as its EXIF data say, put on white where it is transparent, and changed by `transform` if there
-    is one, else by `resize` to `size`. Raise UserError if it does not decode.
+    is one, else by `resize` to `size` and `scaled`. Raise UserError if it does not decode.
     """
     try:
         length = file.getbuffer().nbytes if isinstance(file, io.BytesIO) else file.stat().st_size
@@ -140,29 +145,29 @@ def decode(file: Path | io.BytesIO, size: int, transform: Callable[[Image.Image]
                 raise ValueError(f"it has {opened.width}x{opened.height} pixels, too many to decode safely; shrink it")
             opened.load()
             image = _to_pixels(opened)
-            return np.asarray(transform(image) if transform else resize(image, size))
+            return np.asarray(transform(image) if transform else resize(image, size, scaled))
     except Exception as e:  # a damaged image can raise nearly anything
         reason = ("it has none of the formats that are read: " + ", ".join(FORMATS)
                   if isinstance(e, UnidentifiedImageError) else " ".join(str(e).split())[:200] or type(e).__name__)
         raise UserError(f"{name or file} does not decode as an image: {reason}; repair or remove it") from e
 
 
-def decode_example(split: AnySplit, size: int, index: int) -> np.ndarray | UserError:
+def decode_example(split: AnySplit, size: int, scaled: int, index: int) -> np.ndarray | UserError:
     """Return `decode` of an example's image, or the error that it raises."""
     file, _, name = split[index]
     try:
-        return decode(file, size, name=name)
+        return decode(file, size, name=name, scaled=scaled)
     except UserError as e:
         return e
 
 
-def decode_all(splits: dict[str, AnySplit], size: int, place: str,
-               skip: bool) -> tuple[dict[str, AnySplit], dict[str, list[np.ndarray]]]:
+def decode_all(splits: dict[str, AnySplit], size: int, place: str, skip: bool,
+               scaled: int = 0) -> tuple[dict[str, AnySplit], dict[str, list[np.ndarray]]]:
     """Return splits, and the decoded images of each, without examples that do not decode; the log names NAMED of those.
 
     Raise UserError if there are any, unless `skip` says to leave them out, and if none are left of a class or a split.
     """
-    decoded = {name: in_threads(partial(decode_example, split, size), range(len(split)), f"decoding {name}")
+    decoded = {name: in_threads(partial(decode_example, split, size, scaled), range(len(split)), f"decoding {name}")
                for name, split in splits.items()}
     errors = [image for images in decoded.values() for image in images if isinstance(image, UserError)]
     for error in errors[:NAMED] if skip or len(errors) > 1 else ():

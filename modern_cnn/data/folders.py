@@ -132,20 +132,20 @@ def list_folder(directory: Path, layout: str = "auto") -> tuple[dict[str, Files]
     return splits, classes
 
 
-def read_folder(directory: Path, size: int, layout: str = "auto",
-                skip_damaged: bool = False) -> tuple[dict[str, Arrays], list[str], int]:
-    """Read the images of `list_folder`, resized to `size` unless it is 0: grayscale if all of them are, else RGB.
+def read_folder(directory: Path, size: int, layout: str = "auto", skip_damaged: bool = False,
+                scaled: int = 0) -> tuple[dict[str, Arrays], list[str], int]:
+    """Read the images of `list_folder`, as `decoding.resize` makes them: grayscale if all of them are, else RGB.
 
     Return (splits, class names, how many were left out). Raise UserError if some do not decode, unless `skip_damaged`.
     """
     listed, classes = list_folder(directory, layout)
     train, shape = listed["train"], (size, size)
     if not size:
-        images = (decode_example(train, 0, i) for i in range(len(train)))
+        images = (decode_example(train, 0, 0, i) for i in range(len(train)))
         shape = next((image.shape[:2] for image in images if isinstance(image, np.ndarray)), (0, 0))
     count = sum(map(len, listed.values()))
     check_memory(str(directory), count, *shape)
-    listed, decoded = decode_all(listed, size, str(directory), skip_damaged)
+    listed, decoded = decode_all(listed, size, str(directory), skip_damaged, scaled)
     shapes = {image.shape[:2]: path for split, images in decoded.items()
               for image, path in zip(images, listed[split].paths, strict=True)}
     if len(shapes) > 1:

@@ -126,7 +126,7 @@ def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], lis
     for split, (images, labels) in splits.items():
         if not images.size:
             raise UserError(f"{kind}:{place} has no images in its {split} split")
-        if not same_size:
+        if not same_size and kind not in ("tfds", "folder"):  # which have resized each image as they read it
             splits[split] = Arrays(decoding.resize_array(images, image_size, f"{kind}:{place}", config.resize), labels)
     splits = hold_out_test(splits, f"{kind}:{place}", DIGITS_TEST if kind == "digits" else 0)
     return splits, names, same_size, left_out
@@ -140,8 +140,8 @@ def _load_decoded(config: Data) -> cache.Decoded:
     fetched = place == str(download.directory(source))
     name, key = (source, source) if bare else (f"{kind}-{Path(place).name}", [kind, place])
     key = key if config.layout == "auto" else [key, config.layout]
-    own_size, resized = cache.entry(name, key, "own"), cache.entry(
-        name, key, [config.image_size, config.resize] if config.resize else config.image_size)
+    made = [config.image_size, config.resize] if config.resize else config.image_size
+    own_size, resized = cache.entry(name, key, "own"), cache.entry(name, key, made)
     nowhere = fetched or (bare and kind == "tfds")
     for entry in (own_size, resized):
         decoded = cache.load(entry)
@@ -267,8 +267,9 @@ def _load_stream(config: Data, channels: int) -> Dataset:
     if config.skip_damaged:
         splits, _ = decoding.decode_all(splits, 1, place, skip=True)
     splits = divide_train(hold_out_test(splits, f"{kind}:{place}"), config)
-    pixels = (streamed.sample(splits["train"], config.image_size, channels, config.resize) if config.normalize == "standard"
-              else np.zeros((1, 1, 1, channels), np.uint8))
+    pixels = np.zeros((1, 1, 1, channels), np.uint8)
+    if config.normalize == "standard":
+        pixels = streamed.sample(splits["train"], config.image_size, channels, config.resize)
     return _describe(config, splits, names, max(config.num_classes, len(names)), pixels, streamed.digest(splits),
                      f"{kind}:{place}, streamed")
 

@@ -37,11 +37,11 @@ def _random_crop(seed: tuple[int, ...], size: int, smallest: float, image: Image
 
 
 def _read_example(split: Files | Records, index: int, image_size: int, channels: int,
-                  transform: partial | None = None) -> tuple[np.ndarray, np.int32]:
-    """Return (uint8 [image_size, image_size, channels], label) of an example; `transform` as in `decode`."""
+                  transform: partial | None = None, scaled: int = 0) -> tuple[np.ndarray, np.int32]:
+    """Return (uint8 [image_size, image_size, channels], label) of an example; the others are those of `decode`."""
     file, label, name = split[index]
     try:
-        image = decode(file, image_size, transform, name)
+        image = decode(file, image_size, transform, name, scaled)
     except UserError as e:
         raise UserError(f"{e}{OR_SKIP}") from e
     if channels == 1 and image.ndim == 3:
@@ -57,21 +57,24 @@ def _read_ahead(read: Callable[[int], Any], indices: np.ndarray, ahead: int) -> 
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=ahead)))
 
 
-def sample(split: Files | Records, image_size: int, channels: int) -> np.ndarray:
+def sample(split: Files | Records, image_size: int, channels: int, scaled: int = 0) -> np.ndarray:
     """Return at most SAMPLE images of a split, evenly spaced: uint8 [n, image_size, image_size, channels]."""
     indices = np.unique(np.linspace(0, len(split) - 1, min(SAMPLE, len(split))).astype(int))
-    read = partial(_read_example, split, image_size=image_size, channels=channels)
+    read = partial(_read_example, split, image_size=image_size, channels=channels, scaled=scaled)
     return np.stack([image for image, _ in _read_ahead(read, indices, SAMPLE)])
 
 
 class Streamed(Feed):
     """The feed of a streamed `sources.Dataset`: each process decodes its own rows when they are needed.
 
-    Training images are random crops of at least `smallest_crop` of the area; 0: the centre, not cropped.
+    Training images are random crops of at least `smallest_crop` of the area; 0: the centre, as all others; `scaled` is
+    that of `decoding.resize`.
     """
 
-    def __init__(self, spec: Spec, splits: Mapping[str, Files | Records], devices: Placement, smallest_crop: float):
-        self._spec, self._splits, self._devices, self._smallest_crop = spec, splits, devices, smallest_crop
+    def __init__(self, spec: Spec, splits: Mapping[str, Files | Records], devices: Placement, smallest_crop: float,
+                 scaled: int = 0):
+        self._spec, self._splits, self._devices = spec, splits, devices
+        self._smallest_crop, self._scaled = smallest_crop, scaled
 
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
         order = epoch_order(seed, epoch, len(self._splits["train"]))
@@ -98,7 +101,7 @@ class Streamed(Feed):
 
         def read(i: int) -> tuple[np.ndarray, np.int32]:
             crop = partial(_random_crop, (*seeds, i), size, self._smallest_crop) if seeds else None
-            return _read_example(self._splits[split], i, size, channels, crop)
+            return _read_example(self._splits[split], i, size, channels, crop, self._scaled)
 
         examples = _read_ahead(read, np.concatenate([indices[rows] for indices, _ in wanted]), AHEAD * len(rows))
         under_way: collections.deque = collections.deque()

@@ -117,22 +117,22 @@ def _split_names(builder: Any, name: str) -> dict[str, str]:
     return {"train": "train", "test": "validation"}
 
 
-def read(name: str, image_size: int, manual_dir: str) -> tuple[dict[str, Arrays], list[str], bool]:
+def read(name: str, image_size: int, manual_dir: str, scaled: int = 0) -> tuple[dict[str, Arrays], list[str], bool]:
     """Return (splits, class names, whether all images have the same size and keep it) of a classification set.
 
-    Images that do not keep their size (`keep_size`) are resized to `image_size`; if it is 0, all must have the same.
-    Files in `manual_dir`, if that is not '', are used instead of downloading, whatever their checksums. Raise UserError
-    if there is no such set, it is not one of images and labels, or its files cannot be had.
+    Images that do not keep their size (`keep_size`) are made as by `decoding.resize`; if `image_size` is 0, all must
+    have the same. Files in `manual_dir`, if that is not '', are used instead of downloading, whatever their checksums.
+    Raise UserError if there is no such set, it is not one of images and labels, or its files cannot be had.
     """
     builder = _prepare(name, manual_dir)
     declared = builder.info.features["image"].shape
-    same_size = None not in declared[:2] and keep_size(image_size, declared)
-    splits = {ours: _read_split(builder, theirs, 0 if same_size else image_size, name)
+    same_size = None not in declared[:2] and keep_size(image_size, declared, scaled=scaled)
+    splits = {ours: _read_split(builder, theirs, 0 if same_size else image_size, name, scaled)
               for ours, theirs in _split_names(builder, name).items()}
     return splits, list(builder.info.features["label"].names or []), same_size
 
 
-def _read_split(builder: Any, split: str, image_size: int, name: str) -> Arrays:
+def _read_split(builder: Any, split: str, image_size: int, name: str, scaled: int) -> Arrays:
     import tensorflow_datasets as tfds
 
     images, labels = [], []
@@ -142,8 +142,8 @@ def _read_split(builder: Any, split: str, image_size: int, name: str) -> Arrays:
         image = example["image"]
         if not images:
             check_memory(f"tfds:{name}", count, *((image_size,) * 2 if image_size else image.shape[:2]))
-        if image_size and image.shape[:2] != (image_size, image_size):
-            image = resize_pixels(image, image_size)
+        if image_size:
+            image = resize_pixels(image, image_size, scaled)
         if images and image.shape != images[0].shape:
             raise UserError(f"tfds:{name}: images differ in size ({images[0].shape} and {image.shape}); "
                             "set --config.data.image_size=N to resize them all to NxN")

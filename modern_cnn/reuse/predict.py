@@ -48,13 +48,14 @@ def image_files(paths: Sequence[str]) -> list[str]:
     return files
 
 
-def read_image(file: str, image_shape: Sequence[int]) -> np.ndarray:
+def read_image(file: str, image_shape: Sequence[int], scaled: int = 0) -> np.ndarray:
     """Return an image uint8 [H, W, C] as training reads it: in the network's size, and gray or RGB as the network.
 
-    Raise UserError if the file does not decode, or has another size where the network's images are not square.
+    `scaled` is the config's data.resize. Raise UserError if the file does not decode, or has another size where the
+    network's images are not square.
     """
     height, width, channels = image_shape
-    image = decoding.decode(Path(file), height if height == width else 0)
+    image = decoding.decode(Path(file), height if height == width else 0, scaled=scaled)
     if image.shape[:2] != (height, width):
         raise UserError(f"{file} is {image.shape[1]}x{image.shape[0]}; the network takes {width}x{height} images")
     if channels == 1:
@@ -81,7 +82,7 @@ def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iter
 
     def read(file: str) -> np.ndarray | UserError:
         try:
-            return read_image(file, spec.image_shape)
+            return read_image(file, spec.image_shape, trained.settings.data.resize)
         except UserError as e:
             return e
 

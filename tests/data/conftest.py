@@ -29,11 +29,11 @@ def asked(monkeypatch):
     """Return the names that TFDS is asked for. Its images are 6x5; it declares no size if 'any' is in the name."""
     names = []
 
-    def read(name, image_size, manual_dir):
+    def read(name, image_size, manual_dir, scaled=0):
         names.append(name)
         images = files.pixels(20, 6, 5, 1)
-        same_size = "any" not in name and keep_size(image_size, images.shape)
-        images = images if same_size else resize_array(images, image_size, name)
+        same_size = "any" not in name and keep_size(image_size, images.shape, scaled=scaled)
+        images = images if same_size else resize_array(images, image_size, name, scaled)
         split = Arrays(images, files.labels(20).astype(np.int32))
         return {"train": split, "test": split}, [], same_size
 

@@ -28,6 +28,33 @@ def test_resize_scales_the_shorter_side_then_crops_the_centre(width, height):
     assert decoding.resize(image, 10) == scaled.crop((left, top, left + 10, top + 10))
 
 
+@pytest.mark.parametrize(("width", "height"), [(50, 37), (37, 51), (40, 40), (28, 28)])
+def test_resize_to_a_larger_side_and_the_centre_is_torchvisions(width, height, tmp_path):
+    """transforms.Resize(32), which rounds down, and CenterCrop(28), which rounds halves to even; or in a folder."""
+    image = Image.fromarray(files.pixels(height, width, 3))
+    sides = [int(32 * side / min(width, height)) for side in (width, height)]
+    left, top = (round((side - 28) / 2) for side in sides)
+    cut = image.resize(sides, Image.Resampling.BILINEAR).crop((left, top, left + 28, top + 28))
+    assert decoding.resize(image, 28, 32) == cut
+    np.testing.assert_array_equal(decoding.resize_array(np.asarray(image)[None], 28, "it", 32)[0], cut)
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        image.save(tmp_path / split / "a" / "0.png")
+    for stream in (False, True):
+        dataset = files.load(f"folder:{tmp_path}", image_size=28, resize=32, layout="splits", stream=stream)
+        feed = dataset.feed(Devices())
+        seen = [feed.eval_batch(*next(iter(feed.evaluation("test", 1)))),
+                feed.train_batch(0, 1, *next(iter(feed.train(0, 0, 0, 1))))]
+        for batch in seen:
+            np.testing.assert_array_equal(batch["image"][0], cut)
+
+
+def test_a_side_to_scale_to_is_another_entry_of_the_cache():
+    first, second = (files.load("digits", image_size=6, resize=size).splits["test"].images for size in (0, 7))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(files.load("digits", image_size=6, resize=0).splits["test"].images, first)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resize_array_is_resize_of_each(channels):
     images = files.pixels(3, 9, 12, channels)

@@ -17,19 +17,23 @@ from modern_cnn.runs import loop
 from tests.data import files
 
 
-def test_on_a_folders_test_images_it_has_the_accuracy_of_evaluation(tmp_path):
+@pytest.mark.parametrize("resize", [0, 30])
+def test_on_a_folders_test_images_it_has_the_accuracy_of_evaluation(tmp_path, resize):
     """The files are larger and smaller than the images of the network, and the last batch is not full."""
     config = base.get_config()
     config.data.update(source=files.write_digits(tmp_path / "digits", 150), image_size=24, batch_size=32,
-                       normalize="standard")
+                       normalize="standard", resize=resize)
     config.model.update(name="mlp", hidden_sizes=(16,))
     config.epochs = 2
     loop.train_and_evaluate(config, tmp_path / "run")
     scored = evaluation.evaluate_workdir(tmp_path / "run")
     assert 0.3 < scored["accuracy"] < 1
-    found = list(predict.predict(tmp_path / "run", predict.image_files([str(tmp_path / "digits" / "test")])))
+    found = list(predict.predict(tmp_path / "run", predict.image_files([str(tmp_path / "digits" / "test")]),
+                                 top_k=10))
     assert len(found) == scored["count"]
     assert np.mean([p.classes[0][0] == Path(p.file).parent.name for p in found]) == scored["accuracy"]
+    losses = [-np.log(dict(p.classes)[Path(p.file).parent.name]) for p in found]
+    np.testing.assert_allclose(np.mean(losses), scored["loss"], rtol=1e-5)
 
 
 def test_the_mirror_image_counts_where_it_does_in_evaluation(make_run, tmp_path):
