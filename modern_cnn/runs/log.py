@@ -136,7 +136,8 @@ def draw_curves(workdir: Path, title: str) -> Path:
 class Progress:
     """Keeps the host close to the device, measures the speed, and shows on the console how far the training is.
 
-    On a terminal a bar shows images/s and the time left, elsewhere there is a line for each record. With `trials`,
+    On a terminal a bar shows images/s and the time left (by the steps after the first, which compiles), elsewhere there
+    is a line for each record. With `trials`,
     which train together, one line speaks for all, every TRIALS_SECONDS, and begins with `note`.
     """
 
@@ -146,12 +147,19 @@ class Progress:
         self.bar = tqdm(total=plan.total_steps * plan.batch_size, initial=step * plan.batch_size, unit="img",
                          unit_scale=True, disable=not shown or trials or not sys.stderr.isatty(),
                          dynamic_ncols=True, smoothing=0.05)
-        self._start = self._mark = (time.perf_counter(), step)  # when this process, and this log interval, began
+        self._mark = (time.perf_counter(), step)  # when this log interval began
+        self._start: tuple[float, int] | None = None  # when the first step, and with it the compilation, was done
+        if shown and step < plan.total_steps:
+            log.info("%scompiling ...", note)
         self._told = 0.0
         self.training_seconds = 0.0  # without evaluation and start-up
 
     def tick(self, step: int, output: jax.Array) -> None:
         """Wait until at most IN_FLIGHT steps are left to do; `output` is a small result of the last one."""
+        if self._start is None:
+            output.block_until_ready()
+            self._start = time.perf_counter(), step
+            self.bar.unpause()
         self._pending.append((step, output))
         while self._pending and (self._pending[0][1].is_ready()
                                  or len(self._pending) > IN_FLIGHT[jax.default_backend()]):
@@ -173,20 +181,21 @@ class Progress:
 
     def show(self, step: int, split: str, means: Sequence[dict[str, float]], speed: float = 0.0) -> None:
         """Show the metrics of a split, of one run or of each trial."""
-        now, (began, first), steps = time.perf_counter(), self._start, self._plan.total_steps
+        now, steps = time.perf_counter(), self._plan.total_steps
         if not self._shown or not means or (self._trials and (split != "train" or now - self._told < TRIALS_SECONDS)):
             return
-        left, epoch = duration((now - began) / max(step - first, 1) * (steps - step)), step / self._plan.steps_per_epoch
+        (began, first), epoch = self._start or (now, step), step / self._plan.steps_per_epoch
+        left = f", {duration((now - began) / (step - first) * (steps - step))} left" if step > first else ""
         losses, accuracy = [mean["loss"] for mean in means], means[0]["accuracy"]
         if self._trials:
             self._told = now
-            log.info("%s%d trials together, step %d/%d, training loss %.4f to %.4f, %s left", self._note, len(losses),
+            log.info("%s%d trials together, step %d/%d, training loss %.4f to %.4f%s", self._note, len(losses),
                      step, steps, min(losses), max(losses), left)
         elif split == "train" and not self.bar.disable:
             self.bar.set_postfix_str(f"epoch {epoch:.2f} loss {losses[0]:.4f} accuracy {accuracy:.4f}")
         else:
             log.info("step %d/%d  epoch %.2f  %-10s  loss %.4f  accuracy %.4f%s", step, steps, epoch, split, losses[0],
-                     accuracy, f"  {speed:,.0f} images/s, {left} left" if speed else "")
+                     accuracy, f"  {speed:,.0f} images/s{left}" if speed else "")
 
 
 def duration(seconds: float) -> str:

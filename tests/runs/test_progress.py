@@ -1,0 +1,38 @@
+"""What the console says of a run: that it compiles, and how long it will still take."""
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import pytest
+
+from modern_cnn.runs import log
+from modern_cnn.training.program import Plan
+
+PLAN = Plan(batch_size=8, steps_per_epoch=10, total_steps=100, schedule=lambda step: 0.1)
+
+
+@pytest.mark.parametrize("first", [0, 40])
+def test_the_time_left_is_that_of_steps_without_the_compilation(first, caplog, monkeypatch):
+    """A minute of compilation, and then a step a second."""
+    caplog.set_level("INFO", "modern_cnn")
+    now = 0.0
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: now))
+    progress = log.Progress(PLAN, first)
+    for step in range(first + 1, first + 11):
+        now = 60.0 + step - first
+        progress.tick(step, jnp.zeros(()))
+        if step in (first + 1, first + 10):
+            progress.show(step, "train", [{"loss": 1.0, "accuracy": 0.5}], 8.0)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "compiling ..."
+    assert said[1].endswith("8 images/s")  # nothing is known yet
+    assert said[2].endswith(f"8 images/s, {log.duration(90 - first)} left")
+    assert len(said) == 3
+
+
+def test_no_line_without_a_step_or_a_reader(caplog):
+    caplog.set_level("INFO", "modern_cnn")
+    log.Progress(PLAN, 100)
+    log.Progress(PLAN, shown=False)
+    assert not caplog.records
+    log.Progress(PLAN, trials=True, note="group 1: ")
+    assert caplog.messages == ["group 1: compiling ..."]
