@@ -9,6 +9,9 @@ from modern_cnn import runtime
 from modern_cnn.errors import UserError
 
 runtime.set_xla_flags()  # the programs that the scripts run are those that are tested
+# But each is compiled for a few small runs: machine code that is made quickly is worth more than code that is quick.
+QUICK_COMPILE = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] += QUICK_COMPILE
 
 # CI draws the same examples every time, so a red run can be repeated; at home every run draws new ones.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
@@ -18,10 +21,15 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "home")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Decoded data and compiled programs of the tests go to a folder of their own, and start empty."""
+    """Decoded data and compiled programs of the tests go to a folder of their own, which starts empty.
+
+    All workers share it: most tests train the same few programs, and each is compiled once.
+    """
+    root = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MODERN_CNN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MODERN_CNN_CACHE", str((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "cache"))
         patch.delenv("MODERN_CNN_DATA", raising=False)
+        runtime.configure()
         yield
 
 

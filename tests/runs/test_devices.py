@@ -21,46 +21,62 @@ from tests.data import files
 
 ROOT = Path(__file__).resolve().parents[2]
 # One of each that draws for a batch, mixes it, or looks at all of it or of the weights; the others go without.
-RECIPE = ["--config.augment.resized_crop=0.5", "--config.augment.contrast=0.4", "--config.augment.cutmix=1",
-          "--config.augment.test_flip=True", "--config.loss.label_smoothing=0.1", "--config.optimizer.clip_norm=1",
-          "--config.optimizer.ema_decay=0.9"]
-RUNS = {  # flags of the run; which one it must equal
-    "one": ([*RECIPE, "--config.parallel.count=1"], None),
+RECIPE = {"augment.resized_crop": 0.5, "augment.contrast": 0.4, "augment.cutmix": 1.0, "augment.test_flip": True,
+          "loss.label_smoothing": 0.1, "optimizer.clip_norm": 1.0, "optimizer.ema_decay": 0.9}
+ONE, PMAP, STREAM = {"parallel.count": 1}, {"parallel.compile": "pmap"}, {"data.stream": True}
+NORM = {"parallel.batch_norm": "device"}
+RUNS = {  # fields of the run; which one it must equal
+    "one": (RECIPE | ONE, None),
     "jit": (RECIPE, "one"),
-    "pmap": ([*RECIPE, "--config.parallel.compile=pmap"], "one"),
-    "accumulated": (["--config.model.name=lenet", "--config.accumulate=4"], "whole"),
-    "whole": (["--config.model.name=lenet", "--config.parallel.count=1"], None),
-    "jit, norm by device": ([*RECIPE, "--config.parallel.batch_norm=device"], None),
-    "pmap, norm by device": ([*RECIPE, "--config.parallel.batch_norm=device", "--config.parallel.compile=pmap"],
-                             "jit, norm by device"),
-    "streamed": (["--config.data.stream=true", "--config.parallel.count=1"], None),
-    "streamed, jit": (["--config.data.stream=true"], "streamed"),
-    "streamed, pmap": (["--config.data.stream=true", "--config.parallel.compile=pmap"], "streamed"),
+    "pmap": (RECIPE | PMAP, "one"),
+    "accumulated": ({"model.name": "lenet", "accumulate": 4}, "whole"),
+    "whole": ({"model.name": "lenet"} | ONE, None),
+    "jit, norm by device": (RECIPE | NORM, None),
+    "pmap, norm by device": (RECIPE | NORM | PMAP, "jit, norm by device"),
+    "streamed": (STREAM | ONE, None),
+    "streamed, jit": (STREAM, "streamed"),
+    "streamed, pmap": (STREAM | PMAP, "streamed"),
 }
+STEPS = 12
 # Batch statistics, momentum, augmentation, a validation split that eight do not divide.
-FLAGS = ["--config.max_steps=25", "--config.log_every_steps=1", "--config.data.validation=0.1",
-         "--config.data.image_size=16", "--config.test_every_epoch=True"]
+FIELDS = {"max_steps": STEPS, "log_every_steps": 1, "data.validation": 0.1, "data.image_size": 16,
+          "test_every_epoch": True}
+MANY = """
+import json, sys
+from modern_cnn import runtime
+runtime.configure()
+from configs import quickstart
+from modern_cnn.runs import loop
+for directory, fields in json.loads(sys.argv[1]).items():
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(fields)
+    loop.train_and_evaluate(config, directory)
+"""
 
 
-def start(workdir, *flags, devices=8):
-    """A process that trains on so many devices."""
-    return subprocess.Popen([sys.executable, str(ROOT / "scripts/train.py"),
-                             f"--config={ROOT / 'configs/quickstart.py'}", f"--workdir={workdir}", *FLAGS, *flags],
+def process(devices, *command):
+    """A process with so many devices."""
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                            text=True)
 
 
-def start_two(workdir, *flags):
-    """Two processes of four devices each."""
+def start(workdir, *flags, devices=2, **fields):
+    return process(devices, "scripts/train.py", "--config=configs/quickstart.py", f"--workdir={workdir}", *flags,
+                   *(f"--config.{name}={value}" for name, value in (FIELDS | fields).items()))
+
+
+def start_two(workdir, **fields):
+    """Two processes of two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         together = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--processes=2"]
-    return [start(workdir, *together, f"--process={index}", *flags, devices=4) for index in range(2)]
+    return [start(workdir, *together, f"--process={index}", **fields) for index in range(2)]
 
 
 def end(processes, code=0):
     for process in processes:
-        _, err = process.communicate(timeout=180)
+        _, err = process.communicate(timeout=600)
         assert process.returncode == code, err
 
 
@@ -71,19 +87,24 @@ def result(workdir):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """{name: (losses, variables)} of the runs above, each a process of its own, and of two processes."""
+def source(tmp_path_factory):
+    return {"data.source": files.write_digits(tmp_path_factory.mktemp("images") / "digits", 400)}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, source):
+    """{name: (losses, variables)} of the runs above on two devices, of one on eight, and of two processes."""
     root = tmp_path_factory.mktemp("devices")
-    source = f"--config.data.source={files.write_digits(root / 'digits', 400)}"
-    for name, (flags, _) in RUNS.items():
-        end([start(root / name, *flags, *([source] if name.startswith("streamed") else []))])
-    end(start_two(root / "two processes", *RECIPE))
-    end(start_two(root / "streamed, two processes", source, "--config.data.stream=true"))
-    return {name: result(root / name) for name in (*RUNS, "two processes", "streamed, two processes")}
+    fields = {str(root / name): FIELDS | own | (source if "data.stream" in own else {})
+              for name, (own, _) in RUNS.items()}
+    end([process(2, "-c", MANY, json.dumps(fields))])
+    end([process(8, "-c", MANY, json.dumps({str(root / "eight"): FIELDS | RECIPE}))])
+    end(start_two(root / "two processes", **RECIPE))
+    return {name: result(root / name) for name in (*RUNS, "eight", "two processes")}
 
 
 def same(got, want):
-    assert len(got[0]) == len(want[0]) == 25 + 2  # and validation and test at the end
+    assert len(got[0]) == len(want[0]) == STEPS + 2  # and validation and test at the end
     np.testing.assert_allclose(got[0], want[0], rtol=0, atol=1e-5)
     for ours, theirs in zip(jax.tree.leaves(got[1]), jax.tree.leaves(want[1]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
@@ -94,12 +115,21 @@ def test_losses_and_parameters_are_those_of_one_device(runs, name):
     same(runs[name], runs[RUNS[name][1]])
 
 
-def test_two_processes_are_one_run(runs, tmp_path):
-    """Also where one of them gets a signal: both stop after the same step, and go on."""
-    same(runs["two processes"], runs["one"])
-    same(runs["streamed, two processes"], runs["streamed"])  # each decoded its own half of every batch
-    flags = ["--config.epochs=400", "--config.max_steps=4000", "--config.checkpoint_every_steps=0"]
-    processes = start_two(tmp_path / "run", *flags)
+@pytest.mark.parametrize("name", ["eight", "two processes"])
+def test_eight_devices_and_two_processes_are_one_device(runs, name):
+    same(runs[name], runs["one"])
+
+
+@pytest.mark.slow
+def test_each_of_two_processes_decodes_its_half_of_a_stream(runs, source, tmp_path):
+    end(start_two(tmp_path, **source, **STREAM))
+    same(result(tmp_path), runs["streamed"])
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path):
+    fields = {"epochs": 400}
+    processes = start_two(tmp_path / "run", **fields, max_steps=4000, checkpoint_every_steps=0)
     while not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").read_text():
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
@@ -107,9 +137,8 @@ def test_two_processes_are_one_run(runs, tmp_path):
     end(processes, 128 + signal.SIGTERM)
     [step] = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert 0 < step < 4000
-    total = f"--config.max_steps={step + 5}"
-    end(start_two(tmp_path / "run", flags[0], total))
-    end(start_two(tmp_path / "straight", flags[0], total))
+    end(start_two(tmp_path / "run", **fields, max_steps=step + 5))
+    end(start_two(tmp_path / "straight", **fields, max_steps=step + 5))
     resumed, straight = result(tmp_path / "run"), result(tmp_path / "straight")
     np.testing.assert_allclose(resumed[0], straight[0], rtol=0, atol=1e-5)
 

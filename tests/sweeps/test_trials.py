@@ -14,11 +14,10 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import modern_cnn
 from configs import lenet
-from modern_cnn import runtime, settings
+from modern_cnn import settings
 from modern_cnn.errors import UserError
 from modern_cnn.runs import load, loop, workdir
 from modern_cnn.runs.checkpoints import saved_steps
@@ -28,16 +27,6 @@ from modern_cnn.training import stacked
 from tests.runs.test_kills import left
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cached_programs():
-    """As the scripts do: what one run has compiled is read by the next."""
-    before = jax.config.jax_compilation_cache_dir
-    runtime.configure()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
 
 
 def rows(directory):
