@@ -33,6 +33,23 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_curves():
+    """A run draws no curves.png, which takes as long as its training; who looks at one asks for `curves`."""
+    from modern_cnn.runs import record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "draw_curves", lambda directory, title: directory / "curves.png")
+        yield
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    from modern_cnn.runs import log, record
+
+    monkeypatch.setattr(record, "draw_curves", log.draw_curves)
+
+
 _WRONG_ERRORS: list[str] = []
 
 

@@ -9,7 +9,7 @@ import pytest
 import modern_cnn
 import modern_cnn.data
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load
+from modern_cnn.runs import load, log
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def test_arrays_without_a_run():
 
 
 def test_a_notebook_shows_scores_and_curves(result):
+    log.draw_curves(result.workdir, "as every run outside of tests")
     html = result._repr_html_()
     picture = re.search(r'src="data:image/png;base64,([^"]+)"', html)
     assert base64.b64decode(picture[1]).startswith(b"\x89PNG")

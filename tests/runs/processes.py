@@ -26,7 +26,7 @@ def start(workdir, *flags):
 
 def finish(workdir, *flags):
     process = start(workdir, *flags)
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return out
 

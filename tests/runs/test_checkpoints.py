@@ -56,12 +56,26 @@ def delete_variables(step):
     shutil.rmtree(step / "variables")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return trained: trained(config) is the workdir of its finished run; that of each validation share runs once."""
+    directory = tmp_path_factory.mktemp("trained")
+
+    def trained(config):
+        workdir = directory / str(config.data.validation)
+        if not workdir.exists():
+            loop.train_and_evaluate(config, workdir)
+        return workdir
+
+    return trained
+
+
 @pytest.fixture
-def finished(request, config, tmp_path):
+def finished(request, config, tmp_path, trained):
     """A run of three epochs with a checkpoint after each (the newest two are kept), and its parameters."""
     config.data.validation = getattr(request, "param", 0.0)
     config.data.batch_size = 128 if not config.data.validation else 90  # eleven steps an epoch either way
-    loop.train_and_evaluate(config, tmp_path / "run")
+    shutil.copytree(trained(config), tmp_path / "run")
     _, variables = modern_cnn.load(tmp_path / "run")
     return tmp_path / "run", variables
 
@@ -282,9 +296,9 @@ def test_a_full_disk_at_a_checkpoint_is_one_clear_error_and_the_last_good_one_st
 def test_a_full_disk_is_one_line_and_a_code(limit, tmp_path):
     """Wherever it strikes first: the run's files, the log, or a checkpoint."""
     result = subprocess.run(
-        [sys.executable, ROOT / "scripts/train.py", f"--config={ROOT / 'configs/quickstart.py'}", "--config.epochs=40",
-         "--config.data.image_size=16", "--config.eval_every_epochs=20", f"--workdir={tmp_path / 'run'}"],
-        capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, ROOT / "scripts/train.py", f"--config={ROOT / 'configs/quickstart.py'}", "--config.epochs=2",
+         "--config.data.image_size=16", "--config.eval_every_epochs=1", "--config.log_every_steps=1", f"--workdir={tmp_path / 'run'}"],
+        capture_output=True, text=True, timeout=600, check=False,
         preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
                             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))))
     assert result.returncode == 1, result.stderr

@@ -28,6 +28,7 @@ def records(path, split=None):
     return [r for r in read_metrics(path / "metrics.jsonl") if split in (None, r["split"])]
 
 
+@pytest.mark.usefixtures("curves")
 def test_a_run_writes_all_that_design_promises(config, tmp_path, caplog):
     caplog.set_level("INFO", "modern_cnn")
     run = tmp_path / "run"
