@@ -30,11 +30,11 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     runtime.configure()
     from modern_cnn.sweeps.report import markdown_table
-    from scripts.bench import scaling
+    from scripts.bench import scaling, timing
 
     if not MODELS.value:
         raise UserError("--models is empty; is a shell variable unset?")
-    for name in MODELS.value:
+    for name in timing.along(MODELS.value, "networks"):
         line, rows = scaling.estimate(name, DEVICES.value, BATCH_SIZE.value, DTYPE.value, TFLOPS.value, DECODED.value)
         print("", line, "", markdown_table(rows), sep="\n", end="", flush=True)
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from modern_cnn import cli
 from modern_cnn.data import augment, decoding, folders
@@ -123,7 +124,9 @@ def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: 
     Raise UserError for bad input; or, after the other predictions were written, for files that could not be read.
     """
     done, failed = [], []
-    for result in predict(directory, image_files(paths), top_k):
+    files = image_files(paths)
+    for result in tqdm(predict(directory, files, top_k), "predicting", len(files), leave=False, disable=None,
+                       unit="img"):
         (failed if isinstance(result, UserError) else done).append(result)
         if isinstance(result, UserError):
             log.warning("skipped: %s", result)

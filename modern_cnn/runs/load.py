@@ -71,6 +71,7 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     """
     dataset = load_data(directory, split, data)
     trained, devices = load_run(directory), Devices()
+    log.info("scoring %d images of %s of %s", dataset.spec.sizes[split], split, dataset.spec.origin)
     variables = dict(trained.variables)
     state = TrainState(jnp.int32(0), variables.pop("params"), variables, (), trained.module, optax.identity())
     evaluate = make_evaluate(dataset.spec, devices, dataset.feed(devices), trained.settings.data.batch_size,

@@ -18,7 +18,7 @@ from modern_cnn.settings import Settings
 from modern_cnn.training.devices import Devices
 from modern_cnn.training.program import Program
 from scripts.bench.steps import torch_packages
-from scripts.bench.timing import Case, Records, Runner, compare
+from scripts.bench.timing import Case, Records, Runner, along, compare
 
 
 @dataclasses.dataclass
@@ -186,6 +186,6 @@ def compare_epochs(config: Settings, peers: Sequence[str], rounds: int, loading:
         known = {"torch": torch | {"torch, channels-last": partial(torch_epoch, workers=0, channels_last=True)}}
     for peer in peers:
         makers |= lookup(known, peer, "peer")
-    runners = {who: make(config) for who, make in makers.items()}
+    runners = {who: make(config) for who, make in along(makers.items(), "getting ready")}
     phase, model, dtype = ("loading", "none", "uint8") if loading else ("epoch", config.model["name"], "float32")
     return compare(phase, Case(model, size, spec.image_shape, dtype), runners, rounds, 1, images)

@@ -14,7 +14,7 @@ import jax
 from modern_cnn.errors import UserError
 from modern_cnn.sweeps.report import markdown_table
 from scripts.bench.steps import our_step, torch_step
-from scripts.bench.timing import Case
+from scripts.bench.timing import Case, along
 
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)", re.MULTILINE)
 SHAPE = re.compile(r"\w+\[([\d,]*)\]")
@@ -123,7 +123,7 @@ def report_operations(cases: Sequence[Case], rounds: int, top: int = 5) -> None:
 
     Times are means over `rounds` steps, after three more. Raise UserError without PyTorch, or a trace of operations.
     """
-    for case in cases:
+    for case in along(cases, "networks"):
         ours, theirs = our_step(case), torch_step(case)
         for run in (ours.run, theirs.run) * 3:
             run()

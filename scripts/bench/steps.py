@@ -19,7 +19,7 @@ from modern_cnn.errors import UserError, lookup
 from modern_cnn.functional import formulations
 from modern_cnn.training.state import TrainState
 from modern_cnn.training.steps import AUX_WEIGHT, train_step
-from scripts.bench.timing import Case, Records, Runner, compare
+from scripts.bench.timing import Case, Records, Runner, along, compare
 
 # Images in a batch: a CPU takes at most about a second for a step of this size.
 SIZES = {"lenet": 256, "alexnet_d2l": 32, "vgg13_cifar": 64, "nin_d2l": 32, "googlenet_d2l": 64, "resnet18_cifar": 64,
@@ -112,4 +112,5 @@ def compare_steps(case: Case, peers: Sequence[str], rounds: int) -> Records:
     Raise UserError for an unknown peer, before anything is compiled, or one whose packages are missing.
     """
     makers = {"ours": our_step} | {peer: lookup(PEERS, peer, "peer") for peer in peers}
-    return compare("step", case, {who: make(case) for who, make in makers.items()}, rounds, 2, case.batch_size)
+    return compare("step", case, {who: make(case) for who, make in along(makers.items(), f"{case.model}, compiling")},
+                   rounds, 2, case.batch_size)

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from modern_cnn.cli import text_table
 from modern_cnn.errors import UserError
@@ -23,7 +23,9 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 TURN_SECONDS = 1.0  # long enough that the first runs after another program, which are slower, weigh little
 PAUSE_SECONDS = 0.05  # before each turn: the threads of the program before still wait for work for a while
 ROW = "{:<16} {:<16} {:<20} {:>32} {:>10} {:>12} {:>8}"  # of fixed widths, as rows are printed one by one
+SAID_SECONDS = 5.0
 Records = list[dict[str, Any]]
+T = TypeVar("T")
 
 
 class Case(NamedTuple):
@@ -41,6 +43,16 @@ class Runner(NamedTuple):
     compiled: Any = None  # XLA's program, where the step is ours
 
 
+def along(items: Iterable[T], doing: str) -> Iterator[T]:
+    """Yield items, and say on stderr which one it is, at the first and then every SAID_SECONDS."""
+    items, said = list(items), float("-inf")
+    for number, item in enumerate(items, start=1):
+        if time.perf_counter() - said >= SAID_SECONDS:
+            said = time.perf_counter()
+            print(f"{doing}: {number} of {len(items)}", file=sys.stderr, flush=True)
+        yield item
+
+
 def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, warmup: int, images: int) -> Records:
     """Time programs in turns and return a record of each; one of them is called 'ours'.
 
@@ -48,7 +60,7 @@ def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, 
     measured. 'images_per_second' is by the median; 'ours_is_faster' the median over turns of a program's time by ours.
     """
     times: dict[str, list[float]] = {who: [] for who in runners}  # milliseconds of one run in each turn
-    for turn in range(rounds + warmup):
+    for turn in along(range(rounds + warmup), f"{case.model}, turns of each"):
         for who, runner in runners.items():
             count = max(1, round(TURN_SECONDS * 1e3 / times[who][-1])) if turn else 1
             time.sleep(PAUSE_SECONDS)
@@ -119,7 +131,7 @@ def _time(place: str, script: str, *arguments: str, until: Path | None = None) -
 def report_startup(arguments: Sequence[str], rounds: int, out: str) -> None:
     """Print the median time from the command of a run to its first step, with empty caches and with those it left."""
     seconds: dict[str, list[float]] = {"empty": [], "warm": []}
-    for _ in range(rounds):
+    for _ in along(range(rounds), "rounds"):
         with tempfile.TemporaryDirectory() as place:
             for caches, taken in seconds.items():
                 taken.append(_time(place, "train.py", *arguments, f"--workdir={place}/{caches}",
@@ -133,7 +145,7 @@ def report_startup(arguments: Sequence[str], rounds: int, out: str) -> None:
 def report_runs(arguments: Sequence[str], seeds: int, out: str) -> None:
     """Print test accuracy and wall time of a run of scripts/train.py with each seed from 0, with empty caches."""
     records = []
-    for seed in range(seeds):
+    for seed in along(range(seeds), "seeds"):
         with tempfile.TemporaryDirectory() as place:
             seconds = _time(place, "train.py", *arguments, f"--config.seed={seed}", f"--workdir={place}/run")
             metrics = log.read_metrics(Path(place) / "run" / "metrics.jsonl")
@@ -156,11 +168,13 @@ def report_trials(arguments: Sequence[str], trials: int, out: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         train = partial(_time, place, "train.py", *arguments)
         sweep = partial(_time, place, "sweep.py", *arguments, f"--sweep=seed=0:{trials}")
+        print(f"{trials + 3} commands: one that fills the caches, two sweeps, {trials} runs", flush=True)
         train(f"--workdir={place}/warm")
         seconds = {
             "together": sweep(f"--workdir={place}/together"),
             "one after the other": sweep("--notogether", f"--workdir={place}/one"),
-            "train.py": sum(train(f"--config.seed={seed}", f"--workdir={place}/{seed}") for seed in range(trials))}
+            "train.py": sum(train(f"--config.seed={seed}", f"--workdir={place}/{seed}")
+                            for seed in along(range(trials), "runs"))}
     rows = [[way, f"{taken:.1f} s", f"{taken / seconds['together']:.2f} times as long as together"]
             for way, taken in seconds.items()]
     print("\n".join(text_table(rows, "lrl")))
