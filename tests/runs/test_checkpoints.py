@@ -296,8 +296,8 @@ def test_a_full_disk_at_a_checkpoint_is_one_clear_error_and_the_last_good_one_st
 def test_a_full_disk_is_one_line_and_a_code(limit, tmp_path):
     """Wherever it strikes first: the run's files, the log, or a checkpoint."""
     result = subprocess.run(
-        [sys.executable, ROOT / "scripts/train.py", f"--config={ROOT / 'configs/quickstart.py'}", "--config.epochs=2",
-         "--config.data.image_size=16", "--config.eval_every_epochs=1", "--config.log_every_steps=1",
+        [sys.executable, ROOT / "scripts/train.py", f"--config={ROOT / 'configs/mlp.py'}", "--config.epochs=2",
+         "--config.data.source=digits", "--config.data.batch_size=64", "--config.log_every_steps=1",
          f"--workdir={tmp_path / 'run'}"],
         capture_output=True, text=True, timeout=600, check=False,
         preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
