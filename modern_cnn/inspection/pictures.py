@@ -145,6 +145,7 @@ def norms(records: Sequence[Mapping[str, Any]], percentiles: Sequence[int], titl
             axis.plot(epochs, middle, color=color, linewidth=1.3, label=f"running {kind}")
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # whole epochs
         axis.grid(alpha=0.3)
     for axis in axes.flat[max(0, len(names) - columns):len(names)]:
         axis.set_xlabel("epoch", fontsize=8)

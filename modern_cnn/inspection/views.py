@@ -147,8 +147,9 @@ def draw_gradcam(network: TrainedNetwork, out: Path, images: Sequence[int] = (),
     layer = layer or network.stages()[-1]
     pixels, *chosen = network.choose(images, count)
     maps = jax.jit(features.grad_cam, static_argnums=(0, 4))(*network.arguments, *chosen, layer)
-    return pictures.beside(pixels, network.describe(*chosen)[0], np.asarray(maps),
-                           f"{network.name}: where {layer} speaks for the class", out, over=0.6, smooth=True)
+    labels = ["" if values.any() else "no evidence" for values in np.asarray(maps)]
+    return pictures.beside(pixels, network.describe(*chosen)[0], np.asarray(maps), f"{network.name}: where {layer} "
+                           "speaks for the class", out, labels=labels if any(labels) else (), over=0.6, smooth=True)
 
 
 def draw_occlusion(network: TrainedNetwork, out: Path, images: Sequence[int] = (), count: int = 6) -> Path:

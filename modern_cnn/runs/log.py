@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 # LeNet a tenth slower if more than one is under way.
 IN_FLIGHT = {"cpu": 0, "gpu": 8, "tpu": 8}
 NORM_PERCENTILES = (15, 50, 85)  # as in Ioffe and Szegedy 2015, figure 1
+WIDE = 3  # losses that differ by a larger factor are drawn on a logarithmic scale
 TRIALS_SECONDS = 10.0  # between two progress lines of trials that train together
 
 
@@ -110,8 +111,22 @@ def plain(text: str) -> str:
     return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
+def scale_axes(axis: Any, losses: Sequence[float] = ()) -> None:
+    """Give a panel a grid, whole epochs, and for `losses` that differ more than WIDE a log scale of plain numbers."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    axis.grid(alpha=0.3)
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if losses and 0 < WIDE * min(losses) < max(losses):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def draw_curves(workdir: Path, title: str) -> Path:
-    """Draw curves.png from metrics.jsonl and return its path: loss (log scale) and accuracy by epoch, of each split."""
+    """Draw curves.png from metrics.jsonl and return its path: loss and accuracy by epoch, of each split."""
     from matplotlib.figure import Figure
 
     records = read_metrics(workdir / "metrics.jsonl")
@@ -123,9 +138,8 @@ def draw_curves(workdir: Path, title: str) -> Path:
             if chosen:
                 axis.plot([r["epoch"] for r in chosen], [r[field] for r in chosen], color=color, label=split,
                           marker="o" if len(chosen) < 20 else None, markersize=3, linewidth=1.3)
-        axis.set(xlabel="epoch", ylabel=label)
-        axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
+        axis.set_ylabel(label)
+        scale_axes(axis, [record["loss"] for record in records if field == "loss"])
     axes[1].legend(loc="lower right")
     figure.suptitle(plain(title))
     path = workdir / "curves.png"

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modern_cnn.runs.log import plain
+from modern_cnn.runs.log import plain, scale_axes
 
 SEED, DONE = "seed", "done"
 Records = Sequence[Mapping[str, Any]]  # the lines of a metrics.jsonl
 FIRST_SCORES = ("validation_loss", "test_loss")  # a row has its fields first, then its scores from one of these
-WIDE = 3  # losses that differ by a larger factor are drawn on a logarithmic scale
 LEGEND = 24  # groups that a legend names; there may be more
 UNITS = {"loss": "cross-entropy (nats)", "accuracy": "accuracy"}
 
@@ -164,8 +163,6 @@ def colors(count: int) -> list:
 
 def draw_curves(axes: Any, groups: Sequence[SeedGroup], split: str, score: str) -> None:
     """Draw one panel: for each group its mean curve, in a band of one standard deviation to either side."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     means = []
     for group, color in zip(groups, colors(len(groups)), strict=True):
         epochs, mean, deviation = group.band(split, score)
@@ -179,13 +176,8 @@ def draw_curves(axes: Any, groups: Sequence[SeedGroup], split: str, score: str) 
                               linewidth=0)
         means += mean
     axes.set_title(f"{split} {score}", fontsize=10)
-    axes.set(xlabel="epoch", ylabel=UNITS[score], xlim=(0, None))
-    axes.grid(alpha=0.3)
-    if score == "loss" and means and min(means) > 0 and max(means) > WIDE * min(means):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(ylabel=UNITS[score], xlim=(0, None))
+    scale_axes(axes, means if score == "loss" else ())
 
 
 def _panels(groups: Sequence[SeedGroup]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from modern_cnn import models
 from modern_cnn.errors import UserError, lookup
@@ -26,9 +27,10 @@ SIZES = ("parameters", "MACs")  # shown where the networks differ in them
 SCORES = (*SIZES, "train_loss", "train_accuracy", "test_accuracy")  # the first columns; other scores follow
 HIDDEN = ("test_loss", "validation_loss", "validation_accuracy", "seconds")
 MARKERS = "os^Dv<>P*X"
+UNLIKE = 1.1  # networks whose sizes differ by more than this factor are shown with them
 WIDE = 8.0  # a number that varies by more than this factor goes on a logarithmic axis
 LABELS = {"test_accuracy": "test accuracy (%)", "train_accuracy": "train accuracy (%)",
-          "train_loss": "train loss (nats)"}
+          "train_loss": "train loss (nats)", "MACs": "multiply-accumulates"}
 PARAGRAPHS = ("Claim", "Source", "Here", "Full size", "Found")
 _summarize = functools.cache(summary.summarize)  # many runs have the same network
 
@@ -84,9 +86,9 @@ def table(groups: Sequence[SeedGroup]) -> list[list[str]]:
     return report.score_table(groups, varying(groups), scores | seconds)
 
 
-def _number(value: Any) -> Any:
+def _number(field: str, value: Any) -> Any:
     """Return the number in a value: itself, the blocks of all stages, the depth at the end of a network's name."""
-    if isinstance(value, list) and all(isinstance(part, int) for part in value):
+    if field.endswith("stage_sizes"):
         return sum(value)
     if isinstance(value, str) and (depth := re.fullmatch(r"\w*?[a-z_](\d+)", value)):
         return int(depth[1])
@@ -95,7 +97,7 @@ def _number(value: Any) -> Any:
 
 def axis_of(groups: Sequence[SeedGroup]) -> str | None:
     """Return the field to draw scores against: the first that has at least three numbers; None if there is none."""
-    numbers = {field: {_number(group.fields[field]) for group in groups} for field in varying(groups)}
+    numbers = {field: {_number(field, group.fields[field]) for group in groups} for field in varying(groups)}
     return next((field for field, found in numbers.items() if None not in found and len(found) >= 3), None)
 
 
@@ -117,48 +119,64 @@ def draw_against(axes: Any, groups: Sequence[SeedGroup], field: str, score: str)
     lines: dict[str, list] = {_label(group, others): [] for group in groups}
     for group in groups:
         if point := _point(group, score):
-            lines[_label(group, others)].append((_number(group.fields[field]), *point))
+            lines[_label(group, others)].append((_number(field, group.fields[field]), *point))
     for i, ((label, points), color) in enumerate(zip(lines.items(), report.colors(len(lines)), strict=True)):
         if points:
             x, mean, around = zip(*sorted(points), strict=True)
             axes.errorbar(x, mean, around, color=color, marker=MARKERS[i % len(MARKERS)], markersize=4, capsize=2.5,
                           linewidth=1.3, label=label or None)
-    numbers = sorted({_number(group.fields[field]) for group in groups})
+    numbers = sorted({_number(field, group.fields[field]) for group in groups})
     if numbers[0] > 0 and numbers[-1] > WIDE * numbers[0]:
         axes.set_xscale("log")
     axes.minorticks_off()
     axes.set_xticks(numbers, [short_value(number) for number in numbers])
     value = groups[0].fields[field]
-    axes.set_xlabel("depth" if isinstance(value, str) else "blocks" if isinstance(value, list)
+    axes.set_xlabel("depth" if isinstance(value, str) else "blocks" if field.endswith("stage_sizes")
                     else varying(groups).get(field, field))
     axes.set_ylabel(LABELS[score])
 
 
-def draw_picture(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
-    """Write a picture of two panels.
+def draw_rows(panels: Sequence[Any], groups: Sequence[SeedGroup], scores: Sequence[str]) -> None:
+    """Draw the groups as rows, a score in each panel."""
+    for axes, score in zip(panels, scores, strict=True):
+        points = [(row, *point) for row, group in enumerate(groups) if (point := _point(group, score))]
+        for row, mean, around in points:
+            axes.errorbar(mean, row, xerr=around, color="tab:blue", marker="o", markersize=5, capsize=3)
+        means = [mean for _, mean, _ in points]
+        if score in SIZES and max(means) > WIDE * min(means):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.minorticks_off()
+        if score in SIZES:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlabel(LABELS.get(score, score))
+    panels[0].set_yticks(range(len(groups)), [_label(group, varying(groups)) for group in groups], fontsize=8)
+    panels[0].set_ylim(len(groups) - 0.5, -0.5)
 
-    Where a number was varied, they show test accuracy and training loss (or accuracy) against it; else the groups' test
-    accuracy, one below the other, and the curves of their training loss in the same colours.
+
+def draw_picture(groups: Sequence[SeedGroup], path: Path, title: str) -> None:
+    """Write a picture of test accuracy and training loss (or accuracy), as means and deviations.
+
+    They are drawn against the number that was varied; where none was, the groups are rows, and the sizes in which the
+    networks differ have panels too.
     """
-    field = axis_of(groups)
-    figure = Figure(figsize=(9.5, 3.9 if field else max(3.9, 0.36 * len(groups) + 1.2)), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    field, done = axis_of(groups), [group for group in groups if group.done]
+    scores = ["test_accuracy", "train_loss" if all(group.values("train_loss") for group in done) else "train_accuracy"]
     if field:
-        losses = all(group.values("train_loss") for group in groups if group.done)
-        draw_against(left, groups, field, "test_accuracy")
-        draw_against(right, groups, field, "train_loss" if losses else "train_accuracy")
-        if handles := left.get_legend_handles_labels()[0]:
+        figure = Figure(figsize=(9.5, 3.9), layout="constrained")
+        panels = figure.subplots(1, 2)
+        for axes, score in zip(panels, scores, strict=True):
+            draw_against(axes, groups, field, score)
+        if handles := panels[0].get_legend_handles_labels()[0]:
             figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8,
                           frameon=False)
     else:
-        for i, (group, color) in enumerate(zip(groups, report.colors(len(groups)), strict=True)):  # a row each
-            if point := _point(group, "test_accuracy"):
-                left.errorbar(point[0], i, xerr=point[1], color=color, marker="o", markersize=5, capsize=3)
-        left.set_yticks(range(len(groups)), [_label(group, varying(groups)) for group in groups], fontsize=8)
-        left.set_ylim(len(groups) - 0.5, -0.5)
-        left.set_xlabel(LABELS["test_accuracy"])
-        report.draw_curves(right, groups, "train", "loss")
-    for axes in (left, right):
+        found = {size: [value for group in done for value in group.values(size)] for size in SIZES}
+        scores += [size for size, values in found.items() if values and max(values) > UNLIKE * min(values)]
+        figure = Figure(figsize=(2 + 2.5 * len(scores), 0.36 * len(groups) + 1.4), layout="constrained")
+        panels = figure.subplots(1, len(scores), sharey=True)
+        draw_rows(panels, groups, scores)
+    for axes in panels:
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=130)

@@ -1,9 +1,11 @@
 """Arrays of pixels against values by hand; every picture is written and can be read."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from modern_cnn.inspection import pictures
+from modern_cnn.inspection import pictures, views
 from tests.functional.oracle import normal
 
 
@@ -63,3 +65,14 @@ def test_names_are_drawn_letter_by_letter(tmp_path, name):
     pictures.beside(IMAGES[:1], [name], normal(1, 4, 4), name, tmp_path / "b.png")
     with Image.open(tmp_path / "b.png") as picture:
         picture.verify()
+
+
+def test_grad_cam_without_evidence_says_so(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, title, path: figures.append(figure))
+    monkeypatch.setattr(views.features, "grad_cam", lambda module, variables, images, labels, layer: images[..., 0])
+    images = np.stack([np.zeros((4, 4, 1)), np.eye(4)[..., None]])
+    network = SimpleNamespace(name="lenet", arguments=(None, {}), choose=lambda *_: (images, images, np.zeros(2)),
+                              describe=lambda *_: (["cat", "dog"], None))
+    views.draw_gradcam(network, tmp_path / "x.png", layer="stage1")
+    assert [axes.get_title() for axes in figures[0].axes] == ["cat", "dog", "no evidence", ""]

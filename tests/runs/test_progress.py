@@ -1,8 +1,9 @@
-"""What the console says of a run: that it compiles, and how long it will still take."""
+"""What is shown of a run: that it compiles, how long it will still take, and the axes of its curves."""
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
+from matplotlib.figure import Figure
 
 from modern_cnn.runs import log
 from modern_cnn.training.program import Plan
@@ -36,3 +37,17 @@ def test_no_line_without_a_step_or_a_reader(caplog):
     assert not caplog.records
     log.Progress(PLAN, trials=True, note="group 1: ")
     assert caplog.messages == ["group 1: compiling ..."]
+
+
+@pytest.mark.parametrize(("losses", "ticks"), [([0.1, 2.3], ["0.1", "0.2", "0.5", "1", "2"]), ([0.9, 2.0], None)])
+def test_axes_have_plain_numbers_and_whole_epochs(losses, ticks):
+    axes = Figure().subplots()
+    axes.plot([0.4, 5.0], losses)
+    log.scale_axes(axes, losses)
+    axes.figure.draw_without_rendering()
+    shown = [tick.label1.get_text() for tick in axes.yaxis.get_major_ticks()]
+    assert not [text for text in shown if "$" in text]
+    assert [*axes.get_xticks()] == [*map(round, axes.get_xticks())]
+    assert axes.get_yscale() == ("log" if ticks else "linear")
+    assert set(ticks or ()) <= set(shown)
+    assert not [text for text in axes.get_yticklabels(minor=True) if text.get_text()]

@@ -228,6 +228,22 @@ def test_the_axis_is_the_first_of_three_numbers():
     assert axis("model.name", "resnet20", "resnet32", "resnet56") == "model.name"
     for values in ((1, 2), (True, False), ("batch", "none", "layer"), ("lenet", "resnet20", "vgg11")):
         assert axis("field", *values) is None
+    assert axis("model.branches", [1, 2, 3], [1, 2], [2, 3]) is None  # the sum of branches' numbers means nothing
+
+
+def test_rows_show_scores_and_the_sizes_in_which_networks_differ(tmp_path, monkeypatch):
+    """Plain numbers, on a logarithmic axis where the sizes are far apart."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: figures.append(figure))
+    groups = [SeedGroup({"norm": name}, [Run({}, done(0.5) | {"train_loss": 1.0, "parameters": size, "MACs": macs})])
+              for name, size, macs in (("batch", 2e4, 1e6), ("none", 1e6, 1.05e6))]
+    ablations.draw_picture(groups, tmp_path / "picture.png", "norms")
+    accuracy, _, parameters = panels = figures[0].axes
+    assert [axes.get_xlabel() for axes in panels] == ["test accuracy (%)", "train loss (nats)", "parameters"]
+    assert [tick.get_text() for tick in accuracy.get_yticklabels()] == ["batch", "none"]
+    figures[0].draw_without_rendering()
+    assert parameters.get_xscale() == "log"
+    assert {"30k", "100k", "300k", "1M"} <= {tick.get_text() for tick in parameters.get_xticklabels()}
 
 
 @pytest.mark.parametrize(("field", "values", "label", "ticks", "scale"), [
