@@ -3,7 +3,7 @@
     python scripts/train.py --config=configs/quickstart.py
 
 Cost: 15 s on two CPU cores, start-up and compilation included (19 s the first time).
-Result: test accuracy 99.7 % (median of seeds 0 to 4; 99.2 to 99.7), 360 images. jax 0.10.2.
+Result: test accuracy 99.56 ± 0.25 % (n = 5, seeds 0 to 4), 360 images. jax 0.10.2.
 
 The network is the textbook's. The recipe has small rotations, scalings and shifts, Nesterov momentum and a cosine
 schedule. It was chosen among five recipes by the median accuracy over five seeds on a fifth of the training images

@@ -75,12 +75,28 @@ def _streams() -> Iterator[None]:
         _fail(f"cannot read or write {e.filename or 'the output'}: {e.strerror}", 1)
 
 
+def _given_config(argv: list[str]) -> Any:
+    """Return the config that --config names, without overrides; None where the flag is not given."""
+    words = [part for arg in argv[1:] for part in arg.split("=", 1)]
+    names = [word.lstrip("-") for word in words]
+    return flags.FLAGS["config"].parser.parse(words[names.index("config") + 1]) if "config" in names else None
+
+
+def _help_fields(config: Any) -> str:
+    """Return what --help says of the fields of a config: name, value in this config, meaning."""
+    if config is None:
+        return "\n--config=FILE --help lists the fields of the config FILE, and docs/config.md all of them."
+    meanings = {name: field.meaning for name, field in settings.FIELDS.items()}
+    rows = [[f"--config.{name}", str(value), meanings.get(name, "an option of the network")]
+            for name, value in settings.flatten(config).items()]
+    return "\n".join(["\nfields of this config, their values and meanings:", *text_table(rows)])
+
+
 def _unknown_field(argv: list[str]) -> str | None:
     """Return the error of the first --config.a.b that the config does not have, or None if it has all."""
     words = [part for arg in argv[1:] for part in arg.split("=", 1)]
-    file = words[[word.lstrip("-") for word in words].index("config") + 1]
     try:
-        config = flags.FLAGS["config"].parser.parse(file)
+        config = _given_config(argv)
         for word in words:
             if re.match(r"--?config\.", word):
                 settings.locate(config, word.lstrip("-").removeprefix("config."))
@@ -129,7 +145,12 @@ def find_configs(argv: Sequence[str]) -> list[str]:
 def _parse(argv: list[str], positional: bool) -> list[str]:
     argv = find_configs(argv)
     try:
-        rest = flags.FLAGS(argv)
+        try:
+            rest = flags.FLAGS(argv)
+        except SystemExit:  # of --help, which has printed the flags
+            if "config" in flags.FLAGS:
+                print(_help_fields(_given_config(argv)))
+            raise
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
             _ = flags.FLAGS.config.keys  # a missing file is reported only when the config is read
     except Exception as e:  # a config file is a program and can raise anything
