@@ -37,14 +37,22 @@ def images_for(name, count=3):
     return normal(count, 28, 28, 1)
 
 
+def fast(function):
+    return jax.jit(function, compiler_options=FAST_COMPILE)
+
+
+@functools.cache
+def initialised(name):
+    return fast(build(name).init)(KEY, images_for(name))
+
+
 @functools.cache
 def trained_like(name):
     """Return the network, and variables whose biases, scales and running statistics are not their initial 0 and 1."""
-    module = build(name)
-    leaves, tree = jax.tree.flatten(module.init(KEY, images_for(name)))
+    leaves, tree = jax.tree.flatten(initialised(name))
     moved = [leaf + 0.1 * np.abs(normal(*leaf.shape, seed=i)) if leaf.ndim == 1 else leaf
              for i, leaf in enumerate(leaves)]
-    return module, jax.tree.unflatten(tree, moved)
+    return build(name), jax.tree.unflatten(tree, moved)
 
 
 def loss(module, variables, images, train):
@@ -66,27 +74,27 @@ def test_every_parameter_gets_a_gradient_and_the_right_one(name, train):
     """In float64 gradients are not 0, and agree with central differences in a random direction for each parameter."""
     module, variables = trained_like(name)
     with jax.enable_x64(True):
-        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
+        variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
         stats = {key: value for key, value in variables.items() if key != "params"}
         images = images_for(name).astype(np.float64)
 
         def at(params):
             return loss(module, {"params": params, **stats}, images, train)
 
-        at = jax.jit(jax.value_and_grad(at), compiler_options=FAST_COMPILE)
+        at = fast(jax.value_and_grad(at))
         paths, tree = jax.tree_util.tree_flatten_with_path(variables["params"])
         leaves = [leaf for _, leaf in paths]
-        gradients = jax.tree.leaves(at(variables["params"])[1])
-        largest = max(jnp.abs(gradient).max() for gradient in gradients)
+        gradients = jax.tree.map(np.asarray, jax.tree.leaves(at(variables["params"])[1]))
+        largest = max(np.abs(gradient).max() for gradient in gradients)
         for i, (path, leaf) in enumerate(paths):
             direction = normal(*leaf.shape, seed=100 + i).astype(np.float64)
             direction *= 1e-7 / np.linalg.norm(direction)
-            above, below = (at(jax.tree.unflatten(tree, [*leaves[:i], leaf + step, *leaves[i + 1:]]))[0]
+            above, below = (float(at(jax.tree.unflatten(tree, [*leaves[:i], leaf + step, *leaves[i + 1:]]))[0])
                             for step in (direction, -direction))
             np.testing.assert_allclose((above - below) / 2, (gradients[i] * direction).sum(), rtol=1e-5, atol=1e-14)
 
             layer, kind = (key.key for key in path)
-            magnitude = jnp.abs(gradients[i]).max() / largest
+            magnitude = np.abs(gradients[i]).max() / largest
             if train and kind == "bias" and layer in SILENCED.get(name, []):
                 assert magnitude < 1e-12
             else:
@@ -96,8 +104,9 @@ def test_every_parameter_gets_a_gradient_and_the_right_one(name, train):
 @pytest.mark.parametrize("name", SILENCED)
 def test_training_normalises_by_the_batch_and_moves_the_statistics(name):
     module, variables = trained_like(name)
-    logits, new = module.apply(variables, images_for(name), train=True, mutable=["batch_stats"])
-    assert jnp.abs(logits - module.apply(variables, images_for(name))).max() > 1e-3
+    train = fast(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
+    logits, new = train(variables, images_for(name))
+    assert np.abs(logits - fast(module.apply)(variables, images_for(name))).max() > 1e-3
     for old, moved in zip(jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(new), strict=True):
         assert (old != moved).all()
 
@@ -106,14 +115,15 @@ def test_training_normalises_by_the_batch_and_moves_the_statistics(name):
 def test_batch_norms_follow_their_text(name, decay, epsilon):
     """The textbook has PyTorch's, the TensorFlow text has Keras's: images of zeros show them."""
     module = build(name)
-    zeros = jnp.zeros((4, 28, 28, 1))
-    variables = module.init(KEY, zeros)
-    variables["params"]["conv1"]["bias"] = jnp.full(6, 2.0)
-    _, new = module.apply(variables, zeros, train=True, mutable=["batch_stats"])
+    zeros = np.zeros((4, 28, 28, 1), np.float32)
+    variables = jax.tree.map(np.asarray, initialised(name))
+    variables["params"]["conv1"]["bias"] = np.full(6, 2, np.float32)
+    _, new = fast(functools.partial(module.apply, train=True, mutable=["batch_stats"]))(variables, zeros)
     np.testing.assert_allclose(new["batch_stats"]["norm1"]["mean"], 2 * (1 - decay), rtol=1e-5)
     np.testing.assert_allclose(new["batch_stats"]["norm1"]["var"], decay, rtol=1e-5)
-    variables["batch_stats"]["norm1"]["var"] = jnp.zeros(6)
-    _, state = module.apply(variables, zeros, capture_intermediates=True, mutable=["intermediates"])
+    variables["batch_stats"]["norm1"]["var"] = np.zeros(6, np.float32)
+    apply = functools.partial(module.apply, capture_intermediates=True, mutable=["intermediates"])
+    _, state = fast(apply)(variables, zeros)
     (y,) = state["intermediates"]["norm1"]["__call__"]
     np.testing.assert_allclose(y, 2 / math.sqrt(epsilon), rtol=1e-5)
 
@@ -121,9 +131,9 @@ def test_batch_norms_follow_their_text(name, decay, epsilon):
 @pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in LAYERS), ("mlp", {"dropout_rate": 0.5})],
                          ids=str)
 def test_init_is_the_same_in_both_modes_and_for_any_batch(name, options):
-    module = build(name, **options)
-    first = module.init(KEY, images_for(name), train=False)
-    for other in (module.init(KEY, images_for(name), train=True), module.init(KEY, images_for(name, 1), train=True)):
+    init = jax.jit(build(name, **options).init, static_argnames="train", compiler_options=FAST_COMPILE)
+    first = init(KEY, images_for(name), train=False)
+    for other in (init(KEY, images_for(name), train=True), init(KEY, images_for(name, 1), train=True)):
         jax.tree.map(np.testing.assert_array_equal, first, other)
 
 
