@@ -1,7 +1,6 @@
 """A console that is closed, gone or cannot write ends no run, and costs the other scripts one line at most."""
 import contextlib
 import json
-import multiprocessing
 import os
 import pty
 import pwd
@@ -13,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from modern_cnn import cli, runtime
+from tests.test_cli import server
+
+__all__ = ["server"]
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ["train.py", f"--config={ROOT}/configs/mlp.py", "--config.data.source=digits", "--config.max_steps=2"]
@@ -58,15 +60,6 @@ def _child(main, argv, folder, environment, streams) -> None:
         runpy.run_path(argv[0], run_name="__main__")
 
 
-@pytest.fixture(scope="module")
-def server():
-    """Return a fork server that has imported the slow libraries."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jax.numpy", "flax.linen", "optax", "orbax.checkpoint", "tensorboardX",
-                                    "matplotlib.pyplot", "ml_collections.config_flags", "sklearn.datasets", "pytest"])
-    return context
-
-
 @pytest.fixture
 def script(server, tmp_path):
     """Return script(name, *flags, stdout=_closed) -> (exit code, stdout, stderr)."""
@@ -75,15 +68,16 @@ def script(server, tmp_path):
         argv = [str(ROOT / "scripts" / name), *map(str, flags)]
         process = server.Process(target=_child, args=(main, argv, str(tmp_path), environment, streams))
         process.start()
-        process.join(300)
+        process.join(600)
         return process.exitcode, *((tmp_path / name).read_text() if name not in streams else ""
                                    for name in ("stdout", "stderr"))
 
     return run
 
 
-@pytest.mark.parametrize("state", [_closed, _no_reader, _hung_up, _full])
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize(("stream", "state"), [
+    *(("stdout", state) for state in (_closed, _no_reader, _hung_up, _full)), ("stderr", _closed),
+    *(pytest.param("stderr", state, marks=pytest.mark.slow) for state in (_no_reader, _hung_up, _full))])
 def test_a_run_does_not_need_its_console(script, state, stream, tmp_path):
     code, out, err = script(*TRAIN, f"--workdir={tmp_path / 'größe'}", **{stream: state})
     assert (code, err) == (0, "")
