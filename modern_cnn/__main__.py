@@ -14,8 +14,12 @@ def main() -> None:
     if name in ("-h", "--help", "--helpshort", "--helpfull", "help"):
         heads = {each: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
                  for each, path in scripts.items()}
-        print("usage: modern-cnn COMMAND [--flag=value ...]   (modern-cnn COMMAND --help lists its flags)\n",
-              *(f"  {each:16}{head}" for each, head in heads.items()), sep="\n")
+        try:
+            print("usage: modern-cnn COMMAND [--flag=value ...]   (modern-cnn COMMAND --help lists its flags)\n",
+                  *(f"  {each:16}{head}" for each, head in heads.items()), sep="\n", flush=True)
+        except BrokenPipeError:  # who reads it has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
         return
     if name not in scripts:
         print(f"error: there is no command {name!r}; the commands are {', '.join(scripts)}", file=sys.stderr)
