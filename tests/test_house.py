@@ -109,18 +109,38 @@ def config_module(path):
     return module
 
 
-@pytest.mark.parametrize("path", sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs/base.py"}),
-                         ids=lambda path: path.stem)
-def test_every_config_opens_with_its_command_and_builds_its_network(path):
+CONFIGS = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs/base.py"})
+
+
+def variants():
+    """Yield the configs of all variants; where another depth alone makes the difference, the first is not slow."""
+    seen = set()
+    for path in CONFIGS:
+        module = config_module(path)
+        for variant in getattr(module, "VARIANTS", (None,)):
+            config = module.get_config(*([variant] if variant else []))
+            network = re.sub(r"\d+", lambda depth: "deep" * (int(depth[0]) >= 50), config.model.name)
+            kind = path, network, config.data.image_size
+            yield pytest.param(config, id=f"{path.stem}:{variant}", marks=pytest.mark.slow if kind in seen else ())
+            seen.add(kind)
+
+
+@pytest.mark.parametrize("config", [*variants()])
+def test_every_config_builds_its_network(config):
+    net, size = models.build(**config.model), config.data.image_size or 28
+    jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, size, size, 1))))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_opens_with_its_command_and_can_be_read(path):
     module = config_module(path)
     command = re.search(r"python scripts/train\.py --config=(\S+)", module.__doc__)
     assert command
     assert (ROOT / command[1].partition(":")[0]) == path
     for variant in getattr(module, "VARIANTS", (None,)):
         config = module.get_config(*([variant] if variant else []))
-        net, size = models.build(**config.model), config.data.image_size or 28
+        models.build(**config.model)
         settings.read(config)
-        jax.eval_shape(lambda net=net, size=size: net.init(jax.random.key(0), jnp.zeros((1, size, size, 1))))
     if hasattr(module, "VARIANTS"):
         with pytest.raises(ValueError, match="no variant"):
             module.get_config("nonsense")
