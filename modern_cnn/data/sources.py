@@ -202,18 +202,18 @@ def load_arrays(source: str, split: str = "test", like: str | Path = "",
 
     `fields` are others of the `data` section: image_size=28, normalize="standard". With `like`, the workdir of a run,
     size, channels, normalisation and the numbers of the classes are those that its network has learnt. Raise UserError
-    if there is no such set or split, or `like` has no run.json.
+    if there is no such set or split, or `like` is no workdir.
     """
     if not like:
         dataset = load(Data(source, **fields))
         shape, mean, std = dataset.spec.image_shape, dataset.spec.mean, dataset.spec.std
     else:
         try:
-            run = parse_json((Path(like) / "run.json").read_bytes())["data"]
+            config, run = (parse_json((Path(like) / f"{name}.json").read_bytes())["data"] for name in ("config", "run"))
             shape, mean, std, names = (run[name] for name in ("image_shape", "mean", "std", "class_names"))
         except (OSError, ValueError, KeyError, TypeError) as e:
-            raise UserError(f"{like} is not the workdir of a run: cannot read its run.json ({e})") from e
-        square = {"image_size": shape[0]} if shape[0] == shape[1] else {}
+            raise UserError(f"{like} is not the workdir of a run: cannot read its files ({e})") from e
+        square = {"image_size": shape[0], "resize": config.get("resize", 0)} if shape[0] == shape[1] else {}
         dataset = load(Data(source, **square | fields), shape[2])
         if dataset.spec.class_names != tuple(names):
             dataset = dataset.relabel(tuple(names))
