@@ -151,7 +151,8 @@ def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str
                         f"this run trains config.model.name={asked.model['name']!r}")
     head = finetune.head_paths(module, spec.image_shape)
     numbers = spec.class_names == tuple(map(str, range(spec.num_classes)))
-    same = spec.class_names == trained.spec.class_names and (not numbers or spec.source == trained.spec.source)
+    same = spec.digest == trained.spec.digest or (
+        spec.class_names == trained.spec.class_names and (not numbers or spec.source == trained.spec.source))
     kept = set() if same else {f"params/{path}" for path in head}
     flat: dict[str, Any] = flatten_dict(trained.variables, sep="/")
     leaves = {path: leaf for path, leaf in flat.items() if path not in kept}
