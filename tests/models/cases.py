@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from modern_cnn.models import MODELS, build
@@ -90,6 +91,11 @@ def case(name, **options):
     """Return the case of a name with further options."""
     deep = DEEP[name]
     return Case(name, deep.image, deep.options | options, deep.flattens, deep.count)
+
+
+def slow(*values):
+    """Return parameters of a test that only the slow run takes."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 # Two stages, and of residual blocks one that projects and some that do not, say all that a deeper network does.

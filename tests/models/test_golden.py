@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ import torch
 from modern_cnn.models import build
 from tests.functional.oracle import FAST_COMPILE
 from tests.golden.weights import golden_images, golden_labels, golden_state
+from tests.models.cases import slow
 from tests.models.compare import close, our_step, published_name, to_ours, to_torch, torch_step
 from tests.models.torch_nets import torch_net
 
@@ -46,7 +46,13 @@ def test_every_stored_file_is_compared():
     assert {path.stem for path in GOLDEN.glob("*.npz")} == set(STORED)
 
 
-@pytest.fixture(scope="module", params=STORED)
+# The LeNets in everything, the first ResNet in all but float64: the others cost minutes.
+DEEP = [name for name in STORED if "lenet" not in name]
+with_the_first_resnet, lenets = (
+    [slow(name) if name in DEEP and name != also else name for name in STORED] for also in ("resnet18", ""))
+
+
+@pytest.fixture(scope="module", params=with_the_first_resnet)
 def stored(request):
     """Return the golden arrays, PyTorch's network, ours and its variables, images NCHW and labels.
 
@@ -98,9 +104,10 @@ def test_evaluation_gives_the_stored_logits_and_stages(stored):
         close((values.mean(), values.std(ddof=1)), stored.golden["stage_mean_std"][i], 1e-5, stage)
 
 
+@pytest.mark.parametrize("stored", lenets, indirect=True)
 def test_evaluation_in_float64_gives_the_stored_logits_to_the_last_digits(stored):
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), stored.variables)
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), stored.variables)
         apply = jax.jit(stored.module.apply, compiler_options=FAST_COMPILE)
         close(apply(wide, ours(stored.images).astype(np.float64)), stored.golden["eval_logits_f64"], 1e-12)
 

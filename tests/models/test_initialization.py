@@ -8,7 +8,7 @@ import pytest
 from modern_cnn.models import MODELS, build, googlenet
 from tests.draws import is_normal, is_uniform
 from tests.functional.oracle import FAST_COMPILE
-from tests.models.cases import SHALLOW, case
+from tests.models.cases import SHALLOW, case, slow
 
 KEY = jax.random.key(3)
 
@@ -48,6 +48,7 @@ DRAWN = [*map(case, ("mlp", "lenet", "lenet_relu_bn", "alexnet", "alexnet_2012",
                      "vgg13_cifar", "nin_d2l", "nin_cifar", "googlenet", "googlenet_2014", "googlenet_d2l")),
          *(case(name, **SHALLOW) for name in ("preact_resnet50", "resnet18_cifar")), case("resnet18_d2l"),
          case("densenet121", block_sizes=(2, 2)), case("densenet_d2l", block_sizes=(2, 2))]
+QUICK = ("mlp", "lenet", "alexnet", "alexnet_2012", "vgg11_bn", "nin_cifar", "preact_resnet50", "densenet121")
 
 
 def test_every_network_has_a_rule_and_every_rule_is_tested():
@@ -82,7 +83,7 @@ def test_blocks_of_a_loop_are_drawn_apart():
     np.testing.assert_allclose(np.corrcoef(kernels), np.eye(3), atol=0.1)  # their deviation is 0.02
 
 
-@pytest.mark.parametrize("case", DRAWN, ids=str)
+@pytest.mark.parametrize("case", [each if each.name in QUICK else slow(each) for each in DRAWN], ids=str)
 def test_the_first_weights_are_drawn_as_in_the_source(case):
     """Layers with a thousand weights are tested one by one, and all layers of a kind together."""
     variables = jax.jit(case.ours().init, compiler_options=FAST_COMPILE)(KEY, case.images().astype(np.float32))

@@ -2,6 +2,7 @@
 import functools
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -11,12 +12,16 @@ import pytest
 
 from modern_cnn.errors import UserError
 from modern_cnn.models import INPUTS, MODELS, build
-from tests.models.cases import CLASSES, DEEP, SMALL
+from tests.models.cases import CLASSES, DEEP, SMALL, slow
 
 KEY = jax.random.key(0)
 NETWORKS = json.loads((Path(__file__).parents[1] / "golden" / "networks.json").read_text())
-every_network = pytest.mark.parametrize("name", MODELS)
-every_kind = pytest.mark.parametrize("case", SMALL, ids=str)
+every_network = pytest.mark.parametrize(
+    "name", [slow(name) if name.startswith("densenet") and name not in ("densenet121", "densenet_d2l") else name
+             for name in MODELS])
+QUICK = ("mlp", "lenet_bn", "alexnet_2012", "vgg11_bn", "nin_cifar", "resnet18", "densenet_bc_100_12")
+every_kind = pytest.mark.parametrize("case", [each if each.name in QUICK else slow(each) for each in SMALL], ids=str)
+LOOPS = re.compile(r"(preact_)?resnet(50|101|152)|resnet(44|56|110|1202)")  # traced sooner, with the same totals
 
 
 def size(tree):
@@ -32,7 +37,7 @@ def initialised(module, shape):
 @functools.cache
 def as_published(name):
     image, classes = INPUTS[name]
-    return initialised(build(name, classes, **({"scan": True} if name == "resnet1202" else {})), (2, *image))
+    return initialised(build(name, classes, **({"scan": True} if LOOPS.fullmatch(name) else {})), (2, *image))
 
 
 def test_every_network_has_golden_numbers():
@@ -48,9 +53,9 @@ def test_the_golden_counts(name):
 
 @pytest.mark.parametrize(("name", "options", "parameters"), [
     ("vgg11_d2l", {"width": 0.25}, 43_093_322), ("googlenet", {"aux_logits": False}, 6_624_904),
-    ("googlenet_2014", {"aux_logits": False}, 6_998_552), ("alexnet_2012", {"groups": 1}, 62_378_344),
-    ("googlenet", {"aux_logits": False, "kernel_size": 5}, 6_624_904 + 380_928),
-    ("resnet50", {"stride_in_1x1": True}, 25_557_032), ("resnet101", {"stride_in_1x1": True}, 44_549_160),
+    slow("googlenet_2014", {"aux_logits": False}, 6_998_552), ("alexnet_2012", {"groups": 1}, 62_378_344),
+    slow("googlenet", {"aux_logits": False, "kernel_size": 5}, 6_624_904 + 380_928),
+    ("resnet50", {"stride_in_1x1": True}, 25_557_032), slow("resnet101", {"stride_in_1x1": True}, 44_549_160),
     # one 5x5 convolution in place of two of 3x3: 25 weights instead of 18 for each pair of channels
     ("vgg13_cifar", {"stage_sizes": (1,) * 5, "kernel_size": 5}, 165_514 + sum(
         25 * a * b + b for a, b in zip((3, 64, 128, 256, 512), (64, 128, 256, 512, 512), strict=True))),
@@ -82,7 +87,7 @@ def test_init_makes_the_same_variables_in_both_modes(case):
     assert set(evaluating) == {"params"} | ({"batch_stats"} if NETWORKS[case.name]["batch_stats"] else set())
 
 
-@pytest.mark.parametrize("name", ["googlenet", "googlenet_2014"])
+@pytest.mark.parametrize("name", ["googlenet", slow("googlenet_2014")])
 def test_the_auxiliary_heads_speak_in_training_alone(name):
     module, images = build(name, 7, width=0.125), jnp.zeros((2, 96, 96, 3))
     variables = jax.eval_shape(module.init, KEY, images)
@@ -135,7 +140,9 @@ SMALLEST = {"lenet": 12, "lenet_bn": 16, "lenet_relu": 10, "lenet_relu_bn": 10, 
             "densenet_bc_100_12": 4}
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", [
+    slow(name) if name in ("vgg19_bn", "googlenet_2014", "densenet121", "densenet_bc_100_12") else name
+    for name in SMALLEST])
 def test_a_too_small_image_is_refused_with_a_reason(name):
     module, smallest = build(name), SMALLEST[name]
     initialised(module, (1, smallest, smallest, 1))
@@ -162,7 +169,7 @@ def test_the_running_variance_is_as_in_the_original(name):
     ("alexnet", {"width": 0.5}, ("conv2",), (5, 5, 32, 96)),
     ("nin_d2l", {"width": 2}, ("block1", "conv2"), (1, 1, 192, 192)),
     ("nin_d2l", {"width": 2}, ("block4", "conv1"), (3, 3, 768, 10)),
-    ("googlenet", {"width": 0.25}, ("inception3a", "branch3", "conv"), (3, 3, 4, 8)),
+    slow("googlenet", {"width": 0.25}, ("inception3a", "branch3", "conv"), (3, 3, 4, 8)),
     ("resnet50", {"width": 2}, ("stage1_block1", "conv3"), (1, 1, 128, 512)),
     ("densenet121", {"width": 0.5}, ("block1", "layer1", "conv2"), (3, 3, 64, 16)),
     ("lenet", {"width": 1.5}, ("conv2",), (5, 5, 9, 24)),

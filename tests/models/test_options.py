@@ -14,7 +14,7 @@ from modern_cnn.models.resnet import Bottleneck, Residual
 from modern_cnn.models.vgg import VGGBlock
 from modern_cnn.weights import convert
 from tests.functional.oracle import FAST_COMPILE
-from tests.models.cases import NARROW, SHALLOW, Case, case
+from tests.models.cases import NARROW, SHALLOW, Case, case, slow
 from tests.models.compare import our_step
 
 KEY = jax.random.key(0)
@@ -22,6 +22,8 @@ KEY = jax.random.key(0)
 # after its 3x3 pooling, or instance normalisation leaves nothing of them.
 NORMALISED = [*map(case, ("lenet", "lenet_relu", "alexnet", "nin_d2l")), case("vgg11", **SHALLOW),
               Case("googlenet", (96, 80, 3), NARROW), case("densenet121", block_sizes=(2, 1))]
+QUICK_NORMS = {"alexnet": ("group",), "nin_d2l": ("instance",), "vgg11": ("batch",), "googlenet": ("none",),
+               "densenet121": ("layer",), "lenet": NORMS}
 NO_DROPOUT = {"dropout_rate": 0.0, "aux_dropout_rate": 0.0}
 
 
@@ -52,8 +54,9 @@ def unlike_initial(module, images):
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(module.init, KEY, images))
 
 
-@pytest.mark.parametrize(("case", "norm"), [(each, norm) for each in NORMALISED for norm in NORMS
-                                            if norm != each.ours().norm], ids=str)
+@pytest.mark.parametrize(("case", "norm"), [
+    (each, norm) if norm in QUICK_NORMS.get(each.name, ()) else slow(each, norm)
+    for each in NORMALISED for norm in NORMS if norm != each.ours().norm], ids=str)
 def test_any_normalisation_goes_with_any_network(case, norm):
     """Each parameter has an effect in training mode; only batch norm has running statistics."""
     module, images = without_dropout(case.ours(norm=norm)), case.images()[:2 if norm == "batch" else 1]
@@ -92,9 +95,13 @@ def test_without_normalisation_convolutions_have_biases(case):
 
 
 @pytest.mark.parametrize("case", [
-    *(case(name, dropout_rate=0.5) for name in ("mlp", "alexnet", "nin_d2l", "googlenet_d2l")),
-    case("vgg11", **SHALLOW), case("resnet18", dropout_rate=0.5, **SHALLOW),
-    case("densenet121", block_sizes=(2,), dropout_rate=0.5)], ids=str)
+    *(case(name, dropout_rate=0.5) for name in ("mlp", "nin_d2l")),
+    case("resnet18", dropout_rate=0.5, stage_sizes=(1,), stage_features=(64,)),
+    case("densenet121", block_sizes=(1,), dropout_rate=0.5),
+    *map(slow, (*(case(name, dropout_rate=0.5) for name in ("alexnet", "googlenet_d2l")), case("vgg11", **SHALLOW),
+                case("resnet18", dropout_rate=0.5, **SHALLOW),
+                case("densenet121", block_sizes=(2,), dropout_rate=0.5))),
+], ids=str)
 def test_dropout_acts_in_training_alone(case):
     module, images = case.ours(), case.images().astype(np.float32)
     variables = jax.tree.map(np.float32, unlike_initial(module, images))
@@ -112,9 +119,10 @@ def test_dropout_acts_in_training_alone(case):
     np.testing.assert_array_equal(*evaluated)
 
 
-@pytest.mark.parametrize("case", [*map(case, ("mlp", "lenet_bn", "lenet_relu_bn", "alexnet", "vgg11_bn", "nin_d2l")),
-                                  case("googlenet"), case("resnet18", **SHALLOW), case("preact_resnet50", **SHALLOW),
-                                  case("densenet121", block_sizes=(2, 3))], ids=str)
+@pytest.mark.parametrize("case", [
+    *map(case, ("mlp", "lenet_bn", "alexnet")), case("resnet18", **SHALLOW), case("densenet121", block_sizes=(1,)),
+    *map(slow, (*map(case, ("lenet_relu_bn", "vgg11_bn", "nin_d2l", "googlenet")), case("preact_resnet50", **SHALLOW),
+                case("densenet121", block_sizes=(2, 3))))], ids=str)
 def test_bfloat16_is_close_to_float32(case):
     images = case.images().astype(np.float32)
     variables = jax.tree.map(np.float32, unlike_initial(case.ours(), images))
@@ -134,8 +142,10 @@ def same(one, other):
         jax.tree.map(lambda x, y, scale=largest: np.testing.assert_allclose(x, y, rtol=0, atol=1e-11 * scale), a, b)
 
 
-@pytest.mark.parametrize("case", [case("vgg11_bn", **SHALLOW), case("googlenet_d2l"),
-                                  case("densenet121", block_sizes=(2, 2), dropout_rate=0.2)], ids=str)
+@pytest.mark.parametrize("case", [
+    case("densenet121", block_sizes=(2,), dropout_rate=0.2), *map(slow, (
+        case("vgg11_bn", **SHALLOW), case("googlenet_d2l"),
+        case("densenet121", block_sizes=(2, 2), dropout_rate=0.2)))], ids=str)
 def test_rematerialisation_changes_no_number(case):
     """With dropout: the backward pass, which computes again, must draw the same mask."""
     images, labels = case.images(), case.labels()
@@ -151,9 +161,10 @@ REMAT, SCAN = {"remat": True}, {"scan": True}
 
 
 @pytest.mark.parametrize(("case", "ways"), [
-    (case("resnet18", stage_sizes=(3, 1), stage_features=(64, 128), dropout_rate=0.2), (REMAT, SCAN, REMAT | SCAN)),
-    (case("preact_resnet50", stage_sizes=(2, 2), stage_features=(64, 64)), (REMAT | SCAN,)),
-    (case("resnet20", stage_sizes=(3, 2), stage_features=(16, 32), norm="group"), (SCAN,))], ids=str)
+    (case("resnet18", stage_sizes=(3,), stage_features=(64,), dropout_rate=0.2), (REMAT, SCAN, REMAT | SCAN)),
+    slow(case("resnet18", stage_sizes=(3, 1), stage_features=(64, 128), dropout_rate=0.2), (REMAT, SCAN, REMAT | SCAN)),
+    slow(case("preact_resnet50", stage_sizes=(2, 2), stage_features=(64, 64)), (REMAT | SCAN,)),
+    slow(case("resnet20", stage_sizes=(3, 2), stage_features=(16, 32), norm="group"), (SCAN,))], ids=str)
 def test_loops_over_blocks_and_rematerialisation_change_no_number(case, ways):
     """Blocks in a loop have the variables of the single blocks, stacked, and stay equal in a step."""
     images, labels = case.images(), case.labels()
@@ -174,8 +185,8 @@ def test_loops_over_blocks_and_rematerialisation_change_no_number(case, ways):
                                    atol=1e-12 * np.abs(evaluated).max())
 
 
-@pytest.mark.parametrize("preactivation", [False, True])
-@pytest.mark.parametrize(("block", "channels"), [(Residual, 8), (Bottleneck, 32)])
+@pytest.mark.parametrize(("block", "channels", "preactivation"), [
+    (Residual, 8, False), (Bottleneck, 32, True), slow(Residual, 8, True), slow(Bottleneck, 32, False)])
 def test_zero_init_makes_a_block_the_identity(block, channels, preactivation):
     images = np.random.default_rng(0).random((2, 6, 5, channels), np.float32)  # at least 0, as after a ReLU
     norm = functools.partial(BatchNorm, train=True)
@@ -188,10 +199,11 @@ def test_zero_init_makes_a_block_the_identity(block, channels, preactivation):
     assert jax.tree.structure(variables) == jax.tree.structure(ordinary)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("resnet18", ("norm2", "scale")), ("resnet50", ("norm3", "scale")),
-                                             ("preact_resnet18", ("conv2", "kernel")),
-                                             ("preact_resnet50", ("conv3", "kernel"))])
-@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize(("name", "layer", "zero"), [
+    ("resnet18", ("norm2", "scale"), True), ("resnet18", ("norm2", "scale"), False),
+    ("preact_resnet18", ("conv2", "kernel"), True), slow("preact_resnet18", ("conv2", "kernel"), False),
+    *(slow(*net, zero) for zero in (False, True) for net in (("resnet50", ("norm3", "scale")),
+                                                             ("preact_resnet50", ("conv3", "kernel"))))])
 def test_zero_init_residual_reaches_every_block(name, layer, zero):
     net = case(name, **SHALLOW)
     params = fast(net.ours(zero_init_residual=zero).init)(KEY, net.images())["params"]
@@ -260,7 +272,8 @@ def test_a_shortcut_of_zeros_pads_channels_at_the_end():
     stats = jax.tree.map(np.float32, variables["batch_stats"])
     params = jax.tree.map(np.float32, variables["params"])
     params["stage2_block1"] = jax.tree.map(np.zeros_like, params["stage2_block1"])  # only the shortcut is left
-    _, sown = net.apply({"params": params, "batch_stats": stats}, images, mutable=["intermediates"])
+    apply = fast(functools.partial(net.apply, mutable=["intermediates"]))
+    _, sown = apply({"params": params, "batch_stats": stats}, images)
     (before,), (after,) = (sown["intermediates"][stage] for stage in ("stage1", "stage2"))
     np.testing.assert_array_equal(after[..., :4], before[:, ::2, ::2])
     assert not after[..., 4:].any()
