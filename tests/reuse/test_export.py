@@ -61,8 +61,12 @@ def test_a_fresh_process_without_this_package_gets_the_same_logits(name, make_ru
     np.testing.assert_allclose(got["one"], want[:1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cpu"])
-@pytest.mark.parametrize("name", FAMILIES)
+DEEP = {"googlenet", "resnet18", "resnet32", "densenet_d2l"}
+
+
+@pytest.mark.parametrize(("name", "platform"), [
+    pytest.param(name, platform, marks=pytest.mark.slow if name in DEEP and platform == "cpu" else ())
+    for name in FAMILIES for platform in ("tpu", "cpu")])
 def test_every_family_takes_any_number_of_images(name, platform):
     shape, options = FAMILIES[name]
     module = models.build(name, 3, **options)
