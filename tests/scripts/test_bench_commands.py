@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from modern_cnn.errors import UserError
 from scripts.bench import timing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,13 +36,42 @@ def test_whole_runs_are_repeated_with_other_seeds(tmp_path):
     assert f"2 seeds: test accuracy {mean:.2f} % as mean" in done.stdout
 
 
-def test_start_up_is_timed_with_empty_and_with_warm_caches(tmp_path):
+TRAIN = """
+import os, pathlib, sys, time
+cache = pathlib.Path(os.environ["MODERN_CNN_CACHE"])
+time.sleep(0 if cache.exists() else 3)
+cache.mkdir(exist_ok=True)
+workdir, = [word.partition("=")[2] for word in sys.argv if word.startswith("--workdir=")]
+assert "--config.log_every_steps=1" in sys.argv
+pathlib.Path(workdir).mkdir()
+pathlib.Path(workdir, "metrics.jsonl").write_text("{}")
+time.sleep(600)
+"""
+
+
+def test_a_start_ends_with_the_first_step(tmp_path, monkeypatch, capsys):
+    """Of a program that waits for what is not in its cache, and would go on after its first step."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    monkeypatch.setattr(timing, "SCRIPTS", tmp_path)
+    timing.report_startup(["--config=x"], 1, str(tmp_path / "startup.json"))
+    (empty,), (warm,) = json.loads((tmp_path / "startup.json").read_text())["first_step_s"].values()
+    assert empty > 3
+    assert warm > 0
+    out = capsys.readouterr().out
+    assert [f"{seconds:.1f} s after the command" in out for seconds in (empty, warm)] == [True, True]
+    (tmp_path / "train.py").write_text("import sys; sys.exit('error: no')")
+    with pytest.raises(UserError, match=r"train\.py --config=x .*failed: error: no$"):
+        timing.report_startup(["--config=x"], 1, "")
+
+
+@pytest.mark.slow
+def test_start_up_is_timed_with_empty_and_with_warm_caches(script, tmp_path):
     out = tmp_path / "startup.json"
-    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--config=configs/quickstart.py", "--startup",
-                           "--rounds=1", f"--out={out}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = script("benchmark.py", "--config=configs/quickstart.py", "--startup", "--rounds=1", f"--out={out}")
+    assert done.code == 0, done.err
     (empty,), (warm,) = json.loads(out.read_text())["first_step_s"].values()
     assert empty > warm > 1
-    assert [f"{seconds:.1f} s after the command" in done.stdout for seconds in (empty, warm)] == [True, True]
+    assert [f"{seconds:.1f} s after the command" in done.out for seconds in (empty, warm)] == [True, True]
 
 
 @pytest.mark.slow
@@ -62,13 +92,13 @@ def test_trials_together_and_apart(tmp_path):
     (["--seeds=2"], "--seeds, --startup, --trials and --loading need a --config"),
     (["--config=configs/quickstart.py", "--startup", "--config.data.batch_size=5000"], "is more than the 1437"),
     (["--config=configs/quickstart.py", "--loading"], "--loading times random crops of a streamed folder"),
-    (["--config=configs/quickstart.py", "--seeds=1", "--config.data.batch_size=5000"], "is more than the 1437"),
+    pytest.param(["--config=configs/quickstart.py", "--seeds=1", "--config.data.batch_size=5000"],
+                 "is more than the 1437", marks=pytest.mark.slow),
 ])
-def test_runs_that_cannot_be(arguments, words):
-    done = subprocess.run([sys.executable, "scripts/benchmark.py", *arguments], cwd=ROOT, capture_output=True,
-                          text=True, check=False)
-    assert done.returncode == 1
-    *said, error = done.stderr.splitlines()
+def test_runs_that_cannot_be(script, arguments, words):
+    done = script("benchmark.py", *arguments)
+    assert done.code == 1
+    *said, error = done.err.splitlines()
     assert error.startswith("error: ")
     assert words in error
     assert said in ([], ["rounds: 1 of 7"], ["seeds: 1 of 1"])

@@ -26,7 +26,8 @@ def test_the_library_is_xlas_own_operations(monkeypatch):
     assert taken == ["canonical", "library"]
 
 
-def test_ours_and_a_peer_in_turn():
+def test_ours_and_a_peer_in_turn(monkeypatch):
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0)
     case = timing.Case("lenet", 8, (28, 28, 1), "bfloat16")
     own, other = steps.compare_steps(case, ["library"], 3)
     assert (own["who"], other["who"], own["dtype"], own["rounds"]) == ("ours", "library", "bfloat16", 3)

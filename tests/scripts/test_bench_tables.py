@@ -1,25 +1,20 @@
 """A table has a row for each program, and wrong input is reported before anything is timed."""
 import json
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from modern_cnn.errors import UserError
 from scripts.bench import steps, timing
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def test_the_script_writes_table_and_json(tmp_path):
-    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--models=mlp", "--peer=library", "--rounds=2",
-                           f"--out={tmp_path / 'steps.json'}"], cwd=ROOT, capture_output=True, text=True, check=True)
+def test_the_script_writes_table_and_json(script, tmp_path):
+    done = script("benchmark.py", "--models=mlp", "--peer=library", "--rounds=1", f"--out={tmp_path / 'steps.json'}")
+    assert done.code == 0, done.err
     content = json.loads((tmp_path / "steps.json").read_text())
     assert [record["who"] for record in content["results"]] == ["ours", "library"]
     assert {"versions", "commit", "machine", "device"} <= content.keys()
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["network", "mlp", "mlp"]
+    assert [line.split()[0] for line in done.out.splitlines()[1:]] == ["network", "mlp", "mlp"]
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -1,8 +1,4 @@
 """The parts of a step's time add up, and each operation is described as in the program."""
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,8 +6,6 @@ import pytest
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError
 from scripts.bench import operations
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("name", "kind"), [
@@ -57,10 +51,10 @@ def test_a_trace_without_operations():
         operations.xla_operations(step, lambda: None)
 
 
-def test_the_script_prints_tables():
-    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--operations", "--models=lenet_bn",
-                           "--batch_size=8", "--rounds=2"], cwd=ROOT, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+def test_the_script_prints_tables(script):
+    done = script("benchmark.py", "--operations", "--models=lenet_bn", "--batch_size=8", "--rounds=2")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
     rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in lines if line.startswith("|")}
     assert all(float(cell) > 0 for kind in ("convolutions, products", "normalisation") for cell in rows[kind])
     assert sum("`forward: " in line or "`backward: " in line for line in lines) >= 3

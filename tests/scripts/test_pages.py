@@ -19,6 +19,19 @@ RECORDS = results.load(DOCS / pages.RECORDS)
 TEXTS = {path.name: path.read_text() for path in DOCS.glob("*.md")}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def networks_are_traced_once():
+    """Pages share networks, and some tests make a page several times."""
+    def once(make):
+        found = {}
+        return lambda *args: found[key] if (key := repr(args)) in found else found.setdefault(key, make(*args))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages.summary, "summarize", once(pages.summary.summarize))
+        patch.setattr(pages.blocks, "draw", once(pages.blocks.draw))
+        yield
+
+
 def test_the_counts_of_the_tables_are_the_golden_ones():
     """Of every page, quickly; test_models holds the golden numbers to the code."""
     golden = json.loads((ROOT / "tests/golden/networks.json").read_text())

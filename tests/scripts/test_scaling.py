@@ -60,13 +60,12 @@ def test_a_prediction_by_hand():
     assert step == pytest.approx((3, 20, 20 / 43, 20 / 33))
 
 
-def test_the_script_prints_tables():
-    done = subprocess.run([sys.executable, "scripts/scaling.py", "--models=lenet", "--devices=8", "--batch_size=64"],
-                          cwd=ROOT, capture_output=True, text=True, check=True)
-    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+def test_the_script_prints_tables(script):
+    done = script("scaling.py", "--models=lenet", "--devices=8", "--batch_size=64")
+    assert done.code == 0, done.err
+    rows = [line for line in done.out.splitlines() if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["global", "device"]
     assert "0.2" in rows[2].split("|")[5]  # MB
-    wrong = subprocess.run([sys.executable, "scripts/scaling.py", "--models=resnet500"], cwd=ROOT, capture_output=True,
-                           text=True, check=False)
-    assert wrong.returncode == 1
-    assert "did you mean 'resnet50'" in wrong.stderr
+    wrong = script("scaling.py", "--models=resnet500")
+    assert wrong.code == 1
+    assert "did you mean 'resnet50'" in wrong.err
