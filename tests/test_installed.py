@@ -31,13 +31,13 @@ def site(tmp_path_factory):
 
 def modern_cnn(site, folder, *arguments):
     return subprocess.run([sys.executable, "-m", "modern_cnn", *arguments], cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(site)}, timeout=300, check=False)
+                          env=os.environ | {"PYTHONPATH": str(site)}, timeout=600, check=False)
 
 
 def test_the_wheel_has_all_of_the_checkout(site):
     for folder, place in (("modern_cnn", "modern_cnn"), ("configs", "modern_cnn/tree/configs"),
                           ("scripts", "modern_cnn/tree/scripts")):
-        files = {path.relative_to(ROOT / folder) for pattern in ("*.py", "*.sh", "py.typed")
+        files = {path.relative_to(ROOT / folder) for pattern in ("*.py", "*.sh", "*.npz", "py.typed")
                  for path in (ROOT / folder).rglob(pattern)}
         assert files == {path.relative_to(site / place) for path in (site / place).rglob("*")
                          if path.is_file() and "tree" not in path.relative_to(site / place).parts}
@@ -53,12 +53,19 @@ def test_commands_are_the_scripts(site, tmp_path):
     assert wrong.stderr.startswith("error: there is no command 'trian'; the commands are ablate, ")
 
 
-@pytest.mark.parametrize("config", ["quickstart", "configs/quickstart.py"])
+@pytest.mark.parametrize("config", ["mlp", pytest.param("configs/mlp.py", marks=pytest.mark.slow)])
 def test_a_config_is_found_by_name(site, tmp_path, config):
-    result = modern_cnn(site, tmp_path, "train", f"--config={config}", "--config.max_steps=2", "--workdir=mine")
+    result = modern_cnn(site, tmp_path, "train", f"--config={config}", "--config.data.source=digits",
+                        "--config.max_steps=2", "--workdir=mine")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "mine/curves.png").exists()
     assert modern_cnn(site, tmp_path, "evaluate", "--workdir=mine").returncode == 0
+
+
+def test_a_config_is_found_by_its_path(site, tmp_path):
+    result = modern_cnn(site, tmp_path, "train", "--config=configs/quickstart.py", "--config.data.batch_size=5000")
+    assert result.returncode == 1
+    assert "is more than the 1437" in result.stderr
 
 
 def test_a_config_that_is_not_there_is_named(site, tmp_path):

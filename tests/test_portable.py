@@ -21,9 +21,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.mark.parametrize("locking", ["none", "msvcrt"])
 def test_training_needs_nothing_that_windows_lacks(locking, tmp_path):
-    command = [sys.executable, "-c", HIDE, locking, "--config=configs/quickstart.py", "--config.max_steps=2",
-               f"--workdir={tmp_path / 'run'}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-c", HIDE, locking, "--config=configs/mlp.py", "--config.data.source=digits",
+               "--config.max_steps=2", f"--workdir={tmp_path / 'run'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run/curves.png").exists()
     assert ("has no locks" in result.stderr) == (locking == "none")
