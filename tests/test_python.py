@@ -14,8 +14,8 @@ from modern_cnn.runs import load, log
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    return modern_cnn.train("quickstart", tmp_path_factory.mktemp("runs") / "mine", max_steps=60,
-                            **{"data.batch_size": 128, "schedule.name": "constant"})
+    fields = {"data.source": "digits", "data.image_size": 16, "data.normalize": "standard", "data.batch_size": 128}
+    return modern_cnn.train("mlp", tmp_path_factory.mktemp("runs") / "mine", max_steps=60, **fields)
 
 
 def test_a_config_by_name_with_overrides(result):
