@@ -4,12 +4,23 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 import torch
+from hypothesis import given, settings
 
 TOLERANCE = 1e-10
 WORKED = json.loads((Path(__file__).parents[1] / "golden" / "worked_examples.json").read_text())
 # Each example of Hypothesis has a new shape and is compiled anew, so XLA need not make the code fast.
 FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def drawn(*strategies, few, many):
+    """Make a test of examples, of which each is compiled: `few` of them, and `many` in a slow test of its own."""
+    def decorate(test):
+        thorough = settings(max_examples=many)(given(*strategies)(test))
+        test.__globals__[f"{test.__name__}_thoroughly"] = pytest.mark.slow(thorough)
+        return settings(max_examples=few)(given(*strategies)(test))
+    return decorate
 
 
 def normal(*shape, seed=0):

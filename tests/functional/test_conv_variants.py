@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from modern_cnn import functional as F
-from tests.functional.oracle import WORKED, agree, close, nchw, nhwc, normal, pad, same_padding
+from tests.functional.oracle import WORKED, agree, close, drawn, nchw, nhwc, normal, pad, same_padding
 
 small = st.integers(1, 2)
 
@@ -57,8 +57,7 @@ def transposed(draw):
     return size, window, {**options, "padding": padding, "output_padding": extra}, cut
 
 
-@settings(max_examples=30)
-@given(transposed(), small, small, small, st.booleans())
+@drawn(transposed(), small, small, small, st.booleans(), few=6, many=30)
 def test_conv2d_transpose_is_torchs(geometry, groups, inputs, outputs, biased):
     size, window, options, cut = geometry
 
@@ -87,8 +86,7 @@ def test_the_whole_transpose_is_torchs_own(strides, padding, output_padding, dil
           theirs, normal(2, 4, 5, 4), normal(3, 3, 3, 4), normal(3 * groups))
 
 
-@settings(max_examples=20)
-@given(forward(), small, small, small)
+@drawn(forward(), small, small, small, few=4, many=20)
 def test_conv2d_transpose_is_the_transpose_of_conv2d(geometry, groups, inputs, outputs):
     """<conv2d(a), b> = <a, conv2d_transpose(b)>, with the same kernel and the same options."""
     size, window, options, pairs = geometry
@@ -140,8 +138,7 @@ def test_a_same_transpose_multiplies_the_size_by_the_stride(size, window, stride
     assert F.conv2d_transpose(x, kernel, strides=strides, padding="SAME").shape == (1, out, out, 3)
 
 
-@settings(max_examples=20)
-@given(forward(), st.integers(1, 3), st.integers(1, 3), st.booleans())
+@drawn(forward(), st.integers(1, 3), st.integers(1, 3), st.booleans(), few=4, many=20)
 def test_depthwise_conv2d_is_torchs(geometry, channels, multiplier, biased):
     size, window, options, pairs = geometry
 
@@ -164,8 +161,7 @@ def test_depthwise_channels_come_in_tensorflows_order():
             close(y[..., [c * 2 + m]], F.conv2d(x[..., [c]], kernel[:, :, [c], m, None]))
 
 
-@settings(max_examples=10)
-@given(forward(), small, small, st.integers(1, 3), st.booleans())
+@drawn(forward(), small, small, st.integers(1, 3), st.booleans(), few=4, many=10)
 def test_separable_conv2d_is_torchs(geometry, channels, multiplier, outputs, biased):
     size, window, options, pairs = geometry
 
@@ -195,8 +191,7 @@ def test_a_1x1_convolution_is_a_dense_layer_at_every_pixel():
     close(F.conv2d(x, weights[None, None], bias), want.reshape(2, 5, 4, 6))
 
 
-@settings(max_examples=12)
-@given(forward(), small, st.integers(1, 3))
+@drawn(forward(), small, st.integers(1, 3), few=4, many=12)
 def test_conv2d_matrix_times_an_image_is_conv2d(geometry, inputs, outputs):
     """The matrix of a linear function has as columns its values for the columns of the identity."""
     size, window, options, _ = geometry

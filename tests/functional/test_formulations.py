@@ -4,14 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
 from modern_cnn import functional as F
 from modern_cnn.functional import formulations
 from modern_cnn.functional.conv import output_size
-from tests.functional.oracle import agree, close, nchw, nhwc, normal, pad
+from tests.functional.oracle import FAST_COMPILE, agree, close, drawn, nchw, nhwc, normal, pad
 from tests.functional.test_conv import geometries
 
 WAYS = list(formulations.CONVOLUTIONS)
@@ -27,10 +26,9 @@ def operands(way, geometry, channels=3, features=4, batch=2):
     return normal(batch, *size, channels), kernel, (strides, pads, dilation, groups)
 
 
+@drawn(geometries(), few=5, many=25)
 @pytest.mark.parametrize(("way", "channels", "features"), [
     *((way, 3, 4) for way in WAYS), ("canonical", 4, 3), ("bands", 4, 3), ("bands", 1, 1)])
-@settings(max_examples=25)
-@given(geometries())
 def test_every_way_is_torchs(way, channels, features, geometry):
     x, kernel, (strides, pads, dilation, groups) = operands(way, geometry, channels, features)
 
@@ -116,9 +114,8 @@ def test_the_table(way, x, kernel, options, monkeypatch):
     assert taken == [way, "library", "library"]
 
 
+@drawn(geometries(dilate=False), st.integers(0, 9), few=8, many=40)
 @pytest.mark.parametrize("way", formulations.MAX_POOLINGS)
-@settings(max_examples=40)
-@given(geometries(dilate=False), st.integers(0, 9))
 def test_every_max_pooling_is_torchs(way, geometry, seed):
     """Among equal values the first in row order gets the gradient; minus infinity is a value like others."""
     size, window, strides, _, _, pads = geometry
@@ -135,12 +132,17 @@ def test_every_max_pooling_is_torchs(way, geometry, seed):
     want = theirs(leaf)
     cotangent = normal(*want.shape)
     want.backward(torch.tensor(cotangent))
-    got, pullback = jax.vjp(lambda x: formulations.MAX_POOLINGS[way](x, window, strides, pads), jnp.asarray(x))
+
+    def value_and_gradient(x, cotangent):
+        y, pullback = jax.vjp(lambda x: formulations.MAX_POOLINGS[way](x, window, strides, pads), x)
+        return y, pullback(cotangent)[0]
+
+    got, gradient = jax.jit(value_and_gradient, compiler_options=FAST_COMPILE)(x, cotangent)
     assert got.shape == want.shape == (2, *output_size(size, window, strides, pads), 3)
     np.testing.assert_array_equal(got, want.detach())
     finite = np.isfinite(want.detach().numpy())
     if finite.all():
-        close(pullback(jnp.asarray(cotangent))[0], leaf.grad)
+        close(gradient, leaf.grad)
 
 
 @pytest.mark.parametrize("way", formulations.MAX_POOLINGS)

@@ -3,11 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modern_cnn import functional as F
-from tests.functional.oracle import agree, close, nchw, nhwc, normal
+from tests.functional.oracle import agree, close, drawn, nchw, nhwc, normal
 
 small = st.integers(1, 3)
 images = st.tuples(small, small, small, small)
@@ -18,8 +17,7 @@ def affine(channels, wanted):
     return [normal(channels, seed=3), normal(channels, seed=4)] if wanted else []
 
 
-@settings(max_examples=10)
-@given(st.lists(st.integers(2, 4), min_size=1, max_size=4), st.booleans(), epsilons)
+@drawn(st.lists(st.integers(2, 4), min_size=1, max_size=4), st.booleans(), epsilons, few=4, many=10)
 def test_layer_norm_over_the_channels_is_torchs(shape, scaled, epsilon):
     channels = shape[-1]
     agree(lambda x, *affine: F.layer_norm(x, *affine, epsilon=epsilon),
@@ -27,8 +25,7 @@ def test_layer_norm_over_the_channels_is_torchs(shape, scaled, epsilon):
           3 + 2 * normal(*shape), *affine(channels, scaled))
 
 
-@settings(max_examples=10)
-@given(images, st.booleans())
+@drawn(images, st.booleans(), few=4, many=10)
 def test_layer_norm_over_whole_images_is_torchs(shape, scaled):
     """torch has a scale for every pixel here, so the scale of each channel is applied outside."""
     def theirs(x, scale=1, bias=0):
@@ -39,8 +36,7 @@ def test_layer_norm_over_whole_images_is_torchs(shape, scaled):
           3 + 2 * normal(*shape), *affine(shape[-1], scaled))
 
 
-@settings(max_examples=20)
-@given(images | st.tuples(small), small, small, st.booleans(), epsilons)
+@drawn(images | st.tuples(small), small, small, st.booleans(), epsilons, few=4, many=20)
 def test_group_norm_is_torchs(shape, groups, members, scaled, epsilon):
     channels = groups * members
     shape = (2, *shape[1:3], channels)
@@ -54,8 +50,7 @@ def test_group_norm_is_torchs(shape, groups, members, scaled, epsilon):
           3 + 2 * normal(*shape), *affine(channels, scaled))
 
 
-@settings(max_examples=10)
-@given(images, st.booleans(), epsilons)
+@drawn(images, st.booleans(), epsilons, few=4, many=10)
 def test_instance_norm_is_torchs(shape, scaled, epsilon):
     # torch refuses a single pixel, and torch 2.13's gradient for a single NHWC image is wrong: batches of two and more
     shape = (shape[0] + 1, shape[1] + 1, *shape[2:])
@@ -67,8 +62,8 @@ def test_instance_norm_is_torchs(shape, scaled, epsilon):
           3 + 2 * normal(*shape), *affine(shape[-1], scaled))
 
 
-@settings(max_examples=20)
-@given(images, st.integers(1, 6), st.sampled_from([(1e-4, 0.75, 1.0), (0.5, 0.75, 2.0), (2.0, 1.5, 0.5)]))
+@drawn(images, st.integers(1, 6), st.sampled_from([(1e-4, 0.75, 1.0), (0.5, 0.75, 2.0), (2.0, 1.5, 0.5)]),
+       few=4, many=20)
 def test_local_response_norm_is_torchs(shape, size, constants):
     """Windows may be even, and wider than the number of channels."""
     alpha, beta, k = constants
