@@ -14,6 +14,7 @@ from modern_cnn.inspection import deconvolution as deconv
 from modern_cnn.inspection import features
 from modern_cnn.layers import Conv
 from tests.functional.oracle import FAST_COMPILE, close, nhwc, normal
+from tests.models.cases import slow
 from tests.models.torch_nets import torch_net
 
 
@@ -130,7 +131,8 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize(("name", "options", "size"), NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(("name", "options", "size"), [
+    NETWORKS["alexnet_2012"], slow(*NETWORKS["alexnet"]), slow(*NETWORKS["vgg11_bn"])])
 @torch.no_grad()
 def test_trained_networks_send_back_as_the_same_layers_in_pytorch_do(name, options, size):
     torch.manual_seed(0)

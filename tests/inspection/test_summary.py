@@ -18,6 +18,7 @@ from modern_cnn import models
 from modern_cnn.errors import UserError
 from modern_cnn.inspection.summary import Row, lines, scaled, summarize
 from modern_cnn.layers import Conv, ConvTranspose, Dense, DepthwiseConv, GroupNorm, LocallyConnected, SeparableConv
+from tests.models.cases import slow
 from tests.test_cli import ROOT, refused
 
 # (parameters, running means and variances, multiply-accumulates) at the source's input, counted over PyTorch's modules
@@ -65,6 +66,8 @@ FIELDS = {
     "densenet121": 7 + 2 * 2 + 6 * 8 + 4 + 12 * 16 + 8 + 24 * 32 + 16 + 16 * 64,
 }
 DEEP = {"resnet101", "resnet152", "preact_resnet101", "preact_resnet152", "resnet110", "resnet1202"}
+QUICK = {"mlp", "lenet", "lenet_relu_bn", "alexnet", "alexnet_2012", "vgg16", "vgg11_bn", "nin_d2l", "nin_cifar",
+         "googlenet", "resnet18", "resnet50", "preact_resnet18", "plain18", "resnet20", "resnet1202", "densenet_d2l"}
 
 
 def totals(summary):
@@ -110,7 +113,7 @@ def test_lenet_by_hand():
     assert [row.output_shape for row in norms] == [(24, 24, 6), (8, 8, 16), (120,), (84,)]
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in models.MODELS])
 def test_the_rows_add_up_and_the_totals_are_the_published_ones(name):
     summary = of(name, **({"scan": True} if name in DEEP else {}))
     for total in ("params", "bn_running_scalars", "macs", "activation_bytes"):
@@ -134,12 +137,13 @@ def test_other_inputs_and_options():
     assert of("googlenet").norm_params == 15_072  # as many scales and biases as running numbers, auxiliary heads' too
 
 
-@pytest.mark.parametrize("name", ["vgg11_bn", "googlenet_d2l", "resnet50", "densenet_d2l"])
+@pytest.mark.parametrize("name", ["vgg11_bn", slow("googlenet_d2l"), slow("resnet50"), "densenet_d2l"])
 def test_rematerialisation_changes_nothing(name):
     assert of(name, remat=True) == of(name)
 
 
-@pytest.mark.parametrize(("name", "remat"), [("resnet20", False), ("resnet20", True), ("preact_resnet50", False)])
+@pytest.mark.parametrize(("name", "remat"), [
+    ("resnet20", True), slow("resnet20", False), slow("preact_resnet50", False)])
 def test_scanned_blocks_count_as_often_as_they_run(name, remat):
     plain, scanned = of(name), of(name, scan=True, remat=remat)
     assert replace(scanned, layers=[]) == replace(plain, layers=[])
