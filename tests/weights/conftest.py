@@ -1,4 +1,18 @@
-"""Fixtures of tests/test_cli.py, which run the scripts."""
+"""Fixtures of tests/test_cli.py, which run the scripts; and networks that are traced once."""
+import functools
+
+import pytest
+
+from modern_cnn.weights import convert
 from tests.test_cli import script, server
 
 __all__ = ["script", "server"]
+ENTRIES = functools.cache(convert._entries)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def entries_are_kept():
+    """Most tests convert the same few networks, and each conversion would trace its network again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "_entries", ENTRIES)
+        yield

@@ -18,6 +18,7 @@ from modern_cnn.data import augment, sources
 from modern_cnn.errors import UserError
 from modern_cnn.runs import imported
 from modern_cnn.weights import convert
+from tests.models.cases import slow
 from tests.models.torch_nets import torch_net
 from tests.test_cli import refused
 
@@ -61,8 +62,8 @@ def write_legacy(state, path):
                _use_new_zipfile_serialization=False)
 
 
-@pytest.mark.parametrize(("ending", "write"), [(".safetensors", safetensors.torch.save_file), (".pth", write_zip),
-                                               (".pt", write_legacy)])
+@pytest.mark.parametrize(("ending", "write"), [
+    (".safetensors", safetensors.torch.save_file), slow(".pth", write_zip), (".pt", write_legacy)])
 def test_from_a_file_to_a_network(script, tmp_path, ending, write):
     net, path, run = twin(), tmp_path / f"mine{ending}", tmp_path / "run"
     write(net.state_dict(), path)
@@ -228,8 +229,12 @@ def weights_file(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("flags", "words"), BAD.values(), ids=BAD)
-def test_what_is_refused(script, tmp_path, weights_file, flags, words):
+QUICK_BAD = ("no such file", "half a file", "another network", "no option", "too few names", "unwritable workdir")
+
+
+@pytest.mark.parametrize("bad", [name if name in QUICK_BAD else slow(name) for name in BAD])
+def test_what_is_refused(script, tmp_path, weights_file, bad):
+    flags, words = BAD[bad]
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     (tmp_path / "half.pth").write_bytes(weights_file.read_bytes()[:50_000])
     flags = [flag.format(tmp_path=tmp_path) for flag in flags]
