@@ -86,7 +86,7 @@ def test_any_normalisation_goes_with_any_network(case, norm):
 
 
 @pytest.mark.parametrize("case", [case("resnet18", **SHALLOW), case("densenet121", block_sizes=(1,)),
-                                  case("googlenet", aux_logits=False)], ids=str)
+                                  slow(case("googlenet", aux_logits=False))], ids=str)
 def test_without_normalisation_convolutions_have_biases(case):
     for norm in NORMS:
         variables = jax.eval_shape(case.ours(norm=norm).init, KEY, case.images())
@@ -95,11 +95,11 @@ def test_without_normalisation_convolutions_have_biases(case):
 
 
 @pytest.mark.parametrize("case", [
-    *(case(name, dropout_rate=0.5) for name in ("mlp", "nin_d2l")),
+    case("mlp", dropout_rate=0.5),
     case("resnet18", dropout_rate=0.5, stage_sizes=(1,), stage_features=(64,)),
     case("densenet121", block_sizes=(1,), dropout_rate=0.5),
-    *map(slow, (*(case(name, dropout_rate=0.5) for name in ("alexnet", "googlenet_d2l")), case("vgg11", **SHALLOW),
-                case("resnet18", dropout_rate=0.5, **SHALLOW),
+    *map(slow, (*(case(name, dropout_rate=0.5) for name in ("alexnet", "nin_d2l", "googlenet_d2l")),
+                case("vgg11", **SHALLOW), case("resnet18", dropout_rate=0.5, **SHALLOW),
                 case("densenet121", block_sizes=(2,), dropout_rate=0.5))),
 ], ids=str)
 def test_dropout_acts_in_training_alone(case):
