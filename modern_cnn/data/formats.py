@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from modern_cnn.data import unpickle
+from modern_cnn.data.decoding import IMAGE_ENDINGS as IMAGE_ENDINGS  # so that they can be imported from here too
+from modern_cnn.data.decoding import decode as decode
 from modern_cnn.data.folders import read_folder
 from modern_cnn.data.spec import Arrays
 from modern_cnn.errors import UserError, some

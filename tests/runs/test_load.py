@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from modern_cnn import models, settings
 from modern_cnn.data import sources
@@ -28,3 +29,11 @@ def test_other_images_are_normalised_as_those_of_the_training(config, tmp_path):
     assert scored["count"] == len(labels)
     np.testing.assert_allclose(scored["loss"], losses.mean(), rtol=1e-4)
     assert scored["accuracy"] == (np.argmax(logits, 1) == labels).mean()
+
+
+def test_modules_that_moved_are_found_under_their_earlier_names():
+    with pytest.warns(DeprecationWarning, match=r"modern_cnn\.training\.evaluation is modern_cnn\.runs\.load now"):
+        from modern_cnn.training import evaluation
+    assert evaluation is load
+    with pytest.raises(ImportError, match="evaluations"):
+        from modern_cnn.training import evaluations  # noqa: F401
