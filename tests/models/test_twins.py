@@ -1,6 +1,6 @@
 """Each network equals its twin in PyTorch, in float64: logits in both modes, gradients, running statistics.
 
-The default run takes narrow and shallow networks of the families; the slow run takes more of them, each option that
+The default run takes a narrow and shallow network of each family; the slow run takes more of them, each option that
 changes results, and all names except resnet1202 at their own depth.
 """
 from dataclasses import replace
@@ -17,8 +17,8 @@ from tests.models.cases import DEEP, NARROW, SHALLOW, SMALL, Case, case, slow
 from tests.models.compare import close, our_step, torch_step
 
 QUICK = [
-    *map(case, ("lenet_bn", "lenet_relu_bn", "nin_cifar", "googlenet")),
-    case("mlp", dropout_rate=0.3), case("lenet", activation="tanh"),
+    *map(case, ("lenet_bn", "lenet_relu_bn", "alexnet", "nin_cifar", "googlenet")),
+    case("mlp", dropout_rate=0.3), case("lenet", activation="tanh"), replace(case("vgg11_bn"), image=(32, 40, 3)),
     case("resnet18", norm="group", stage_sizes=(1, 1), stage_features=(64, 128)),
     case("resnet50", stride_in_1x1=True, dropout_rate=0.2, **SHALLOW),
     case("preact_resnet18", stage_sizes=(1, 1), stage_features=(64, 128)), case("resnet20", stage_sizes=(1, 1, 1)),
