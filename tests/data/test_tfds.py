@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets
 
 from modern_cnn.data import tfds
 from modern_cnn.errors import UserError
@@ -77,6 +78,14 @@ def test_without_network(monkeypatch):
     ("tfds:fasion_mnist", "fashion_mnist"), ("cifar1O", "cifar10"), ("Digits", "digits"), ("tfds:digit", "digits")])
 def test_unknown_set_names_the_closest(source, closest):
     refused(source, f"did you mean '{closest}'")
+
+
+def test_a_set_prepared_in_another_format_says_what_to_do(monkeypatch):
+    def builder(*args, **options):
+        raise ValueError("File format is already set to FileFormat.TFRECORD. Got FileFormat.ARRAY_RECORD")
+
+    monkeypatch.setattr(tensorflow_datasets, "builder", builder)
+    refused("tfds:mnist", "cannot open 'mnist'", "TFDS_DATA_DIR", stream=True, image_size=28)
 
 
 @pytest.mark.parametrize(("name", "word"), [("mnist/foo", "foo"), ("fashion_mnist:1.0.0", "3.0.1"), ("a b", "a b")])
