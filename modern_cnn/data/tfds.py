@@ -84,8 +84,8 @@ def _prepare(name: str, manual_dir: str, **options: Any) -> Any:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"TensorFlow Datasets has no {name!r}; {hint}{NO_NETWORK}") from e
     except (ValueError, AssertionError, ImportError) as e:
-        other = ("; it was prepared to be read as a whole: to stream it, set TFDS_DATA_DIR to another folder, where it is "
-                 "prepared again" if "File format is already set" in str(e) else "")
+        other = ("; it was prepared to be read as a whole: to stream it, set TFDS_DATA_DIR to another folder, where it "
+                 "is prepared again" if "File format is already set" in str(e) else "")
         raise UserError(f"TensorFlow Datasets cannot open {name!r}: {e or type(e).__name__}{other}") from e
     features = builder.info.features or {}
     if "image" not in features or "label" not in features or not hasattr(features["label"], "num_classes"):
