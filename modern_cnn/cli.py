@@ -243,9 +243,9 @@ class Numbers(flags.ArgumentParser):
         return numbers
 
 
-def new_workdir(prefix: str = "") -> str:
-    """Return runs/<prefix>-<config>-<variant>-<time>, named after --config."""
-    file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+def new_workdir(prefix: str = "", config: str = "") -> str:
+    """Return runs/<prefix>-<config>-<variant>-<time>, named after a config FILE:VARIANT, by default --config."""
+    file, _, variant = (config or config_flags.get_config_filename(flags.FLAGS["config"])).partition(":")
     return "runs/" + "-".join(filter(None, [prefix, PurePath(file).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import html
 import runpy
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) 
 
     Args:
         config: A name as in --config, 'quickstart' or 'configs/lenet.py:lenet_bn', or a ConfigDict, which is copied.
-        workdir: By default runs/<config>-<time>.
+        workdir: By default runs/<config>-<variant>-<time>.
         overrides: Fields of the config: epochs=5, or of a section **{"optimizer.momentum": 0.9}.
 
     Raise UserError as `loop.train_and_evaluate`, and for a field that the config does not have.
@@ -68,5 +67,5 @@ def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) 
             section[last] = value
         except TypeError as e:
             raise UserError(f"config.{field}={value!r}: it is a {type(section[last]).__name__}") from e
-    directory = Path(workdir or f"runs/{Path(name).stem.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}")
+    directory = Path(workdir or cli.new_workdir(config=name))
     return Result(directory, loop.train_and_evaluate(own, directory))
