@@ -1,5 +1,7 @@
-"""Settings shared by all tests."""
+"""Settings shared by all tests, and the scripts as processes."""
+import multiprocessing
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from configs import base
 from modern_cnn import runtime
 from modern_cnn.errors import UserError
+from tests.forked import Result, run_script
 
 runtime.set_xla_flags()  # the programs that the scripts run are those that are tested
 # But each is compiled for a few small runs: machine code that is made quickly is worth more than code that is quick.
@@ -74,6 +77,38 @@ def errors_are_one_short_line(errors_are_read):
     wrong = _WRONG_ERRORS.copy()
     _WRONG_ERRORS.clear()
     assert not wrong
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Return a fork server that has imported this package and the slow libraries: a start takes 0.1 s, not 3.
+
+    Importing sets no environment and starts no backend (test_house), so a script in it is as in a new process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["modern_cnn.runs.loop", "modern_cnn.reuse.export", "modern_cnn.reuse.predict",
+                                    "tensorboardX.event_file_writer", "matplotlib.pyplot",
+                                    "matplotlib.backends.backend_agg", "ml_collections.config_flags", "torch",
+                                    "pytest", "tests.forked"])
+    return context
+
+
+@pytest.fixture
+def script(server, tmp_path):
+    """Return script: script('train.py', '--flag', ...) -> Result, run in tmp_path."""
+    def run(name, *flags):
+        environment = {key: os.environ[key] for key in os.environ if key.startswith("MODERN_CNN")}
+        argv = [str(Path(__file__).resolve().parents[1] / "scripts" / name), *map(str, flags)]
+        process = server.Process(target=run_script, args=(argv, str(tmp_path), environment))
+        process.start()
+        process.join(600)
+        out, err = tmp_path / "out", tmp_path / "err"
+        result = Result(process.exitcode, out.read_text(), err.read_text())
+        out.unlink()
+        err.unlink()
+        return result
+
+    return run
 
 
 @pytest.fixture

@@ -1,66 +1,18 @@
 """Bad input to the scripts: one line on stderr, an exit code above 0, and no new directory."""
-import contextlib
 import json
-import multiprocessing
-import os
 import re
-import runpy
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
 from modern_cnn import settings
+from tests.forked import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = f"--config={ROOT}/configs/lenet.py"
 DIGITS = ("--config.data.source=digits", "--config.data.image_size=28")
-
-Result = namedtuple("Result", "code out err")
-
-
-def _script(argv: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Run a script in a child process as `python argv` would, with its output in files."""
-    os.environ.update(environment)
-    os.chdir(folder)
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.argv = argv
-    with contextlib.closing(sys.stdout):
-        runpy.run_path(argv[0], run_name="__main__")
-
-
-@pytest.fixture(scope="module")
-def server():
-    """Return a fork server that has imported this package and the slow libraries: a start takes 0.1 s, not 3.
-
-    Importing sets no environment and starts no backend (test_house), so a script in it is as in a new process.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["modern_cnn.runs.loop", "modern_cnn.reuse.export", "modern_cnn.reuse.predict",
-                                    "tensorboardX.event_file_writer", "matplotlib.pyplot",
-                                    "matplotlib.backends.backend_agg", "ml_collections.config_flags", "pytest"])
-    return context
-
-
-@pytest.fixture
-def script(server, tmp_path):
-    """Return script: script('train.py', '--flag', ...) -> Result, run in tmp_path."""
-    def run(name, *flags):
-        environment = {key: os.environ[key] for key in os.environ if key.startswith("MODERN_CNN")}
-        argv = [str(ROOT / "scripts" / name), *map(str, flags)]
-        process = server.Process(target=_script, args=(argv, str(tmp_path), environment))
-        process.start()
-        process.join(600)
-        out, err = tmp_path / "out", tmp_path / "err"
-        result = Result(process.exitcode, out.read_text(), err.read_text())
-        out.unlink()
-        err.unlink()
-        return result
-
-    return run
 
 
 def refused(result, code, *words):

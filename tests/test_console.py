@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 
 from modern_cnn import cli, runtime
-from tests.test_cli import server
-
-__all__ = ["server"]
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ["train.py", f"--config={ROOT}/configs/mlp.py", "--config.data.source=digits", "--config.max_steps=2"]

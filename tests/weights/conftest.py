@@ -1,12 +1,10 @@
-"""Fixtures of tests/test_cli.py, which run the scripts; and networks that are traced once."""
+"""Networks are traced once."""
 import functools
 
 import pytest
 
 from modern_cnn.weights import convert
-from tests.test_cli import script, server
 
-__all__ = ["script", "server"]
 ENTRIES = functools.cache(convert._entries)
 
 
