@@ -1,7 +1,7 @@
 """The train step against the same network, loss and optimiser in PyTorch, step by step."""
 import collections
 import re
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,33 @@ from modern_cnn.training.metrics import Metrics, cross_entropy
 from modern_cnn.training.state import TrainState
 
 KEY = jax.random.key(0)
+SGD = optax.sgd(0.1, momentum=0.9)
+# Compiled once for the tests that take the same networks and batches of the same size.
+step = jax.jit(steps.train_step, static_argnames="accumulate")
+evaluate = jax.jit(steps.eval_step, static_argnames="flip")
+
+
+@cache
+def fresh(module, optimizer, shape, ema=False):
+    return jax.jit(lambda key: TrainState.create(key, module, optimizer, shape, ema=ema))(KEY)
+
+
+def lenet(ema=False):
+    state = fresh(models.build("lenet_bn"), SGD, (28, 28, 1), ema=True)
+    return state if ema else state.replace(ema=None)
+
+
+def mlp(optimizer=SGD, **options):
+    return fresh(models.build("mlp", **options), optimizer, (8, 8, 1))
+
+
+def lenet_batch(rng):
+    return {"image": rng.random((32, 28, 28, 1), dtype=np.float32), "label": rng.integers(0, 10, 32)}
+
+
+@jax.jit
+def logits_of(state, variables, images):
+    return state.module.apply(variables, images, train=False)
 
 
 def torch_twin(params):
@@ -48,13 +75,13 @@ def to_torch(name, leaves):
 
 def test_ten_steps_equal_torch():
     rng = np.random.default_rng(0)
-    state = TrainState.create(KEY, models.build("lenet_bn"), optax.sgd(0.1, momentum=0.9), (28, 28, 1))
+    state = lenet()
     net, names = torch_twin(state.params)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    step = jax.jit(steps.train_step)
     for _ in range(10):
-        images, labels = rng.random((32, 28, 28, 1), dtype=np.float32), rng.integers(0, 10, 32)
-        state, metrics = step(state, {"image": images, "label": jnp.asarray(labels)}, KEY)
+        batch = lenet_batch(rng)
+        images, labels = batch["image"], batch["label"]
+        state, metrics = step(state, batch, KEY)
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(net(torch.tensor(images.transpose(0, 3, 1, 2))), torch.tensor(labels))
         loss.backward()
@@ -70,41 +97,40 @@ def test_ten_steps_equal_torch():
 
 
 def test_dropout_differs_from_step_to_step_and_repeats_with_the_step():
-    state = TrainState.create(KEY, models.build("mlp", dropout_rate=0.5), optax.sgd(0.0), (8, 8, 1))
-    batch = {"image": jnp.ones((16, 8, 8, 1)), "label": jnp.zeros(16, jnp.int32)}
-    first, a = steps.train_step(state, batch, KEY)
-    _, again = steps.train_step(state, batch, KEY)
-    _, b = steps.train_step(first, batch, KEY)
-    _, other_key = steps.train_step(state, batch, jax.random.key(1))
+    state = mlp(optax.sgd(0.0), dropout_rate=0.5)
+    batch = {"image": np.ones((16, 8, 8, 1)), "label": np.zeros(16, np.int32)}
+    first, a = step(state, batch, KEY)
+    _, again = step(state, batch, KEY)
+    _, b = step(first, batch, KEY)
+    _, other_key = step(state, batch, jax.random.key(1))
     assert a.loss == again.loss
     assert len({float(a.loss), float(b.loss), float(other_key.loss)}) == 3
 
 
 def test_batch_stats_come_back_in_the_state_and_evaluation_uses_them():
-    state = TrainState.create(KEY, models.build("lenet_bn"), optax.sgd(0.1), (28, 28, 1))
-    batch = {"image": jax.random.normal(KEY, (8, 28, 28, 1)), "label": jnp.arange(8) % 10}
-    after, _ = steps.train_step(state, batch, KEY)
+    state, batch = lenet(), lenet_batch(np.random.default_rng(0))
+    after, _ = step(state, batch, KEY)
     old, new = (s.collections["batch_stats"]["norm1"]["mean"] for s in (state, after))
     assert jnp.all(old == 0)
     assert jnp.all(new != 0)
-    metrics = steps.eval_step(after, batch | {"mask": jnp.ones(8, bool)})
-    logits = after.module.apply(after.variables, batch["image"], train=False)
-    assert int(metrics.correct) == int(jnp.sum(jnp.argmax(logits, 1) == batch["label"]))
+    metrics = evaluate(after, batch | {"mask": np.ones(32, bool)})
+    logits = logits_of(after, after.variables, batch["image"])
+    assert int(metrics.correct) == np.sum(np.argmax(logits, 1) == batch["label"])
 
 
 def test_state_without_other_collections():
-    state = TrainState.create(KEY, models.build("mlp"), optax.adam(0.1), (8, 8, 1))
+    state = mlp()
     assert state.collections == {}
-    after, _ = steps.train_step(state, {"image": jnp.ones((4, 8, 8, 1)), "label": jnp.zeros(4, jnp.int32)}, KEY)
+    after, _ = step(state, {"image": np.ones((4, 8, 8, 1)), "label": np.zeros(4, np.int32)}, KEY)
     assert after.collections == {}
     assert set(after.variables) == {"params"}
 
 
 def test_pmap_compiles_the_same_function():
-    state = TrainState.create(KEY, models.build("mlp"), optax.sgd(0.1), (8, 8, 1))
-    batch = {"image": jax.random.normal(KEY, (4, 8, 8, 1)), "label": jnp.arange(4)}
-    plain, _ = jax.jit(steps.train_step)(state, batch, KEY)
-    stacked = jax.tree.map(lambda x: x[None], (state, batch))
+    state = mlp()
+    batch = {"image": np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32), "label": np.arange(4)}
+    plain, _ = step(state, batch, KEY)
+    stacked = jax.tree.map(lambda x: np.asarray(x)[None], (state, batch))
     mapped, _ = jax.pmap(steps.train_step, in_axes=(0, 0, None))(*stacked, KEY)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(mapped), strict=True):
         np.testing.assert_allclose(a, b[0], rtol=1e-6, atol=1e-7)
@@ -127,27 +153,28 @@ def test_losses_and_gradients_of_mixed_and_smoothed_labels_are_torchs():
     rng = np.random.default_rng(0)
     batch = {"image": jnp.zeros((64, 2, 2, 1)), "label": rng.integers(0, 12, 64), "other": rng.integers(0, 12, 64),
              "share": rng.uniform(0, 0.5, 64).astype(np.float32)}
-    state = TrainState.create(KEY, Biased(), optax.sgd(1.0), (2, 2, 1))
+    state = fresh(Biased(), optax.sgd(1.0), (2, 2, 1))
     for smoothing in (0.0, 0.1):
         bias = torch.linspace(-1, 1, 12, dtype=torch.float64, requires_grad=True)
         wanted = torch.tensor((1 - batch["share"])[:, None] * np.eye(12)[batch["label"]]
                               + batch["share"][:, None] * np.eye(12)[batch["other"]])
         loss = torch.nn.functional.cross_entropy(bias.expand(64, 12), wanted, label_smoothing=smoothing)
         (1.3 * loss).backward()
-        for traced in (False, True):
-            step = jax.jit(steps.train_step) if traced else steps.train_step
-            after, metrics = step(state, batch, KEY, label_smoothing=smoothing)
+        known = jax.jit(partial(steps.train_step, label_smoothing=smoothing))
+        for step_of in (known, partial(step, label_smoothing=smoothing)):  # the second has it traced
+            after, metrics = step_of(state, batch, KEY)
             assert np.isclose(metrics.loss / 64, loss.item(), rtol=1e-6)
             assert int(metrics.correct) == (batch["label"] == 11).sum()
             np.testing.assert_allclose(after.params["bias"], (bias - bias.grad).detach(), atol=1e-6)
 
 
 def test_mixed_batches_in_parts_are_the_same_step():
-    state = TrainState.create(KEY, models.build("mlp"), optax.sgd(0.1), (8, 8, 1))
-    batch = {"image": jax.random.normal(KEY, (16, 8, 8, 1)), "label": jnp.arange(16) % 10,
-             "other": jnp.arange(16) // 2, "share": jnp.linspace(0, 0.5, 16)}
-    whole, metrics = steps.train_step(state, batch, KEY, label_smoothing=0.1)
-    parts, sums = steps.train_step(state, batch, KEY, label_smoothing=0.1, accumulate=4)
+    state = mlp()
+    batch = {"image": np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype(np.float32),
+             "label": np.arange(16) % 10, "other": np.arange(16) // 2,
+             "share": np.linspace(0, 0.5, 16, dtype=np.float32)}
+    whole, metrics = step(state, batch, KEY, label_smoothing=0.1)
+    parts, sums = step(state, batch, KEY, label_smoothing=0.1, accumulate=4)
     assert np.isclose(metrics.loss, sums.loss, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -188,7 +215,7 @@ def test_running_statistics_of_parts_and_of_shares_are_numpys():
     images = np.random.default_rng(0).normal((1, 2), (3, 4), (16, 3, 3, 2)).astype(np.float32)
     images *= 1 + np.arange(16).reshape(-1, 1, 1, 1)
     batch = {"image": images, "label": np.arange(16) % 10}
-    state = TrainState.create(KEY, Normed(), optax.sgd(0.1), (3, 3, 2))
+    state = fresh(Normed(), SGD, (3, 3, 2))
 
     def moments(pixels):
         return np.stack([pixels.mean((0, 1, 2), np.float64), pixels.var((0, 1, 2), np.float64)])
@@ -210,8 +237,8 @@ def test_running_statistics_of_parts_and_of_shares_are_numpys():
 @pytest.mark.parametrize("divide", [step_in_parts, step_in_shares])
 def test_parts_and_shares_draw_a_dropout_of_their_own(divide):
     """All of four images, each alone, drop a logit with a chance of 1 in 16; with one key it would be 1 in 2."""
-    state = TrainState.create(KEY, Dropped(), optax.sgd(1.0), (1, 1, 1))
-    after, _ = divide(state, {"image": jnp.zeros((4, 1, 1, 1)), "label": jnp.zeros(4, jnp.int32)})
+    state = fresh(Dropped(), optax.sgd(1.0), (1, 1, 1))
+    after, _ = divide(state, {"image": np.zeros((4, 1, 1, 1)), "label": np.zeros(4, np.int32)})
     never = np.sum(np.ravel(after.params["kept"])[:1024] == 1)
     assert 32 < never < 96  # 64, with a deviation of 7.7
 
@@ -238,8 +265,7 @@ def test_what_is_off_costs_no_operation():
         return (state.step + 1, jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates), collections,
                 opt_state, metrics)
 
-    state = TrainState.create(KEY, models.build("lenet_bn", dropout_rate=0.0), optax.sgd(0.1, 0.9), (28, 28, 1))
-    batch = {"image": jnp.zeros((4, 28, 28, 1)), "label": jnp.arange(4)}
+    state, batch = lenet(), lenet_batch(np.random.default_rng(0))
     assert operations(steps.train_step, state, batch, KEY) == operations(plain, state, batch, KEY)
     averaged = state.replace(ema=state.variables)
     for changed, options in ((state, {"label_smoothing": 0.1}), (averaged, {"ema_decay": 0.9})):
@@ -250,14 +276,11 @@ def test_what_is_off_costs_no_operation():
 def test_averages_of_weights_and_batch_statistics_by_hand():
     """Five steps against numpy; evaluation scores the averages, and training does not use them."""
     rng = np.random.default_rng(0)
-    module, optimizer = models.build("lenet_bn"), optax.sgd(0.5)
-    state = TrainState.create(KEY, module, optimizer, (28, 28, 1), ema=True)
-    plain = TrainState.create(KEY, module, optimizer, (28, 28, 1))
-    assert plain.ema is None
+    state, plain = lenet(ema=True), lenet()
+    assert mlp().ema is None
     averages = jax.tree.map(np.array, state.variables)
-    step = jax.jit(steps.train_step)
     for number in range(5):
-        batch = {"image": rng.random((8, 28, 28, 1), dtype=np.float32), "label": np.arange(8)}
+        batch = lenet_batch(rng)
         state, _ = step(state, batch, KEY, ema_decay=0.3)
         plain, _ = step(plain, batch, KEY)
         decay = min(0.3, (2 + number) / (11 + number))
@@ -269,37 +292,52 @@ def test_averages_of_weights_and_batch_statistics_by_hand():
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
         np.testing.assert_array_equal(raw, other)
     assert set(state.ema) == {"params", "batch_stats"}
-    batch |= {"mask": np.ones(8, bool)}
-    logits, raw = (module.apply(variables, batch["image"], train=False) for variables in (state.ema, state.variables))
-    wanted, unwanted = (float(cross_entropy(each, batch["label"]).sum()) for each in (logits, raw))
-    loss = float(steps.eval_step(state, batch).loss)
+    batch |= {"mask": np.ones(32, bool)}
+    logits, raw = (logits_of(plain, variables, batch["image"]) for variables in (state.ema, state.variables))
+    wanted, unwanted = (float(jax.jit(cross_entropy)(each, batch["label"]).sum()) for each in (logits, raw))
+    loss = float(evaluate(state, batch).loss)
     assert np.isclose(loss, wanted, rtol=1e-5)
     assert abs(loss - unwanted) > 1e-3
 
 
+def test_shifted_views_have_half_of_the_weight():
+    """Six views by hand: the image, and its moves to the upper left and lower right, each with its mirror image."""
+    state, images = lenet(), lenet_batch(np.random.default_rng(0))["image"]
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), "reflect")
+    views = [images, padded[:, :-4, :-4], padded[:, 4:, 4:]]
+    plain = [np.asarray(logits_of(state, state.variables, view)) for view in views]
+    both = [(logits + logits_of(state, state.variables, np.asarray(view)[:, :, ::-1])) / 2
+            for logits, view in zip(plain, views, strict=True)]
+    for flip, wanted in ((False, plain), (True, both)):
+        got = steps.evaluation_logits(state.module, state.variables, jnp.asarray(images), flip, 2)
+        np.testing.assert_allclose(got, wanted[0] / 2 + wanted[1] / 4 + wanted[2] / 4, rtol=1e-4, atol=1e-5)
+
+
 def test_flipped_scoring_is_the_mean_of_two_logits():
-    state = TrainState.create(KEY, models.build("lenet_bn"), optax.sgd(0.1), (28, 28, 1))
-    batch = {"image": jax.random.normal(KEY, (6, 28, 28, 1)), "label": jnp.arange(6), "mask": jnp.arange(6) < 5}
-    logits = sum(state.module.apply(state.variables, images, train=False)
+    state, batch = lenet(), lenet_batch(np.random.default_rng(0)) | {"mask": np.arange(32) < 29}
+    logits = sum(logits_of(state, state.variables, images)
                  for images in (batch["image"], batch["image"][:, :, ::-1])) / 2
-    wanted, got = Metrics.from_batch(logits, batch["label"], batch["mask"]), steps.eval_step(state, batch, flip=True)
+    wanted = jax.jit(Metrics.from_batch)(logits, batch["label"], batch["mask"])
+    got = evaluate(state, batch, flip=True)
     assert np.isclose(got.loss, wanted.loss, rtol=1e-5)
-    assert abs(got.loss - steps.eval_step(state, batch).loss) > 1e-4
-    assert int(got.count) == 5
+    assert abs(got.loss - evaluate(state, batch).loss) > 1e-4
+    assert int(got.count) == 29
 
 
 def test_a_dropout_rate_may_be_traced_as_the_other_numbers_may():
-    batch = {"image": jnp.ones((16, 8, 8, 1)), "label": jnp.arange(16) % 10}
-    start = TrainState.create(KEY, models.build("mlp"), optax.sgd(0.1), (8, 8, 1), ema=True)
+    batch = {"image": np.ones((16, 8, 8, 1)), "label": np.arange(16) % 10}
+    plain = mlp()
 
-    def step(rate, smoothing, decay):
+    def train(start, rate, smoothing, decay):
         state = start.replace(module=models.build("mlp", dropout_rate=rate))
         state, metrics = steps.train_step(state, batch, KEY, label_smoothing=smoothing, ema_decay=decay)
         return state.variables, state.ema, metrics
 
+    traced, start = jax.jit(train), plain.replace(ema=plain.variables)
     for numbers in ((0.5, 0.1, 0.9), (0.0, 0.0, 0.0)):
-        for a, b in zip(*map(jax.tree.leaves, (jax.jit(step)(*numbers), step(*numbers))), strict=True):
+        known = jax.jit(train, static_argnums=(1, 2, 3))
+        for a, b in zip(*map(jax.tree.leaves, (traced(start, *numbers), known(start, *numbers))), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    x = jnp.ones((50, 4))
+    x = np.ones((50, 4), np.float32)
     dropped = jax.jit(lambda rate: Dropout(rate, train=True).apply({}, x, rngs={"dropout": KEY}))(0.25)
     np.testing.assert_array_equal(dropped, Dropout(0.25, train=True).apply({}, x, rngs={"dropout": KEY}))
