@@ -5,12 +5,10 @@ import pytest
 
 from modern_cnn.weights import convert
 
-ENTRIES = functools.cache(convert._entries)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def entries_are_kept():
     """Most tests convert the same few networks, and each conversion would trace its network again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "_entries", ENTRIES)
+        patch.setattr(convert, "_entries", functools.cache(convert._entries))
         yield
