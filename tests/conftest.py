@@ -42,6 +42,13 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def rare_collections():
+    """Tracing a network makes many objects: going through all modules again and again takes a sixth of the time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_curves():
     """A run draws no curves.png, which takes as long as its training; who looks at one asks for `curves`."""
     from modern_cnn.runs import record
