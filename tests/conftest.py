@@ -1,6 +1,6 @@
 """Settings shared by all tests, and the scripts as processes."""
-import importlib.metadata
 import gc
+import importlib.metadata
 import multiprocessing
 import os
 from pathlib import Path
