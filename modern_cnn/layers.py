@@ -39,6 +39,21 @@ def _identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.
 
 
 _TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's kernels of both kinds of layer
+
+
+def _unit(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Return values with a deviation of 1, uniform."""
+    return jax.random.uniform(key, shape, dtype, -3**0.5, 3**0.5)
+
+
+def _dirac(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Return PyTorch's kernel [kh, kw, I, O], whose first min(I, O) filters copy a channel each (Jordan 2024, 3.2)."""
+    copied = min(shape[2:])
+    copies = jnp.zeros((*shape[:3], copied), dtype)
+    copies = copies.at[shape[0] // 2, shape[1] // 2].set(jnp.eye(shape[2], copied, dtype=dtype))
+    return jnp.concatenate([copies, _TORCH(key, shape, dtype)[..., copied:]], axis=3)
+
+
 _XAVIER, _NORMAL, _ZEROS = nn.initializers.xavier_uniform(), nn.initializers.normal(0.01), nn.initializers.zeros
 
 # name -> kind of layer -> (kernel initialiser, bias initialiser); a bias of None is `fan_in_uniform` of its own layer.
@@ -52,6 +67,7 @@ INITIALIZERS: dict[str, dict[str, tuple[Initializer, Initializer | None]]] = {
     "resnet": {"conv": (_he("fan_out"), None), "dense": (_TORCH, None)},
     "densenet": {"conv": (_he("fan_in"), None), "dense": (_TORCH, _ZEROS)},
     "identity": {"conv": (_identity, _ZEROS), "dense": (_TORCH, _ZEROS)},
+    "dirac": {"conv": (_dirac, None), "dense": (_unit, None)},
 }
 ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": nn.tanh, "relu": nn.relu}
 
@@ -102,18 +118,26 @@ class Dense(_Weighted):
 
 
 class Conv(_Weighted):
-    """`functional.conv2d` with a kernel [kh, kw, C // groups, features] and a bias, initialised as PyTorch's Conv2d."""
+    """`functional.conv2d` with a kernel [kh, kw, C // groups, features] and a bias, initialised as PyTorch's Conv2d.
+
+    Without `learned` the kernel is not in 'params' but in 'batch_stats', where no optimiser or weight decay finds it.
+    """
     features: int
     kernel_size: Pair
     strides: Pair = 1
     padding: Padding = "VALID"
     dilation: Pair = 1
     groups: int = 1
+    learned: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*pair(self.kernel_size, "kernel_size"), x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
+        if self.learned:
+            kernel: Any = self.param("kernel", self.kernel_init, shape)
+        else:
+            kernel = self.variable("batch_stats", "kernel",
+                                   lambda: self.kernel_init(self.make_rng("params"), shape)).value
         x, kernel, bias = _promote(self, math.prod(shape[:3]), (self.features,), x, kernel)
         return F.conv2d(x, kernel, bias, strides=self.strides, padding=self.padding, dilation=self.dilation,
                         groups=self.groups)
@@ -206,12 +230,13 @@ class _Norm(nn.Module, kw_only=True):
     """The fields that the normalisations share. They hold `scale` and `bias` [C] in 'params', both float32."""
     epsilon: float = 1e-5
     dtype: jnp.dtype | None = None
+    use_scale: bool = True
     scale_init: Initializer = nn.initializers.ones
 
 
-def _cast_with_scale(layer: _Norm, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return x in the layer's `dtype`, and the layer's `scale` and `bias`."""
-    scale = layer.param("scale", layer.scale_init, x.shape[-1:])
+def _cast_with_scale(layer: _Norm, x: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
+    """Return x in the layer's `dtype`, and the layer's `scale`, or None if it has none, and `bias`."""
+    scale = layer.param("scale", layer.scale_init, x.shape[-1:]) if layer.use_scale else None
     bias = layer.param("bias", nn.initializers.zeros, x.shape[-1:])
     return x if layer.dtype is None else x.astype(layer.dtype), scale, bias
 
@@ -230,8 +255,8 @@ class BatchNorm(_Norm):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x, scale, bias = _cast_with_scale(self, x)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, scale.shape, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, scale.shape, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, bias.shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, bias.shape, jnp.float32)
         if self.train and not self.is_initializing() and self.axis_name is None and x.size == x.shape[-1]:
             raise UserError("batch normalisation cannot train on one value in each channel: it subtracts the mean, and "
                             "nothing is left. Take a larger --config.data.batch_size (for each device and for each "
@@ -272,7 +297,7 @@ class InstanceNorm(_Norm):
         x, scale, bias = _cast_with_scale(self, x)
         if x.ndim == 2:
             x, scale, bias = promote_dtype(x, scale, bias, dtype=x.dtype)
-            return x * scale + bias
+            return x + bias if scale is None else x * scale + bias
         return F.instance_norm(x, scale, bias, epsilon=self.epsilon)
 
 

@@ -46,7 +46,7 @@ FANS = {
 
 
 @pytest.mark.parametrize("kind", FANS)
-@pytest.mark.parametrize("name", [name for name in INITIALIZERS if name != "identity"])
+@pytest.mark.parametrize("name", [name for name in INITIALIZERS if name not in ("identity", "dirac")])
 def test_initial_kernels_and_biases_are_drawn_as_named(name, kind):
     layer, options, shape, fan_in, fan_out = FANS[kind]
     of_layer = "dense" if kind == "dense" else "conv"
@@ -77,6 +77,15 @@ def test_identity_kernels_are_torchs_dirac_or_hes():
     is_normal(layer(**options, **initializers("identity", "conv")).init(KEY, jnp.ones(shape))["params"]["kernel"],
               np.sqrt(2 / fan_out))
     assert initializers("identity", "dense") == initializers("torch", "dense") | {"bias_init": nn.initializers.zeros}
+
+
+def test_dirac_kernels_copy_channels_with_their_first_filters():
+    """As torch.nn.init.dirac_ on the first filters, as many as there are channels; test_initialization has the rest."""
+    for inside, outside in ((3, 8), (8, 3)):
+        conv = Conv(outside, 3, **initializers("dirac", "conv"))
+        kernel = conv.init(KEY, jnp.ones((1, 7, 7, inside)))["params"]["kernel"]
+        copies = torch.nn.init.dirac_(torch.empty(min(inside, outside), inside, 3, 3)).numpy()
+        np.testing.assert_array_equal(kernel[..., :inside], copies.transpose(2, 3, 1, 0))
 
 
 @pytest.mark.parametrize("kind", FANS)

@@ -95,6 +95,8 @@ class Log:
         record: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "mean": {}, "deviation": {}}
         flat: dict[tuple[str, ...], Any] = flatten_dict(jax.device_get(batch_stats))
         for (*layer, kind), values in flat.items():
+            if kind not in ("mean", "var"):  # a kernel that is not learned
+                continue
             name, values = ("mean", values) if kind == "mean" else ("deviation", np.sqrt(values))
             record[name]["/".join(layer)] = np.percentile(values, NORM_PERCENTILES).round(6).tolist()
         with open(self._norms, "a") as file:

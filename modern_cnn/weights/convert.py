@@ -76,8 +76,9 @@ def _entries(name: str, module: Any, image_shape: tuple[int, int, int]) -> list[
     entries, channels = [], image_shape[-1]
     for theirs, layer in table:
         for leaf, their_leaf in _LEAVES.items():
-            path = "/".join(("batch_stats" if leaf in ("mean", "var") else "params", *layer, leaf))
-            if path not in leaves:
+            path = next((path for collection in ("params", "batch_stats")
+                         if (path := "/".join((collection, *layer, leaf))) in leaves), "")
+            if not path:
                 continue
             shape = split = leaves.pop(path).shape
             if leaf == "kernel" and layer[-1] == "dense1":  # in each family the layer after flattening

@@ -1,11 +1,12 @@
 """PyTorch's names of all layers, family by family.
 
 The names are torchvision's, except for the textbook's networks (Dive into Deep Learning, PyTorch code, chapters 6 and
-7), which are nested `Sequential`s: numbers are their names. A pair may have no layer in a given network, for example a
-normalisation with norm='none'.
+7), which are nested `Sequential`s: numbers are their names. Airbench's are its author's. A pair may have no layer in a
+given network, for example a normalisation with norm='none'.
 """
 from collections.abc import Iterator
 
+from modern_cnn.models.airbench import Airbench
 from modern_cnn.models.alexnet import AlexNet
 from modern_cnn.models.densenet import DenseNet
 from modern_cnn.models.googlenet import INCEPTIONS, GoogLeNet
@@ -113,6 +114,14 @@ def _lenet(net: LeNet, textbook: bool) -> _Pairs:
         yield f"{number}", (layer,)
 
 
+def _airbench(net: Airbench, textbook: bool) -> _Pairs:
+    yield "whiten", ("whiten",)
+    for i in range(1, len(net.stage_features) + 1):  # layers.0 is the activation
+        for layer in ("conv1", "norm1", "conv2", "norm2"):
+            yield f"layers.{i}.{layer}", (f"block{i}", layer)
+    yield "head", ("dense1",)
+
+
 # class -> (network, whether the names are the textbook's) -> pairs (PyTorch's prefix, our path)
 TABLES = {AlexNet: _alexnet, VGG: _vgg, NiN: _nin, GoogLeNet: _googlenet, ResNet: _resnet, DenseNet: _densenet,
-          LeNet: _lenet}
+          LeNet: _lenet, Airbench: _airbench}

@@ -83,6 +83,7 @@ DEEP = {case.name: case for case in [
     Case("resnet18_cifar", (24, 32, 3), NARROW), Case("resnet34_cifar", (24, 32, 3), NARROW),
     *(Case(f"densenet{depth}", RGB, NARROW) for depth in (121, 161, 169, 201)),
     Case("densenet_d2l", GRAY, NARROW), Case("densenet_bc_100_12", (18, 20, 3), {"width": 0.5}),
+    Case("airbench94", (49, 49, 3), NARROW, flattens=True),
 ]}
 assert set(DEEP) == set(MODELS)
 
@@ -108,5 +109,5 @@ SMALL = [
                                          "resnet18_cifar")),
     case("resnet20", stage_sizes=(2, 1, 1)),
     case("densenet121", block_sizes=(2, 3)), case("densenet_d2l", block_sizes=(3, 2)),
-    case("densenet_bc_100_12", block_sizes=(2, 1, 2)),
+    case("densenet_bc_100_12", block_sizes=(2, 1, 2)), case("airbench94"),
 ]

@@ -120,6 +120,6 @@ def torch_step(net, images, labels):
     first, *rest = (torch.nn.functional.cross_entropy(each, labels) for each in outputs)
     loss = first + AUX_WEIGHT * sum(rest)
     loss.backward()
-    stats = {key: value.numpy().copy() for key, value in net.state_dict().items() if "running" in key}
+    stats = {key: value.numpy().copy() for key, value in net.named_buffers() if not key.endswith("num_batches_tracked")}
     gradients = {key: parameter.grad.numpy() for key, parameter in net.named_parameters()}
     return Step(loss.item(), [each.detach().numpy() for each in outputs], stats, gradients)

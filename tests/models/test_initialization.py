@@ -17,7 +17,8 @@ class Rule(NamedTuple):
     """The distributions of kernels and biases, of convolutions and of dense layers.
 
     'torch' is U(+-1/sqrt(fan_in)), 'xavier' U(+-sqrt(6/(fan_in + fan_out))), 'he_in' and 'he_out' N(0, 2/fan). A
-    number is the deviation of a normal distribution, or the constant value of a bias.
+    number is the deviation of a normal distribution, or the constant value of a bias. 'dirac' is 'torch' but for the
+    first filters, which copy a channel each; 'unit' is uniform with a deviation of 1.
     """
     conv: str | float
     dense: str | float
@@ -40,15 +41,17 @@ RULES = {
     **{f"resnet{depth}": RESNET for depth in (20, 32, 44, 56, 110, 1202)}, "plain18": RESNET, "plain34": RESNET,
     "resnet18_d2l": TEXTBOOK, "resnet18_cifar": KERAS, "resnet34_cifar": KERAS,
     **{f"densenet{depth}": DENSENET for depth in (121, 161, 169, 201)},
-    "densenet_bc_100_12": DENSENET, "densenet_d2l": TEXTBOOK,
+    "densenet_bc_100_12": DENSENET, "densenet_d2l": TEXTBOOK, "airbench94": Rule("dirac", "unit", "torch", "torch"),
 }
 RAISED = {"alexnet_2012": ("conv2", "conv4", "conv5", "dense1", "dense2")}  # biases of 1: the paper's section 5
 # one of every class with every rule
 DRAWN = [*map(case, ("mlp", "lenet", "lenet_relu_bn", "alexnet", "alexnet_2012", "alexnet_d2l", "vgg11_bn", "vgg11_d2l",
                      "vgg13_cifar", "nin_d2l", "nin_cifar", "googlenet", "googlenet_2014", "googlenet_d2l")),
          *(case(name, **SHALLOW) for name in ("preact_resnet50", "resnet18_cifar")), case("resnet18_d2l"),
-         case("densenet121", block_sizes=(2, 2)), case("densenet_d2l", block_sizes=(2, 2))]
-QUICK = ("mlp", "lenet", "alexnet", "alexnet_2012", "vgg11_bn", "nin_cifar", "preact_resnet50", "densenet121")
+         case("densenet121", block_sizes=(2, 2)), case("densenet_d2l", block_sizes=(2, 2)),
+         case("airbench94", width=0.25)]
+QUICK = ("mlp", "lenet", "alexnet", "alexnet_2012", "vgg11_bn", "nin_cifar", "preact_resnet50", "densenet121",
+         "airbench94")
 
 
 def test_every_network_has_a_rule_and_every_rule_is_tested():
@@ -62,7 +65,14 @@ def fits(values, how, kernel_shape):
     """Return (values divided by the deviation or bound that the rule `how` gives, whether they must be normal)."""
     *window, inside, outside = kernel_shape
     fan_in, fan_out = np.prod(window) * inside, np.prod(window) * outside
-    deviation, normal = {"torch": (fan_in ** -0.5, False), "xavier": ((6 / (fan_in + fan_out)) ** 0.5, False),
+    if how == "dirac":
+        copied = min(inside, outside)
+        wanted = np.zeros((*kernel_shape[:3], copied))
+        wanted[window[0] // 2, window[1] // 2] = np.eye(inside, copied)
+        np.testing.assert_array_equal(values[..., :copied], wanted)
+        values, how = values[..., copied:], "torch"
+    deviation, normal = {"torch": (fan_in ** -0.5, False), "unit": (3 ** 0.5, False),
+                         "xavier": ((6 / (fan_in + fan_out)) ** 0.5, False),
                          "he_in": ((2 / fan_in) ** 0.5, True), "he_out": ((2 / fan_out) ** 0.5, True),
                          }.get(how, (how, True))
     return np.ravel(values) / deviation, normal
@@ -88,12 +98,14 @@ def test_the_first_weights_are_drawn_as_in_the_source(case):
     """Layers with a thousand weights are tested one by one, and all layers of a kind together."""
     variables = jax.jit(case.ours().init, compiler_options=FAST_COMPILE)(KEY, case.images().astype(np.float32))
     rule, pooled, layers = RULES[case.name], {}, {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(variables["params"])[0]:
+    stats = jax.tree_util.tree_flatten_with_path(variables.get("batch_stats", {}))[0]
+    kernels = [(path, leaf) for path, leaf in stats if path[-1].key == "kernel"]  # not learned
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables["params"])[0] + kernels:
         *layer, kind = (key.key for key in path)
         layers.setdefault(tuple(layer), {})[kind] = np.asarray(leaf, np.float64)
     for layer, leaves in layers.items():
-        if "scale" in leaves:
-            assert (leaves["scale"] == 1).all()
+        if "kernel" not in leaves:
+            assert (leaves.get("scale", 1) == np.ones_like(leaves["bias"])).all()
             assert (leaves["bias"] == 0).all()
             continue
         shape = leaves["kernel"].shape
@@ -110,6 +122,6 @@ def test_the_first_weights_are_drawn_as_in_the_source(case):
                     (is_normal if normal else is_uniform)(values, 1)
     for (_, how), together in pooled.items():
         values = np.concatenate(together)
-        (is_uniform if how in ("torch", "xavier") else is_normal)(values, 1)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(variables.get("batch_stats", {}))[0]:
+        (is_uniform if how in ("torch", "xavier", "unit", "dirac") else is_normal)(values, 1)
+    for path, leaf in ((path, leaf) for path, leaf in stats if path[-1].key != "kernel"):
         np.testing.assert_array_equal(leaf, np.full(leaf.shape, float(path[-1].key == "var")))

@@ -137,7 +137,7 @@ def test_bfloat16_stores_float32(case):
 SMALLEST = {"lenet": 12, "lenet_bn": 16, "lenet_relu": 10, "lenet_relu_bn": 10, "alexnet": 63, "alexnet_d2l": 65,
             "alexnet_2012": 67, "vgg11": 32, "vgg19_bn": 32, "vgg11_d2l": 32, "vgg13_cifar": 32, "nin_d2l": 67,
             "nin_imagenet": 67, "googlenet_2014": 79, "resnet18_cifar": 3, "densenet121": 29, "densenet_d2l": 29,
-            "densenet_bc_100_12": 4}
+            "densenet_bc_100_12": 4, "airbench94": 25}
 
 
 @pytest.mark.parametrize("name", [

@@ -22,7 +22,7 @@ QUICK = [
     case("resnet18", norm="group", stage_sizes=(1, 1), stage_features=(64, 128)),
     case("resnet50", stride_in_1x1=True, dropout_rate=0.2, **SHALLOW),
     case("preact_resnet18", stage_sizes=(1, 1), stage_features=(64, 128)), case("resnet20", stage_sizes=(1, 1, 1)),
-    case("densenet161", block_sizes=(1, 2), dropout_rate=0.2),
+    case("densenet161", block_sizes=(1, 2), dropout_rate=0.2), case("airbench94"),
 ]
 MORE = [
     *(each for each in SMALL if each not in QUICK),

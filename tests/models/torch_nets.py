@@ -225,6 +225,55 @@ def densenet(num_classes, in_channels, block_sizes, width=1.0, growth=32, stem=6
     return Classifier(chain(**layers, relu=nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Linear(inside, num_classes))
 
 
+class Shift(nn.BatchNorm2d):
+    """Batch normalisation with a bias and no scale."""
+
+    def __init__(self, features):
+        super().__init__(features, eps=1e-12, momentum=0.4)
+        self.weight = None
+
+
+class AirbenchBlock(nn.Module):
+    def __init__(self, inside, outside):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+        self.norm1, self.norm2 = Shift(outside), Shift(outside)
+
+    def forward(self, x):
+        x = nn.functional.gelu(self.norm1(nn.functional.max_pool2d(self.conv1(x), 2)))
+        return nn.functional.gelu(self.norm2(self.conv2(x)))
+
+
+class Whiten(nn.Module):
+    """A 2x2 convolution whose kernel is a buffer."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(8 * channels, channels, 2, 2))
+        self.bias = nn.Parameter(torch.zeros(8 * channels))
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight, self.bias)
+
+
+class Airbench(nn.Module):
+    """The network of airbench94, for images of `size` pixels a side."""
+
+    def __init__(self, num_classes, in_channels, width=1.0, size=32):
+        super().__init__()
+        a, b, c = (wide(n, width) for n in (64, 256, 256))
+        self.whiten = Whiten(in_channels)
+        self.layers = nn.Sequential(nn.GELU(), AirbenchBlock(8 * in_channels, a), AirbenchBlock(a, b),
+                                    AirbenchBlock(b, c), nn.MaxPool2d(3))
+        side = (size - 1) // 8 // 3
+        self.head = nn.Linear(c * side * side, num_classes, bias=False)
+
+    def forward(self, x):
+        x = self.layers(self.whiten(x)).flatten(1)
+        return self.head(x) / x.shape[1]
+
+
 VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 TORCH_NETS = {
     **torch_textbook.NETS, **torch_resnets.NETS,
@@ -238,6 +287,7 @@ TORCH_NETS = {
     "densenet169": partial(densenet, block_sizes=(6, 12, 32, 32)),
     "densenet201": partial(densenet, block_sizes=(6, 12, 48, 32)),
     "densenet_bc_100_12": partial(densenet, block_sizes=(16, 16, 16), growth=12, stem=24, small=True),
+    "airbench94": Airbench,
 }
 
 

@@ -98,6 +98,7 @@ def test_the_textbooks_weights_there_and_back(name):
 @pytest.mark.parametrize(("name", "norm"), [
     ("alexnet", "batch"), ("vgg13_cifar", "none"), ("nin_cifar", "none"), ("googlenet", "none"),
     ("preact_resnet18", "batch"), ("resnet18_d2l", "none"), ("densenet_bc_100_12", "batch"), ("lenet", "batch"),
+    ("airbench94", "batch"),
     *(slow(*each) for each in (
         ("alexnet_d2l", "batch"), ("alexnet_2012", "none"), ("vgg11", "batch"), ("vgg11_d2l", "batch"),
         ("nin_d2l", "batch"), ("googlenet_2014", "batch"), ("resnet50", "none"), ("plain18", "none"),
