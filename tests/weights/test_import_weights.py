@@ -20,15 +20,21 @@ from modern_cnn.runs import imported
 from modern_cnn.weights import convert
 from tests.models.cases import slow
 from tests.models.torch_nets import torch_net
-from tests.test_cli import refused
+from tests.test_cli import ROOT, refused
 
-NARROW = ("--model=resnet18", "--option=width=0.125")
+NARROW = {"width": 0.125}
+SHORT = NARROW | {"stage_sizes": (1, 2), "stage_features": (64, 128)}
 
 
-def twin(classes=3, channels=3, name="resnet18", width=0.125):
+def network(options):
+    """Return the flags of a ResNet-18 with these options."""
+    return ["--model=resnet18", *(f"--option={name}={value}" for name, value in options.items())]
+
+
+def twin(classes=3, channels=3, options=SHORT):
     """Return a network in PyTorch whose running statistics are not 0 and 1."""
     torch.manual_seed(0)
-    net = torch_net(name, classes, channels, width=width).eval()
+    net = torch_net("resnet18", classes, channels, **options).eval()
     for key, value in net.state_dict().items():
         if "running" in key:
             value.uniform_(0.5, 1.5)
@@ -68,14 +74,14 @@ def test_from_a_file_to_a_network(script, tmp_path, ending, write):
     net, path, run = twin(), tmp_path / f"mine{ending}", tmp_path / "run"
     write(net.state_dict(), path)
     (tmp_path / "names.txt").write_text("cat\ndog\nox\n")
-    result = script("import_weights.py", *NARROW, f"--weights={path}", f"--workdir={run}", "--image_size=40",
+    result = script("import_weights.py", *network(SHORT), f"--weights={path}", f"--workdir={run}", "--image_size=40",
                     f"--classes={tmp_path}/names.txt")
     assert result.code == 0, result.err
     parameters = sum(value.numel() for value in net.parameters())
     assert result.out.splitlines()[-1] == f"resnet18, {parameters:,} parameters, 3 classes, 40x40x3 images: {run}"
 
     module, variables = modern_cnn.load(run)
-    converted = weights.from_torchvision("resnet18", net.state_dict(), width=0.125)
+    converted = weights.from_torchvision("resnet18", net.state_dict(), **SHORT)
     assert jax.tree.structure(variables) == jax.tree.structure(converted)
     jax.tree.map(np.testing.assert_array_equal, variables, converted)
     images = np.random.RandomState(0).standard_normal((4, 40, 40, 3)).astype(np.float32)
@@ -89,11 +95,11 @@ def test_from_a_file_to_a_network(script, tmp_path, ending, write):
         "sizes": {}, "mean": None, "std": None, "digest": ""}
     assert (record["data"]["mean"], record["data"]["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     config = json.loads((run / "config.json").read_text())
-    assert config["model"] == {"name": "resnet18", "width": 0.125}
+    assert config["model"] == {"name": "resnet18", "width": 0.125, "stage_sizes": [1, 2], "stage_features": [64, 128]}
     assert config["data"]["image_size"] == 40
 
     refused(script("evaluate.py", f"--workdir={run}"), 1, run, "without data", "--source=")
-    again = script("import_weights.py", *NARROW, f"--weights={path}", f"--workdir={run}")
+    again = script("import_weights.py", *network(SHORT), f"--weights={path}", f"--workdir={run}")
     refused(again, 1, f"the workdir {run} is not empty")
 
 
@@ -113,7 +119,7 @@ def test_a_folder_of_images(script, tmp_path):
                     images.append(np.asarray(resized) / 255)
                     labels.append(label)
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    result = script("import_weights.py", *NARROW, f"--weights={tmp_path}/w.pth", f"--workdir={tmp_path}/run",
+    result = script("import_weights.py", *network(SHORT), f"--weights={tmp_path}/w.pth", f"--workdir={tmp_path}/run",
                     "--image_size=40", f"--source=folder:{tmp_path}/images")
     assert result.code == 0, result.err
     normalised = (np.stack(images) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -131,7 +137,7 @@ def test_a_folder_of_images(script, tmp_path):
 def test_digits_enlarged_on_the_device(script, tmp_path):
     net = twin(classes=10, channels=1)
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    result = script("import_weights.py", *NARROW, f"--weights={tmp_path}/w.pth", f"--workdir={tmp_path}/run",
+    result = script("import_weights.py", *network(SHORT), f"--weights={tmp_path}/w.pth", f"--workdir={tmp_path}/run",
                     "--image_size=32")
     assert result.code == 0, result.err
     splits = [score(script, f"--workdir={tmp_path}/run", "--source=digits", f"--split={split}")
@@ -150,12 +156,12 @@ def test_digits_enlarged_on_the_device(script, tmp_path):
 def test_there_and_back_by_files(script, tmp_path):
     state = twin().state_dict()
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    first = script("import_weights.py", *NARROW, f"--weights={tmp_path}/w.safetensors", f"--workdir={tmp_path}/run",
-                   "--option=scan=true", "--normalize=symmetric")
+    first = script("import_weights.py", *network(SHORT), f"--weights={tmp_path}/w.safetensors",
+                   f"--workdir={tmp_path}/run", "--option=scan=true", "--normalize=symmetric")
     assert first.code == 0, first.err
     module, variables = modern_cnn.load(tmp_path / "run")
     assert module.scan is True
-    assert "stage4_blocks" in variables["params"]
+    assert "stage2_blocks" in variables["params"]
     data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
     assert (data["image_shape"], data["mean"], data["std"]) == ([224, 224, 3], [0.5] * 3, [0.5] * 3)
     assert data["class_names"] == ["0", "1", "2"]
@@ -168,10 +174,13 @@ def test_there_and_back_by_files(script, tmp_path):
     twin().load_state_dict(back, strict=True)
 
 
-def test_googlenet_without_auxiliary_heads(script, tmp_path):
+def test_googlenet_without_auxiliary_heads(script, tmp_path, short_googlenet):
     net = torch_net("googlenet", 4, 3, width=0.125, aux_logits=False)
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    result = script("import_weights.py", "--model=googlenet", "--option=width=0.125", f"--weights={tmp_path}/w.pth",
+    (tmp_path / "short.py").write_text(
+        f"import runpy\nfrom modern_cnn.models import googlenet\ngooglenet.INCEPTIONS = {short_googlenet}\n"
+        f"runpy.run_path({str(ROOT / 'scripts/import_weights.py')!r}, run_name='__main__')")
+    result = script(tmp_path / "short.py", "--model=googlenet", "--option=width=0.125", f"--weights={tmp_path}/w.pth",
                     f"--workdir={tmp_path}/run", "--image_size=32")
     assert result.code == 0, result.err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["aux_logits"] is False
@@ -198,7 +207,7 @@ def test_a_program_in_the_file_is_not_run(script, tmp_path):
             return os.mkdir, (str(tmp_path / "made"),)
 
     torch.save(twin().state_dict() | {"fc.bias": Evil()}, tmp_path / "w.pth")
-    refused(script("import_weights.py", *NARROW, f"--weights={tmp_path}/w.pth", f"--workdir={tmp_path}/run"), 1,
+    refused(script("import_weights.py", *network(SHORT), f"--weights={tmp_path}/w.pth", f"--workdir={tmp_path}/run"), 1,
             f"{tmp_path}/w.pth holds more than tensors", "is not opened")
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
@@ -225,7 +234,7 @@ BAD = {
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "w.pth"
-    torch.save(twin().state_dict(), path)
+    torch.save(twin(options=NARROW).state_dict(), path)
     return path
 
 
@@ -238,7 +247,8 @@ def test_what_is_refused(script, tmp_path, weights_file, bad):
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     (tmp_path / "half.pth").write_bytes(weights_file.read_bytes()[:50_000])
     flags = [flag.format(tmp_path=tmp_path) for flag in flags]
-    result = script("import_weights.py", *NARROW, f"--weights={weights_file}", f"--workdir={tmp_path}/run", *flags)
+    result = script("import_weights.py", *network(NARROW), f"--weights={weights_file}", f"--workdir={tmp_path}/run",
+                    *flags)
     refused(result, 1)
     assert re.search(words.format(tmp_path=tmp_path), result.err), result.err
     assert {path.name for path in tmp_path.iterdir()} == {"names.txt", "half.pth"}
@@ -248,7 +258,7 @@ def test_weights_that_are_no_numbers(script, tmp_path):
     state = twin().state_dict()
     state["fc.bias"][1], state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan"), float("inf")
     torch.save(state, tmp_path / "w.pth")
-    refused(script("import_weights.py", *NARROW, f"--weights={tmp_path}/w.pth", f"--workdir={tmp_path}/run"), 1,
+    refused(script("import_weights.py", *network(SHORT), f"--weights={tmp_path}/w.pth", f"--workdir={tmp_path}/run"), 1,
             "infinite or not numbers: params/dense/bias, params/stage1_block1/conv1/kernel")
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
@@ -277,8 +287,8 @@ def test_a_single_output_is_refused(tmp_path):
     from configs import base
 
     state = twin(classes=1).state_dict()
-    module, shape = convert.matching_network("resnet18", state, width=0.125)
-    variables = weights.from_torchvision("resnet18", state, width=0.125)
+    module, shape = convert.matching_network("resnet18", state, **SHORT)
+    variables = weights.from_torchvision("resnet18", state, **SHORT)
     with pytest.raises(UserError, match="single output, and softmax makes 100 % of it"):
         imported.write_run(tmp_path / "run", base.get_config(), module, variables, shape, (), {})
     assert not any(tmp_path.iterdir())
@@ -300,9 +310,9 @@ def test_a_disk_that_fills_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     state, config = twin().state_dict(), base.get_config()
-    config.model.update(name="resnet18", width=0.125)
-    module, shape = convert.matching_network("resnet18", state, width=0.125)
-    write = [tmp_path / "run", config, module, weights.from_torchvision("resnet18", state, width=0.125), shape, (), {}]
+    config.model.update(SHORT, name="resnet18")
+    module, shape = convert.matching_network("resnet18", state, **SHORT)
+    write = [tmp_path / "run", config, module, weights.from_torchvision("resnet18", state, **SHORT), shape, (), {}]
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", fail)
         with pytest.raises(UserError, match="No space left on device"):
