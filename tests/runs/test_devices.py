@@ -13,59 +13,52 @@ import jax
 import numpy as np
 import pytest
 
+from modern_cnn import runtime
 from modern_cnn.errors import UserError
-from modern_cnn.runs import loop
+from modern_cnn.runs import loop, record
 from modern_cnn.runs.load import load_run
 from modern_cnn.training.devices import Devices
 from tests.data import files
+from tests.runs import small
 
 ROOT = Path(__file__).resolve().parents[2]
-# One of each that draws for a batch, mixes it, or looks at all of it or of the weights; the others go without.
-RECIPE = {"augment.resized_crop": 0.5, "augment.contrast": 0.4, "augment.cutmix": 1.0, "augment.test_flip": True,
-          "loss.label_smoothing": 0.1, "optimizer.clip_norm": 1.0, "optimizer.ema_decay": 0.9}
-ONE, PMAP, MLP = {"parallel.count": 1}, {"parallel.compile": "pmap"}, {"model.name": "mlp"}
-STREAM = MLP | {"data.stream": True}
+# Of what draws for a batch, mixes it, or looks at all of it or of the weights, each kind is in some of the runs.
+STILL = {"augment.rotate": 0.0, "augment.zoom": 0.0, "augment.shift": 0.0}
+RECIPE = STILL | {"augment.cutmix": 1.0, "augment.test_flip": True, "loss.label_smoothing": 0.1,
+                  "optimizer.clip_norm": 1.0, "optimizer.ema_decay": 0.9}
+ONE, PMAP = {"parallel.count": 1}, {"parallel.compile": "pmap"}
+STREAM = STILL | {"model.norm": "none", "augment.resized_crop": 0.5, "data.stream": True}
 NORM = {"parallel.batch_norm": "device"}
 RUNS = {  # fields of the run; which one it must equal
-    "one": (RECIPE | ONE, None),
-    "jit": (RECIPE, "one"),
-    "pmap": (RECIPE | PMAP, "one"),
-    "accumulated": (MLP | {"accumulate": 4}, "whole"),
-    "whole": (MLP | ONE, None),
+    "recipe": (RECIPE | ONE, None),
+    "jit": (RECIPE, "recipe"),
+    "pmap": (RECIPE | PMAP, "recipe"),
     "plain": (ONE, None),
     "jit, norm by device": (NORM, None),
     "pmap, norm by device": (NORM | PMAP, "jit, norm by device"),
     "streamed": (STREAM | ONE, None),
     "streamed, jit": (STREAM, "streamed"),
     "streamed, pmap": (STREAM | PMAP, "streamed"),
+    "streamed, accumulated": (STREAM | {"accumulate": 4}, "streamed"),
 }
 STEPS = 12
-# Batch statistics, momentum, augmentation, a validation split that eight do not divide.
-FIELDS = {"max_steps": STEPS, "log_every_steps": 1, "data.validation": 0.1, "data.image_size": 16,
+# Momentum, augmentation, images enlarged in the step, a validation split that eight do not divide.
+FIELDS = {"max_steps": STEPS, "log_every_steps": 1, "data.validation": 0.1, "data.image_size": 10,
           "test_every_epoch": True}
-MANY = """
-import json, sys
-from modern_cnn import runtime
-runtime.configure()
-from configs import quickstart
-from modern_cnn.runs import loop
-for directory, fields in json.loads(sys.argv[1]).items():
-    config = quickstart.get_config()
-    config.update_from_flattened_dict(fields)
-    loop.train_and_evaluate(config, directory)
-"""
 
 
-def process(devices, *command):
-    """A process with so many devices."""
-    xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=os.environ | {"XLA_FLAGS": xla}, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def xla_flags(devices):
+    """The flags of a process with so many devices."""
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
 
 
-def start(workdir, *flags, devices=2, **fields):
-    return process(devices, "scripts/train.py", "--config=configs/quickstart.py", f"--workdir={workdir}", *flags,
-                   *(f"--config.{name}={value}" for name, value in (FIELDS | fields).items()))
+def start(workdir, *flags, **fields):
+    """Start a run as a process with two devices."""
+    return subprocess.Popen(
+        [sys.executable, "scripts/train.py", "--config=tests/runs/small.py", f"--workdir={workdir}", *flags,
+         *(f"--config.{name}={value}" for name, value in (FIELDS | fields).items())],
+        cwd=ROOT, env=os.environ | {"XLA_FLAGS": xla_flags(2)}, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE)
 
 
 def start_two(workdir, **fields):
@@ -93,16 +86,32 @@ def source(tmp_path_factory):
     return {"data.source": files.write_digits(tmp_path_factory.mktemp("images") / "digits", 400)}
 
 
+def _train(root, runs, xla_flags, cache):
+    os.environ |= {"XLA_FLAGS": xla_flags, "MODERN_CNN_CACHE": cache}
+    runtime.configure()
+    record.draw_curves = lambda *args: None
+    for name, fields in runs.items():
+        config = small.get_config()
+        config.update_from_flattened_dict(FIELDS | fields)
+        loop.train_and_evaluate(config, root / name)
+
+
+def train(server, root, runs):
+    """Return {name: (losses, variables)} of runs that a process with eight devices trains."""
+    process = server.Process(target=_train, args=(root, runs, xla_flags(8), os.environ["MODERN_CNN_CACHE"]))
+    process.start()
+    process.join(600)
+    assert process.exitcode == 0
+    return {name: result(root / name) for name in runs}
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, source):
-    """{name: (losses, variables)} of the runs above on two devices, of one on eight, and of two processes."""
+def runs(server, tmp_path_factory, source):
+    """{name: (losses, variables)} of the runs above, and of one of two processes."""
     root = tmp_path_factory.mktemp("devices")
-    fields = {str(root / name): FIELDS | own | (source if "data.stream" in own else {})
-              for name, (own, _) in RUNS.items()}
-    end([process(2, "-c", MANY, json.dumps(fields))])
-    end([process(8, "-c", MANY, json.dumps({str(root / "eight"): FIELDS}))])
-    end(start_two(root / "two processes", **MLP))
-    return {name: result(root / name) for name in (*RUNS, "eight", "two processes")}
+    end(start_two(root / "two"))
+    return {"two": result(root / "two")} | train(server, root, {
+        name: fields | (source if "data.stream" in fields else {}) for name, (fields, _) in RUNS.items()})
 
 
 def same(got, want):
@@ -117,9 +126,16 @@ def test_losses_and_parameters_are_those_of_one_device(runs, name):
     same(runs[name], runs[RUNS[name][1]])
 
 
-@pytest.mark.parametrize(("name", "one"), [("eight", "plain"), ("two processes", "whole")])
-def test_eight_devices_and_two_processes_are_one_device(runs, name, one):
-    same(runs[name], runs[one])
+def test_two_processes_are_one_device(runs):
+    same(runs["two"], runs["plain"])
+
+
+@pytest.mark.slow
+def test_every_augmentation_is_that_of_one_device(server, tmp_path):
+    fields = RECIPE | {"augment.rotate": 10.0, "augment.resized_crop": 0.5, "augment.contrast": 0.4}
+    trained = train(server, tmp_path, {"one": fields | ONE, "jit": fields, "pmap": fields | PMAP})
+    same(trained["jit"], trained["one"])
+    same(trained["pmap"], trained["one"])
 
 
 @pytest.mark.slow
