@@ -1,33 +1,59 @@
 """Runs as whole processes, as a person starts and kills them, and what they leave."""
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from modern_cnn.runs import record
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
 from modern_cnn.runs.log import read_metrics
+from tests.forked import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
-# Batch statistics, momentum, averages, augmentation, a validation split to choose by, checkpoints within epochs.
-TRAIN = (sys.executable, str(ROOT / "scripts/train.py"), f"--config={ROOT / 'configs/quickstart.py'}",
-         "--config.epochs=4", "--config.eval_every_epochs=2", "--config.data.validation=0.1",
-         "--config.data.image_size=16", "--config.log_every_steps=3", "--config.checkpoint_every_steps=4",
-         "--config.test_every_epoch=True", "--config.optimizer.ema_decay=0.9")
+# Batch statistics, dropout, momentum, averages, augmentation, a validation split to choose by, checkpoints in epochs.
+TRAIN = (str(ROOT / "scripts/train.py"), f"--config={ROOT / 'tests/runs/small.py'}", "--config.epochs=4",
+         "--config.eval_every_epochs=2", "--config.data.validation=0.1", "--config.model.dropout_rate=0.1",
+         "--config.log_every_steps=3", "--config.checkpoint_every_steps=4", "--config.test_every_epoch=True",
+         "--config.optimizer.ema_decay=0.9")
 TOTAL_STEPS = 4 * (1293 // 64)
 
 
 def start(workdir, *flags):
-    return subprocess.Popen([*TRAIN, f"--workdir={workdir}", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True)
+    """Start a run in a new Python."""
+    return subprocess.Popen([sys.executable, *TRAIN, f"--workdir={workdir}", *flags], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
-def finish(workdir, *flags):
-    process = start(workdir, *flags)
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
+def _run(*script):
+    record.draw_curves = lambda *args: None
+    run_script(*script)
+
+
+def fork(server, workdir, *flags):
+    """Start a run, which draws no curves, in a process that the fixture `server` forks: that saves the imports."""
+    workdir.parent.mkdir(exist_ok=True)
+    folder = tempfile.mkdtemp(dir=workdir.parent)
+    environment = {"MODERN_CNN_CACHE": os.environ["MODERN_CNN_CACHE"]}
+    process = server.Process(target=_run, args=([*TRAIN, f"--workdir={workdir}", *flags], folder, environment))
+    process.start()
+    process.folder = Path(folder)
+    return process
+
+
+def end(process):
+    """Return the exit code of a forked process, and what it wrote to stdout and stderr, when it has ended."""
+    process.join(600)
+    return process.exitcode, *((process.folder / name).read_text() for name in ("out", "err"))
+
+
+def finish(server, workdir, *flags):
+    code, out, err = end(fork(server, workdir, *flags))
+    assert code == 0, err
     return out
 
 
@@ -35,8 +61,9 @@ def last_step(workdir) -> int:
     return max((record["step"] for record in read_metrics(workdir / "metrics.jsonl")), default=0)
 
 
-def wait_for_step(process, workdir, step):
-    while process.poll() is None and last_step(workdir) < step:
+def wait(running, reached):
+    """Wait until `reached()`, or the process is not `running()` any more."""
+    while running() and not reached():
         time.sleep(0.005)
 
 

@@ -1,6 +1,5 @@
 """Killed at chosen moments or many times at random ones, a run ends with the same bits, records and checkpoints."""
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -50,14 +49,6 @@ def _train_and_die(config, directory, owner, name, count):
 
 
 @pytest.fixture(scope="module")
-def server():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jax.numpy", "flax.linen", "optax", "orbax.checkpoint", "tensorboardX",
-                                    "matplotlib.pyplot", "sklearn.datasets", "pytest"])
-    return context
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     from configs import base
 
@@ -71,12 +62,16 @@ def whole(tmp_path_factory):
     return config, left(directory)
 
 
+def slow(*moment):
+    return pytest.param(*moment, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(("owner", "name", "count"), [
     (Checkpoints, "save", 4), (Checkpoints, "save", -4),  # before a checkpoint, and while it is written
-    (Checkpoints, "_write_list", 5), (Checkpoints, "_write_list", -5),  # complete, but without its name
+    (Checkpoints, "_write_list", 5), slow(Checkpoints, "_write_list", -5),  # complete, but without its name
     (deleter.StandardCheckpointDeleter, "delete_steps", 4),  # it has its name, and what it replaces is still there
-    (deleter.StandardCheckpointDeleter, "delete_steps", 10),  # the same of the last one
-    (Record, "write_scores", 2), (Record, "write_scores", -3)])  # between the records and the checkpoint
+    slow(deleter.StandardCheckpointDeleter, "delete_steps", 10),  # the same of the last one
+    (Record, "write_scores", 2), slow(Record, "write_scores", -3)])  # between the records and the checkpoint
 def test_a_kill_at_a_chosen_moment(server, whole, tmp_path, owner, name, count):
     config, expected = whole
     process = server.Process(target=_train_and_die, args=(config, tmp_path / "run", owner, name, count))
@@ -104,7 +99,8 @@ VARIANTS = {
     "averages": ("--config.data.validation=0",),
     "augmentation": ("--config.augment.crop=2", "--config.augment.flip=true", "--config.augment.cutout=4"),
     "validation": ("--config.optimizer.ema_decay=0", "--config.eval_every_epochs=1"),
-    "streaming": ("--config.data.stream=true", "--config.augment.resized_crop=0.3", "--config.data.batch_size=16"),
+    "streaming": ("--config.data.stream=true", "--config.augment.resized_crop=0.3", "--config.data.batch_size=16",
+                  "--config.data.image_size=8"),
 }
 
 
@@ -132,23 +128,23 @@ def kill_often(begin, end, step_of, compare, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_many_kills(variant, tmp_path):
+def test_many_kills(server, variant, tmp_path):
     flags = VARIANTS[variant]
     if variant == "streaming":
         flags += (f"--config.data.source={files.write_digits(tmp_path / 'digits', 400)}",)
-    finish(tmp_path / "whole", *flags)
+    finish(server, tmp_path / "whole", *flags)
     expected = left(tmp_path / "whole")
 
     def compare(directory):
         assert left(directory) == expected
 
-    kill_often(lambda directory: start(directory, *flags), lambda directory: finish(directory, *flags), last_step,
-               compare, tmp_path)
+    kill_often(lambda directory: start(directory, *flags), lambda directory: finish(server, directory, *flags),
+               last_step, compare, tmp_path)
 
 
 @pytest.mark.slow
 def test_many_kills_of_a_sweep(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts/sweep.py"), *TRAIN[2:], "--sweep=seed=0:3"]
+    command = [sys.executable, str(ROOT / "scripts/sweep.py"), *TRAIN[1:], "--sweep=seed=0:3"]
 
     def begin(directory):
         return subprocess.Popen([*command, f"--workdir={directory}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,

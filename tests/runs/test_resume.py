@@ -9,31 +9,36 @@ import pytest
 from modern_cnn.runs.checkpoints import saved_steps
 from modern_cnn.runs.load import evaluate_workdir, load_run
 from tests.data import files
-from tests.runs.processes import TOTAL_STEPS, final_bits, finish, history, start, wait_for_step
+from tests.runs.processes import TOTAL_STEPS, end, final_bits, finish, fork, history, last_step, start, wait
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(server, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    finish(workdir)
+    finish(server, workdir)
     step, bits = final_bits(workdir)
     assert step == TOTAL_STEPS
     return workdir, bits
 
 
-def test_kill_minus_nine_at_random_points_then_the_same_bits(uninterrupted, tmp_path):
+def fork_and_kill(server, workdir, *flags, when, after=0.0):
+    """Kill a run some seconds after `when()` has become true."""
+    process = fork(server, workdir, *flags)
+    wait(process.is_alive, when)
+    time.sleep(after)
+    process.kill()
+    code, _, err = end(process)
+    assert code == -signal.SIGKILL, err
+
+
+def test_kill_minus_nine_at_random_points_then_the_same_bits(server, uninterrupted, tmp_path):
     """Two kills at random steps of one run (so a resumed run is killed again), then to the end; test_kills has more."""
     reference, bits = uninterrupted
     workdir = tmp_path / "killed"
     draw = random.Random(0 if os.environ.get("CI") else None)
     for point in sorted(draw.sample(range(1, TOTAL_STEPS // 2), 2)):
-        process = start(workdir)
-        wait_for_step(process, workdir, point)
-        time.sleep(draw.uniform(0, 0.05))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    finish(workdir)
+        fork_and_kill(server, workdir, when=lambda: last_step(workdir) >= point, after=draw.uniform(0, 0.05))  # noqa: B023
+    finish(server, workdir)
     step, resumed = final_bits(workdir)
     assert step == TOTAL_STEPS
     assert [name for name, _ in resumed] == [name for name, _ in bits]
@@ -41,38 +46,34 @@ def test_kill_minus_nine_at_random_points_then_the_same_bits(uninterrupted, tmp_
     assert history(workdir) == history(reference)
 
 
-def test_a_streamed_run_goes_on_with_the_same_images(tmp_path):
+def test_a_streamed_run_goes_on_with_the_same_images(server, tmp_path):
     """Random crops of image files, decoded as training goes: killed, the same bits."""
     flags = (f"--config.data.source={files.write_digits(tmp_path / 'digits', 400)}", "--config.data.stream=true",
-             "--config.augment.resized_crop=0.3", "--config.data.batch_size=32")
-    finish(tmp_path / "whole", *flags)
-    process = start(tmp_path / "killed", *flags)
-    wait_for_step(process, tmp_path / "killed", 27)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    finish(tmp_path / "killed", *flags)
-    assert final_bits(tmp_path / "killed") == final_bits(tmp_path / "whole")
-    assert history(tmp_path / "killed") == history(tmp_path / "whole")
-    assert evaluate_workdir(tmp_path / "killed")["count"] == 360
+             "--config.augment.resized_crop=0.3", "--config.data.batch_size=32",
+             "--config.data.image_size=8")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(server, whole, *flags)
+    fork_and_kill(server, killed, *flags, when=lambda: last_step(killed) >= 27)
+    finish(server, killed, *flags)
+    assert final_bits(killed) == final_bits(whole)
+    assert history(killed) == history(whole)
+    assert evaluate_workdir(killed)["count"] == 360
 
 
-def test_kill_while_starting_up(uninterrupted, tmp_path):
-    """Before and while config.json, the lock and the first checkpoint appear."""
+def test_kill_while_starting_up(server, uninterrupted, tmp_path):
+    """While config.json, the lock and the first checkpoint appear."""
     workdir = tmp_path / "young"
-    for seconds in (0.4, 2.0):
-        process = start(workdir)
-        time.sleep(seconds)
-        process.kill()
-        process.communicate()
-    finish(workdir)
+    for file in ("config.json", "checkpoints/*"):
+        fork_and_kill(server, workdir, when=lambda: any(workdir.glob(file)))  # noqa: B023
+    finish(server, workdir)
     assert final_bits(workdir)[1] == uninterrupted[1]
 
 
-def test_sigterm_finishes_the_step_saves_and_exits(uninterrupted, tmp_path):
+def test_sigterm_finishes_the_step_saves_and_exits(server, uninterrupted, tmp_path):
+    """In a new Python; the one that goes on is forked, as all others here."""
     workdir = tmp_path / "terminated"
     process = start(workdir, "--config.checkpoint_every_steps=0")
-    wait_for_step(process, workdir, 9)
+    wait(lambda: process.poll() is None, lambda: last_step(workdir) >= 9)
     process.terminate()
     _, err = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM
@@ -81,24 +82,23 @@ def test_sigterm_finishes_the_step_saves_and_exits(uninterrupted, tmp_path):
     step = saved_steps(workdir)[-1]
     assert step >= 9
     assert f"after step {step}," in err
-    assert f"going on from step {step}" in finish(workdir)
+    assert f"going on from step {step}" in finish(server, workdir)
     assert final_bits(workdir)[1] == uninterrupted[1]
     assert history(workdir) == history(uninterrupted[0])
 
 
-def test_a_second_process_on_the_workdir_is_refused(tmp_path):
+def test_a_second_process_on_the_workdir_is_refused(server, tmp_path):
     workdir = tmp_path / "locked"
-    first = start(workdir)
-    wait_for_step(first, workdir, 3)
-    first.send_signal(signal.SIGSTOP)  # it shall not end before the second has asked
-    second = start(workdir)
-    _, err = second.communicate(timeout=600)
+    first = fork(server, workdir)
+    wait(first.is_alive, lambda: last_step(workdir) >= 3)
+    os.kill(first.pid, signal.SIGSTOP)  # it shall not end before the second has asked
+    code, _, err = end(fork(server, workdir))
     first.kill()
-    first.communicate()
-    assert second.returncode == 1
+    end(first)
+    assert code == 1
     assert err == (f"error: another process (pid {first.pid}) is training in {workdir}; "
                    "wait for it, stop it, or choose another --workdir\n")
-    finish(workdir)  # the kernel dropped the lock with its holder
+    finish(server, workdir)  # the kernel dropped the lock with its holder
 
 
 def test_the_result_is_the_best_on_validation(uninterrupted):
