@@ -19,7 +19,7 @@ ALWAYS = "yes"  # the result does not depend on it
 LENGTH = "yes, it sets the length"
 EPOCHS = "yes, unless the schedule spans all epochs"
 PLACE = "yes, if the images are the same"
-SPANNING = ("cosine",)  # schedules that need to know the last epoch
+SPANNING = ("cosine", "linear")  # schedules that need to know the last epoch
 LARGEST = 10**9  # of a number whose field says nothing else
 LARGEST_FLOAT = 3.4e38  # in 32 bits
 LARGEST_IMAGE, MOST_CLASSES = 16_384, 1_000_000
@@ -86,7 +86,10 @@ class Augment:
     """Random changes of training images, inside the compiled step, in this order."""
     resized_crop: float = _field(0.0, "cut out a box of at least this share of the area (0.08) and resize it", 0, 1)
     crop: int = _field(0, "pad by this many black pixels and cut out the original size at a random place", 0, 512)
+    reflect: bool = _flag("of crop: pad with the image reflected at its edges instead of black", needs="augment.crop")
     flip: bool = _flag("mirror half of the images left to right")
+    alternate_flip: bool = _flag("of flip: mirror an image in every other epoch, half of the images in the first "
+                                 "(Jordan 2024)", needs="augment.flip")
     rotate: float = _field(0.0, "rotate by up to this many degrees to either side", 0, 180)
     zoom: float = _field(0.0, "scale by 1 - zoom to 1 + zoom, height and width separately", 0, 0.99)
     shift: float = _field(0.0, "move by up to this many pixels in each direction", 0, 512)
@@ -101,6 +104,9 @@ class Augment:
     mixup: float = _field(0.0, "blend pairs of images and their labels; alpha of Beta(alpha, alpha) (0.2)", 0, 100)
     cutmix: float = _field(0.0, "paste a box of another image; alpha (1); with mixup, half of the images each", 0, 100)
     test_flip: bool = _flag("average the logits of a test image and of its mirror image")
+    test_shift: int = _field(0, "average the logits of a test image and, with half of the weight, of the image moved "
+                             "by this many pixels to the upper left and to the lower right, reflected at its edges",
+                             0, 512)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +119,20 @@ class Loss:
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """How gradients change the parameters."""
-    name: str = _field("sgd", "the optimiser", choices=("sgd", "adam", "adamw", "lars"))
+    name: str = _field("sgd", "the optimiser", choices=("sgd", "adam", "adamw", "lars", "muon"))
     learning_rate: float = _field(0.1, "learning rate after the warm-up", 0, LARGEST_FLOAT, varies=True)
     base_batch_size: int = _field(0, "scale the learning rate by batch_size / base_batch_size (Goyal et al. 2017); "
                                   "0: do not scale", 0)
-    momentum: float = _field(0.0, "momentum of sgd and lars", 0, 1, varies=True)
+    momentum: float = _field(0.0, "momentum of sgd and lars, and of muon's sgd", 0, 1, varies=True)
     nesterov: bool = _flag("Nesterov's momentum", needs="optimizer.momentum")
     weight_decay: float = _field(0.0, "L2 penalty on kernels only, not on biases and normalisation; decoupled in adamw",
                                  0, LARGEST_FLOAT, varies=True)
+    decoupled: bool = _flag("of sgd and muon: divide weight_decay by the learning rate, and decay biases too",
+                            needs="optimizer.weight_decay")
+    bias_multiplier: float = _field(1.0, "multiplies the learning rate of all but kernels", 1e-6, 1e6)
+    muon_rate: float = _field(0.24, "of muon: learning rate of convolution kernels, with the same schedule; the other "
+                              "parameters follow sgd", 0, LARGEST_FLOAT)
+    muon_momentum: float = _field(0.6, "of muon: momentum of convolution kernels", 0, 1)
     clip_norm: float = _field(0.0, "scale gradients down to this global norm; 0: never", 0)
     ema_decay: float = _field(0.0, "keep moving averages of weights and batch statistics, and evaluate and save those "
                               "(0.999); 0: none", 0, 0.999999, varies=True)
@@ -129,8 +141,8 @@ class Optimizer:
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """The learning rate over the run."""
-    name: str = _field("constant", "constant, divided at milestones (step), or a cosine to 0",
-                       choices=("constant", "step", "cosine"))
+    name: str = _field("constant", "constant, divided at milestones (step), a cosine to 0, or a line to 0",
+                       choices=("constant", "step", "cosine", "linear"))
     warmup_epochs: float = _field(0.0, "linear warm-up from 0 over this many epochs", 0)
     milestones: tuple[float, ...] = _field(
         (30.0, 60.0, 80.0), "of step: the epochs after which the rate is multiplied by factor", 0)

@@ -83,9 +83,12 @@ def _bilinear(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
             + down * ((1 - right) * pixel(top + 1, left) + right * pixel(top + 1, left + 1)))
 
 
-def random_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
-    """Return images [N, H, W, C] padded with `pad` black pixels, each cropped to [H, W] at its own random place."""
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+def random_crop(key: jax.Array, images: jax.Array, pad: int, reflect: bool = False) -> jax.Array:
+    """Return images [N, H, W, C] padded with `pad` pixels, each cropped to [H, W] at its own random place.
+
+    The padding is black, or with `reflect` the image itself, mirrored at its edge pixels.
+    """
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), "reflect" if reflect else "constant")
     corners = jax.random.randint(key, (len(images), 2), 0, 2 * pad + 1)
     return jax.vmap(lambda image, corner: lax.dynamic_slice(image, (*corner, 0), images.shape[1:]))(padded, corners)
 
@@ -93,6 +96,16 @@ def random_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """Return images [N, H, W, C], each mirrored left to right with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1)), images[:, :, ::-1], images)
+
+
+def alternating(key: jax.Array, numbers: jax.Array, epoch: int | jax.Array) -> jax.Array:
+    """Return bool [N], whether the images with these numbers in the training set are mirrored in an epoch, from 0 on.
+
+    In the first epoch each is with probability 1/2, by `key` and its number alone; from then on in every other epoch.
+    So no two epochs in a row show the same image (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds", section 3.6).
+    """
+    first = jax.vmap(lambda number: jax.random.bernoulli(jax.random.fold_in(key, number)))(numbers)
+    return first ^ (epoch % 2 == 1)
 
 
 def crop_box(random: np.random.RandomState, width: int, height: int, smallest: float) -> tuple[int, int, int, int]:
@@ -208,12 +221,14 @@ def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config: Augment) -
             "share": jnp.where(less, share, 1 - share)}
 
 
-def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool = False) -> jax.Array:
+def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool = False,
+            mirrored: jax.Array | None = None) -> jax.Array:
     """Return uint8 images [N, H, W, C] changed as the `augment` section says: pixels 0..255, float32 if values change.
 
     In this order: random resized crop (unless `cropped`: the stream has done it), crop, flip, rotation with scale and
     shift, brightness, contrast, saturation, hue (torchvision draws the order of these), lighting, cutout; then `mix`.
-    Raise UserError for a number of pixels above the image's longer side, which would leave black images.
+    The images that are flipped are `mirrored`, bool [N], or drawn from the key where that is None. Raise UserError for
+    a number of pixels above the image's longer side, which would leave black images.
     """
     for name in ("crop", "shift", "cutout"):
         pixels, side = getattr(config, name), max(images.shape[1:3])
@@ -223,8 +238,10 @@ def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool
     if not (cropped or is_zero(config.resized_crop)):
         images = random_resized_crop(subkey(3), images, config.resized_crop)
     if config.crop:
-        images = random_crop(subkey(10), images, config.crop)
-    if config.flip:
+        images = random_crop(subkey(10), images, config.crop, config.reflect)
+    if mirrored is not None:
+        images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    elif config.flip:
         images = random_flip(subkey(11), images)
     if not (is_zero(config.rotate) and is_zero(config.zoom) and is_zero(config.shift)):
         images = random_affine(key, images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,

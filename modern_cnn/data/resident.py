@@ -19,6 +19,11 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return random.permutation(size).astype(np.int32)  # RandomState's streams are frozen across numpy versions
 
 
+def spaced(size: int, most: int) -> np.ndarray:
+    """Return at most `most` indices of `size` examples, evenly spaced and ascending: classes often lie one by one."""
+    return np.unique(np.linspace(0, size - 1, min(most, size)).astype(int))
+
+
 def evaluation_batches(size: int, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (indices int32 [B], mask bool [B]) of batches over `size` examples; padding has index 0 and mask False."""
     indices = np.arange(math.ceil(size / batch_size) * batch_size, dtype=np.int32).reshape(-1, batch_size)
@@ -49,7 +54,7 @@ class Resident(Feed):
 
     def train_batch(self, number: Any, batch_size: int, data: Any, order: jax.Array) -> dict[str, jax.Array]:
         indices = self._devices.shard_batch(lax.dynamic_slice(order, (number * batch_size,), (batch_size,)))
-        return gather(data, indices, self._spec.image_shape)
+        return gather(data, indices, self._spec.image_shape) | {"number": indices}
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple]:
         for indices, mask in evaluation_batches(self._spec.sizes[split], batch_size):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from modern_cnn.data import augment, cache, decoding, download, folders, formats, streamed
-from modern_cnn.data.resident import Resident
+from modern_cnn.data.resident import Resident, spaced
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
 from modern_cnn.data.splits import divide_train, hold_out_test
 from modern_cnn.errors import UserError, did_you_mean, parse_json, some
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, as torchvision's networks expect them
+SAMPLE = 5000  # of the images in memory in `Dataset.sample`; of streamed ones `streamed.SAMPLE`
 DIGITS_TEST = 360  # test images of the digits, which come without a test split
 
 
@@ -43,6 +44,14 @@ class Dataset:
         if self.streamed:
             return streamed.Streamed(self.spec, self.splits, devices, smallest_crop, self.scaled)
         return Resident(self.spec, self.splits, devices)
+
+    def sample(self) -> np.ndarray:
+        """Return at most SAMPLE training images, evenly spaced, as the network sees them: uint8 [n, H, W, C]."""
+        train, (height, _, channels) = self.splits["train"], self.spec.image_shape
+        if self.streamed:
+            return streamed.sample(train, height, channels, self.scaled)
+        images = train.images[spaced(len(train.images), SAMPLE)]
+        return images if images.shape[1:] == self.spec.image_shape else np.asarray(augment.enlarge(images, height))
 
     def relabel(self, names: tuple[str, ...]) -> "Dataset":
         """Return the set with labels as numbers in `names`; '07' is the class 7. Raise UserError if one is not."""

@@ -109,7 +109,8 @@ class Feed(Protocol):
 
     On the host, `train` returns the arguments of `train_batch` for the batches of an epoch, from number `first` on, and
     `evaluation` those of `eval_batch` for batches that visit each example of a split once. Inside the compiled step,
-    these two return 'image' uint8 [B, H, W, C], 'label' int32 [B] and, the latter, 'mask' bool [B]: False for padding.
+    these two return 'image' uint8 [B, H, W, C] and 'label' int32 [B]; the former also 'number' int32 [B], of the image
+    in the training split, and the latter 'mask' bool [B], False for padding.
     """
 
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]: ...

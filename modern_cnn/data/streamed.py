@@ -17,7 +17,7 @@ from PIL import Image
 
 from modern_cnn.data.augment import crop_box
 from modern_cnn.data.decoding import OR_SKIP, decode, to_rgb
-from modern_cnn.data.resident import epoch_order, evaluation_batches
+from modern_cnn.data.resident import epoch_order, evaluation_batches, spaced
 from modern_cnn.data.spec import Feed, Files, Placement, Records, Spec
 from modern_cnn.errors import UserError
 
@@ -59,7 +59,7 @@ def _read_ahead(read: Callable[[int], Any], indices: np.ndarray, ahead: int) -> 
 
 def sample(split: Files | Records, image_size: int, channels: int, scaled: int = 0) -> np.ndarray:
     """Return at most SAMPLE images of a split, evenly spaced: uint8 [n, image_size, image_size, channels]."""
-    indices = np.unique(np.linspace(0, len(split) - 1, min(SAMPLE, len(split))).astype(int))
+    indices = spaced(len(split), SAMPLE)
     read = partial(_read_example, split, image_size=image_size, channels=channels, scaled=scaled)
     return np.stack([image for image, _ in _read_ahead(read, indices, SAMPLE)])
 
@@ -107,8 +107,8 @@ class Streamed(Feed):
         under_way: collections.deque = collections.deque()
         for indices, mask in wanted:
             images, labels = zip(*itertools.islice(examples, len(rows)), strict=True)
-            masks = {} if mask is None else {"mask": mask[rows]}
-            batch = {"image": np.stack(images), "label": np.array(labels)} | masks
+            more = {"number": indices[rows]} if mask is None else {"mask": mask[rows]}
+            batch = {"image": np.stack(images), "label": np.array(labels)} | more
             under_way.append(self._devices.place_batch(batch, len(indices)))  # returns before it has arrived
             if len(under_way) == AHEAD:
                 yield (under_way.popleft(),)

@@ -93,16 +93,17 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
                platforms: Sequence[str] = PLATFORMS) -> Exported:
     """Write the result of a workdir, weights included, to `out` as 'stablehlo' or 'onnx', and a description beside it.
 
-    The network takes images normalised as in training, (pixels / 255 - mean) / std. It averages the logits of an image
-    and of its mirror image if evaluation does (config.augment.test_flip). `out`.json holds mean and std, the shape of
+    The network takes images normalised as in training, (pixels / 255 - mean) / std. It averages the logits of the same
+    views of an image as evaluation (config.augment.test_flip, test_shift). `out`.json holds mean and std, the shape of
     the images, the names of the classes and the origin of the weights. The StableHLO can run on `platforms`. Raise
     UserError without a good checkpoint, a file that can be written, jax2onnx, or for an unknown platform.
     """
     trained, out = load_run(directory), Path(out)
-    spec, model, flip = trained.spec, trained.settings.model, trained.settings.augment.test_flip
+    spec, model, section = trained.spec, trained.settings.model, trained.settings.augment
 
     def network(variables: Any, images: jax.Array) -> jax.Array:
-        return evaluation_logits(trained.module, variables, images, flip).astype(jnp.float32)
+        logits = evaluation_logits(trained.module, variables, images, section.test_flip, section.test_shift)
+        return logits.astype(jnp.float32)
 
     content = (to_stablehlo(network, trained.variables, spec.image_shape, platforms) if format == "stablehlo"
                else to_onnx(network, trained.variables, spec.image_shape, model["name"]))
@@ -115,7 +116,7 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
         "images": {"dtype": "float32", "shape": ["batch", *spec.image_shape], "mean": spec.mean, "std": spec.std,
                    "normalize": "(pixels / 255 - mean) / std, for each channel"},
         "logits": {"dtype": "float32", "shape": ["batch", spec.num_classes], "class_names": spec.class_names,
-                   "mean_with_mirror_image": flip},
+                   "mean_with_mirror_image": section.test_flip, "mean_with_shifts": section.test_shift},
         "model": {key: value for key, value in model.items() if value is not None}, "step": trained.step,
         "platforms": list(platforms) if format == "stablehlo" else None, "versions": trained.run["versions"],
     }

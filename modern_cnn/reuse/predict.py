@@ -70,7 +70,7 @@ def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iter
     A prediction has at most `top_k` classes. Raise UserError for no good checkpoint, or images not of 1 or 3 channels.
     """
     trained = load_run(directory)
-    spec = trained.spec
+    spec, section = trained.spec, trained.settings.augment
     if spec.image_shape[2] not in (1, 3):
         raise UserError(f"the network in {directory} takes images of {spec.image_shape[2]} channels, but image files "
                         "have 1 or 3")
@@ -78,7 +78,7 @@ def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iter
     @jax.jit
     def probabilities(variables: Any, images: jax.Array) -> jax.Array:
         images = augment.normalize(images, spec.mean, spec.std)
-        logits = evaluation_logits(trained.module, variables, images, trained.settings.augment.test_flip)
+        logits = evaluation_logits(trained.module, variables, images, section.test_flip, section.test_shift)
         return jax.nn.softmax(logits.astype(np.float32))
 
     def read(file: str) -> np.ndarray | UserError:

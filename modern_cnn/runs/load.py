@@ -75,7 +75,7 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     variables = dict(trained.variables)
     state = TrainState(jnp.int32(0), variables.pop("params"), variables, (), trained.module, optax.identity())
     evaluate = make_evaluate(dataset.spec, devices, dataset.feed(devices), trained.settings.data.batch_size,
-                             trained.settings.augment.test_flip)
+                             trained.settings.augment)
     metrics = evaluate(devices.replicate(state), split)
     means = metrics.means(dataset.spec.num_classes)
     return {"split": split, "step": trained.step, "accuracy": means["accuracy"], "loss": means["loss"],

@@ -8,6 +8,7 @@ import optax
 from modern_cnn.errors import UserError
 from modern_cnn.functional.regularize import is_zero
 from modern_cnn.settings import Optimizer, Schedule
+from modern_cnn.training import muon
 
 TRUST_COEFFICIENT = 0.001  # of LARS: the step of a kernel, as a share of its norm, times the learning rate
 
@@ -40,6 +41,8 @@ def make_schedule(schedule: Schedule, peak: float | jax.Array, steps_per_epoch: 
         drops = sorted(round(epoch * steps_per_epoch) - warmup for epoch in schedule.milestones)
         rates = itertools.accumulate(drops, lambda rate, _: rate * schedule.factor, initial=peak)
         after = optax.join_schedules([optax.constant_schedule(rate) for rate in rates], drops)
+    elif schedule.name == "linear":
+        after = optax.linear_schedule(peak, 0.0, max(1, total_steps - warmup))
     else:  # cosine
         after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup))
     if not warmup:
@@ -52,24 +55,56 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
-def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _others(params: Any) -> Any:
+    """Return True for the leaves that `decays` does not name."""
+    return jax.tree.map(lambda decayed: not decayed, decays(params))
+
+
+def _sgd(optimizer: Optimizer, schedule: optax.Schedule) -> list[optax.GradientTransformation]:
+    """Return SGD, after the decoupled weight decay if there is any."""
+    chain = []
+    if optimizer.decoupled and not is_zero(optimizer.weight_decay):
+        share = optimizer.weight_decay / optimizer.learning_rate
+        chain += [optax.add_decayed_weights(share, decays),
+                  optax.add_decayed_weights(share / optimizer.bias_multiplier, _others)]
+    momentum = None if is_zero(optimizer.momentum) else optimizer.momentum
+    return [*chain, optax.sgd(schedule, momentum, optimizer.nesterov)]
+
+
+def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule,
+                   peak: float | jax.Array | None = None) -> optax.GradientTransformation:
     """Return the optimiser that a config names, with its momentum, weight decay and clipping.
+
+    `peak` is the highest value of the schedule, by default the learning rate of the config.
 
     Weight decay is added to the gradient of kernels (L2), as in PyTorch's SGD and Adam. 'adamw' subtracts it from the
     kernels directly, times the learning rate (Loshchilov and Hutter 2019). 'lars' (You et al. 2017, "Large batch
     training of convolutional networks", algorithm 1) scales the gradient of each kernel to TRUST_COEFFICIENT times the
-    norm of the kernel; biases and normalisation follow plain SGD. Gradients are clipped first, as in PyTorch.
+    norm of the kernel; biases and normalisation follow plain SGD. Gradients are clipped first, as in PyTorch. 'muon' is
+    for the kernels of convolutions, see there, and SGD for all others.
+
+    With `decoupled` the L2 penalty of each parameter that follows SGD, biases too, is weight_decay / learning_rate, so
+    that what a step takes of it does not depend on its learning rate (airbench, Jordan 2024). The updates of all but
+    kernels are multiplied by `bias_multiplier`.
 
     If a number is traced, its part of the optimiser is always built, as the number may not be 0.
     """
     decay, chain = optimizer.weight_decay, []
+    if optimizer.decoupled and optimizer.name not in ("sgd", "muon"):
+        raise UserError(f"config.optimizer.decoupled=True is for sgd and muon, not {optimizer.name}")
     if not is_zero(optimizer.clip_norm):
         chain.append(optax.clip_by_global_norm(optimizer.clip_norm))
-    if not is_zero(decay) and optimizer.name != "adamw":
+    if not is_zero(decay) and optimizer.name not in ("adamw", "muon") and not optimizer.decoupled:
         chain.append(optax.add_decayed_weights(decay, decays))
     if optimizer.name == "sgd":
-        momentum = None if is_zero(optimizer.momentum) else optimizer.momentum
-        chain.append(optax.sgd(schedule, momentum, optimizer.nesterov))
+        chain += _sgd(optimizer, schedule)
+    elif optimizer.name == "muon":
+        peak = optimizer.learning_rate if peak is None else peak
+        own = muon.muon(lambda step: schedule(step) * (optimizer.muon_rate / peak), optimizer.muon_momentum)
+        rest = [] if optimizer.decoupled or is_zero(decay) else [optax.add_decayed_weights(decay, decays)]
+        rest = optax.chain(*rest, *_sgd(optimizer, schedule))
+        chain += [optax.masked(own, muon.follows),
+                  optax.masked(rest, lambda params: jax.tree.map(lambda own: not own, muon.follows(params)))]
     elif optimizer.name == "adam":
         chain.append(optax.adam(schedule))
     elif optimizer.name == "adamw":
@@ -77,4 +112,6 @@ def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule) -> optax.Grad
     else:  # lars divides by the norm of the decayed gradient, as most implementations do
         chain.append(optax.lars(schedule, trust_coefficient=TRUST_COEFFICIENT, trust_ratio_mask=decays,
                                 momentum=optimizer.momentum, nesterov=optimizer.nesterov))
+    if optimizer.bias_multiplier != 1:
+        chain.append(optax.masked(optax.scale(optimizer.bias_multiplier), _others))
     return optax.chain(*chain) if len(chain) > 1 else chain[0]

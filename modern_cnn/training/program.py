@@ -18,12 +18,13 @@ from modern_cnn.data.sources import Dataset
 from modern_cnn.data.spec import Feed, Spec
 from modern_cnn.errors import UserError
 from modern_cnn.functional.regularize import is_zero
-from modern_cnn.settings import Settings
-from modern_cnn.training import finetune, optim, steps
+from modern_cnn.settings import Augment, Settings
+from modern_cnn.training import finetune, optim, steps, whiten
 from modern_cnn.training.devices import Devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
 
+FLIP_FOLD = 2**32 - 1  # folded into the key of augmentation for what no step changes; steps are below
 Step = Callable[..., tuple[TrainState, Metrics, jax.Array]]
 
 
@@ -86,7 +87,8 @@ def make_parts(settings: Settings, spec: Spec, devices: Devices, module: nn.Modu
     """Return plan, network and optimiser of a run; `module`: the network, where it is built already."""
     plan = make_plan(settings, spec, devices.batch_shares)
     module = module or devices.adapt_norm(build_network(settings.model, spec))
-    optimizer = optim.make_optimizer(settings.optimizer, plan.schedule)
+    peak = optim.peak_learning_rate(settings.optimizer, plan.batch_size)
+    optimizer = optim.make_optimizer(settings.optimizer, plan.schedule, peak)
     return Parts(settings, plan, *finetune.adapt(settings.finetune, module, optimizer, spec.image_shape))
 
 
@@ -106,6 +108,7 @@ def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.A
     """
     settings, plan = parts.settings, parts.plan
     dropout_key, augment_key = jax.random.split(jax.random.wrap_key_data(key))
+    flip_key = jax.random.fold_in(augment_key, FLIP_FOLD)
     train_step = devices.parallelize(partial(
         steps.train_step, label_smoothing=settings.loss.label_smoothing, ema_decay=settings.optimizer.ema_decay,
         accumulate=settings.accumulate))
@@ -113,7 +116,10 @@ def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.A
     def next_batch(number, *args):
         batch = feed.train_batch(number % plan.steps_per_epoch, plan.batch_size, *args)
         key = jax.random.fold_in(augment_key, number)
-        images = augment.augment(key, batch["image"], settings.augment, cropped=settings.data.stream)
+        mirrored = None
+        if settings.augment.alternate_flip:
+            mirrored = augment.alternating(flip_key, batch["number"], number // plan.steps_per_epoch)
+        images = augment.augment(key, batch["image"], settings.augment, cropped=settings.data.stream, mirrored=mirrored)
         batch = augment.mix(key, images, batch["label"], settings.augment)
         return devices.shard_batch(batch | {"image": augment.normalize(batch["image"], spec.mean, spec.std)})
 
@@ -127,20 +133,24 @@ def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.A
     return step
 
 
-def make_count(spec: Spec, feed: Feed, flip: bool) -> Callable[..., Metrics]:
-    """Return (state, metrics, *arguments of the feed) -> metrics with the examples of a batch added."""
+def make_count(spec: Spec, feed: Feed, section: Augment) -> Callable[..., Metrics]:
+    """Return (state, metrics, *arguments of the feed) -> metrics with the examples of a batch added.
+
+    `section` says which views of an image are scored (test_flip, test_shift).
+    """
     def count(state, metrics, *args):
         batch = feed.eval_batch(*args)
         batch["image"] = augment.normalize(batch["image"], spec.mean, spec.std)
-        return metrics.merge(steps.eval_step(state, batch, flip=flip))
+        return metrics.merge(steps.eval_step(state, batch, flip=section.test_flip, shift=section.test_shift))
 
     return count
 
 
 def make_evaluate(spec: Spec, devices: Devices, feed: Feed, batch_size: int,
-                  flip: bool = False) -> Callable[[TrainState, str], Metrics]:
-    """Return (state, split) -> metrics, compiled: every example of the split counts once."""
-    count, shares = jax.jit(make_count(spec, feed, flip), out_shardings=devices.everywhere), devices.batch_shares
+                  section: Augment | None = None) -> Callable[[TrainState, str], Metrics]:
+    """Return (state, split) -> metrics, compiled: every example of the split counts once; see `make_count`."""
+    shares, count = devices.batch_shares, make_count(spec, feed, section or Augment())
+    count = jax.jit(count, out_shardings=devices.everywhere)
 
     def evaluate(state, split):
         metrics = devices.replicate(Metrics.empty())
@@ -160,13 +170,13 @@ class Program:
     """
 
     def __init__(self, settings: Settings, dataset: Dataset, devices: Devices | None = None):
-        self.settings, self.spec = settings, dataset.spec
+        self.settings, self.spec, self._dataset = settings, dataset.spec, dataset
         self.devices = devices or Devices(**dataclasses.asdict(settings.parallel))
         self._parts = make_parts(settings, dataset.spec, self.devices)
         _, self.plan, self.module, self.optimizer = self._parts
         self._feed = dataset.feed(self.devices, settings.augment.resized_crop)
         self.evaluate = make_evaluate(self.spec, self.devices, self._feed, self.plan.batch_size,
-                                      settings.augment.test_flip)
+                                      settings.augment)
         self._init_key, key = map(jax.random.key_data, jax.random.split(jax.random.key(settings.seed)))
         make = partial(make_step, self._parts, self.spec, self.devices, self._feed)
         if self.devices.pmapped:
@@ -179,7 +189,11 @@ class Program:
                             self.devices.replicate(key))
 
     def init(self, start: dict[str, Any] | None = None) -> TrainState:
-        """Return the state of step 0: `start`, where variables are given, and the rest drawn from the seed."""
+        """Return the state of step 0: `start`, where variables are given, and the rest drawn from the seed.
+
+        A whitening kernel (`whiten`) comes from the images.
+        """
+        start = whiten.start_from(self._dataset, self.module, start)
         create = jax.jit(make_init(self._parts, self.spec), out_shardings=self.devices.everywhere)
         return create(self.devices.replicate(self._init_key), start)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from modern_cnn.data.sources import Dataset
 from modern_cnn.settings import VARYING, Settings, flatten
+from modern_cnn.training import whiten
 from modern_cnn.training.devices import AXIS, Devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.program import Step, make_count, make_init, make_parts, make_plan, make_step
@@ -59,7 +60,7 @@ class StackedProgram:
     """Trials with the same `group_key` as one program, used as `Program`: states and metrics have an axis of trials."""
 
     def __init__(self, trials: Sequence[Settings], dataset: Dataset):
-        self.trials, self.settings, self.spec = trials, trials[0], dataset.spec
+        self.trials, self.settings, self.spec, self._dataset = trials, trials[0], dataset.spec, dataset
         self.devices = Devices(self.settings.parallel.count, whole_batches=True)
         self._plans = [make_plan(settings, self.spec) for settings in trials]
         self._parts = make_parts(self.settings, self.spec, self.devices)
@@ -88,14 +89,15 @@ class StackedProgram:
     def _count(self, own: tuple, shared: tuple) -> Metrics:
         """Return the metrics of one trial with a batch added; it is traced."""
         state, metrics = own
-        count = make_count(self.spec, self._feed, self.settings.augment.test_flip)
+        count = make_count(self.spec, self._feed, self.settings.augment)
         return count(state.replace(module=self.module), metrics, *shared)
 
     def initial_states(self) -> list[TrainState]:
         """Return the state of step 0 of each trial on the host, as `Program.init` draws it, without static parts."""
         create = jax.jit(make_init(self._parts, self.spec))
         keys = [jax.random.split(jax.random.key(settings.seed))[0] for settings in self.trials]
-        return [_bare(jax.device_get(create(jax.random.key_data(key)))) for key in keys]
+        start = whiten.start_from(self._dataset, self.module, None)
+        return [_bare(jax.device_get(create(jax.random.key_data(key), start))) for key in keys]
 
     def init(self) -> TrainState:
         """Return the states of step 0."""

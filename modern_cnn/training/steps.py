@@ -87,17 +87,28 @@ def _in_parts(gradient: Callable, count: int, state: TrainState, batch: Batch,
     return jax.tree.map(lambda x: x / count, total), (collections, metrics)
 
 
-def eval_step(state: TrainState, batch: Batch, *, flip: bool = False) -> Metrics:
-    """Return the metrics of a batch in evaluation mode; `flip` averages the logits of each image and its mirror image.
+def eval_step(state: TrainState, batch: Batch, *, flip: bool = False, shift: int = 0) -> Metrics:
+    """Return the metrics of a batch in evaluation mode; `flip` and `shift` are those of `evaluation_logits`.
 
     The batch is 'image' [N, H, W, C], 'label' int [N] and 'mask' bool [N], False for padding.
     """
-    logits = evaluation_logits(state.module, state.evaluation_variables, batch["image"], flip)
+    logits = evaluation_logits(state.module, state.evaluation_variables, batch["image"], flip, shift)
     return Metrics.from_batch(logits, batch["label"], batch["mask"])
 
 
-def evaluation_logits(module: nn.Module, variables: Any, images: jax.Array, flip: bool) -> jax.Array:
-    """Return the logits of a batch in evaluation mode; with `flip` their mean over each image and its mirror image."""
+def evaluation_logits(module: nn.Module, variables: Any, images: jax.Array, flip: bool, shift: int = 0) -> jax.Array:
+    """Return the logits of a batch in evaluation mode; with `flip` their mean over each image and its mirror image.
+
+    With `shift`, half of the weight has the mean over the image moved by so many pixels to the upper left and to the
+    lower right, with its edges reflected: with `flip` six views (Jordan 2024, section 3.5).
+    """
+    if shift:
+        height, width = images.shape[1:3]
+        padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), "reflect")
+        moved = [padded[:, at:at + height, at:at + width] for at in (0, 2 * shift)]
+        # One after the other: the activations of all views at once would take three times the memory.
+        own, *others = (evaluation_logits(module, variables, view, flip) for view in (images, *moved))
+        return own / 2 + (others[0] + others[1]) / 4
     if flip:  # each image is next to its mirror image, so that each device keeps its share
         images = jnp.stack([images, images[:, :, ::-1]], axis=1).reshape(-1, *images.shape[1:])
     logits = cast(jax.Array, module.apply(variables, images, train=False))

@@ -124,6 +124,31 @@ def test_random_crop_cuts_every_place_of_the_padded_image():
     np.testing.assert_allclose(np.mean(places, axis=0), 2, atol=0.25)
 
 
+def test_a_crop_may_reflect_the_edges():
+    image = files.pixels(1, 6, 7, 3)[0]
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), "reflect")
+    windows = {padded[i:i + 6, j:j + 7].tobytes() for i in range(5) for j in range(5)}
+    images = jnp.broadcast_to(image, (100, *image.shape))
+    assert {np.asarray(crop).tobytes() for crop in augment.random_crop(KEY, images, 2, reflect=True)} <= windows
+    for reflect in (False, True):
+        got = augment.augment(KEY, images, Augment(crop=2, reflect=reflect))
+        black = (np.asarray(got) == 0).all((2, 3)).any(1)  # a row
+        assert black.any() != reflect
+
+
+def test_alternating_flips_depend_on_the_image_and_the_epoch_alone():
+    numbers, other = jnp.arange(400), jnp.arange(399, -1, -1)
+    first = augment.alternating(KEY, numbers, 0)
+    assert 0.42 < first.mean() < 0.58
+    for epoch in range(4):
+        np.testing.assert_array_equal(augment.alternating(KEY, numbers, epoch), first ^ bool(epoch % 2))
+    np.testing.assert_array_equal(augment.alternating(KEY, other, 2), first[::-1])
+    assert (augment.alternating(jax.random.key(1), numbers, 0) != first).any()
+    images = jnp.asarray(files.pixels(400, 4, 5, 2))
+    flipped = augment.augment(KEY, images, Augment(flip=True, alternate_flip=True), mirrored=first)
+    np.testing.assert_array_equal(flipped, np.where(first[:, None, None, None], images[:, :, ::-1], images))
+
+
 def test_random_flip_mirrors_half_of_the_images():
     images = jnp.asarray(files.pixels(400, 4, 5, 2))
     flipped = augment.random_flip(KEY, images)

@@ -25,9 +25,9 @@ def draw(random, path, leaf):
 @pytest.fixture
 def make_run(tmp_path):
     """Return make_run: make_run('lenet_bn', (28, 28, 1), width=0.5) -> (workdir, module, variables), three classes."""
-    def make(name, image_shape, normalize="symmetric", test_flip=False, **options):
+    def make(name, image_shape, normalize="symmetric", test_flip=False, test_shift=0, **options):
         config = base.get_config()
-        config.augment.test_flip = test_flip
+        config.augment.update(test_flip=test_flip, test_shift=test_shift)
         config.model.update(options, name=name)
         config.data.update(source="", image_size=image_shape[0], normalize=normalize, batch_size=4)
         module = models.build(name, 3, **options)

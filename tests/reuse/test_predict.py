@@ -36,13 +36,16 @@ def test_on_a_folders_test_images_it_has_the_accuracy_of_evaluation(tmp_path, re
     np.testing.assert_allclose(np.mean(losses), scored["loss"], rtol=1e-5)
 
 
-def test_the_mirror_image_counts_where_it_does_in_evaluation(make_run, tmp_path):
-    """The mean of both logits, before softmax; so does the exported network."""
-    directory, module, variables = make_run("mlp", (8, 8, 1), test_flip=True)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_the_other_views_count_where_they_do_in_evaluation(make_run, tmp_path, shift):
+    """The mean of the logits of all views, before softmax; so does the exported network."""
+    directory, module, variables = make_run("mlp", (8, 8, 1), test_flip=True, test_shift=shift)
     pixels = files.pixels(8, 8)
-    images = (np.stack([pixels, pixels[:, ::-1]])[..., None] / 255 - 0.5) / 0.5
+    padded = np.pad(pixels, 1, "reflect")
+    views = [pixels, pixels, padded[:-2, :-2], padded[2:, 2:]] if shift else [pixels]
+    images = (np.stack([*views, *(view[:, ::-1] for view in views)])[..., None] / 255 - 0.5) / 0.5
     logits = module.apply(variables, images, train=False)
-    assert np.abs(logits[0] - logits[1]).max() > 0.1
+    assert np.abs(logits[0] - logits[len(views)]).max() > 0.1
     wanted = jax.nn.softmax(logits.mean(0))
     found, = predict.predict(directory, [write(tmp_path / "a.png", pixels)], top_k=3)
     np.testing.assert_allclose([share for _, share in found.classes], sorted(wanted, reverse=True), rtol=1e-5)
@@ -50,7 +53,8 @@ def test_the_mirror_image_counts_where_it_does_in_evaluation(make_run, tmp_path)
     network = jax.export.deserialize(bytearray(done.path.read_bytes()))
     got = network.call(np.tile(images[:1], (3, 1, 1, 1)).astype(np.float32))
     np.testing.assert_allclose(got, np.tile(logits.mean(0), (3, 1)), rtol=1e-4)
-    assert json.loads(done.info.read_text())["logits"]["mean_with_mirror_image"] is True
+    info = json.loads(done.info.read_text())["logits"]
+    assert (info["mean_with_mirror_image"], info["mean_with_shifts"]) == (True, shift)
 
 
 def write(path, pixels):

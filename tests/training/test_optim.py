@@ -141,8 +141,8 @@ def test_traced_numbers_are_the_same_numbers(name):
 
 def test_each_choice_has_its_branch():
     """Whoever adds a name adds its branch; settings refuse all other names."""
-    assert FIELDS["optimizer.name"].choices == ("sgd", "adam", "adamw", "lars")
-    assert FIELDS["schedule.name"].choices == ("constant", "step", "cosine")
+    assert FIELDS["optimizer.name"].choices == ("sgd", "adam", "adamw", "lars", "muon")
+    assert FIELDS["schedule.name"].choices == ("constant", "step", "cosine", "linear")
 
 
 def test_decay_spares_biases_and_scales():
@@ -169,6 +169,33 @@ def test_cosine_equals_torch(warmup):
         theirs.step()
 
 
+def test_a_line_to_zero_and_with_warm_up_a_triangle():
+    for warmup in (0, 10):
+        fields = {"schedule.name": "linear", "schedule.warmup_epochs": warmup / STEPS_PER_EPOCH}
+        schedule = optim.make_schedule(configured(**fields).schedule, 0.4, STEPS_PER_EPOCH, 30)
+        rates = [*np.linspace(0, 0.4, warmup, endpoint=False), *np.linspace(0.4, 0, 31 - warmup)]
+        np.testing.assert_allclose([schedule(step) for step in range(31)], rates, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_decoupled_decay_and_rates_of_biases_equal_torchs_parameter_groups(nesterov):
+    """Every parameter loses the same share, weight_decay, in a step of its own rate."""
+    fields = {"learning_rate": 0.1, "momentum": 0.8, "nesterov": nesterov, "weight_decay": 0.02, "decoupled": True,
+              "bias_multiplier": 3.0}
+    ours = descend(configured(**{f"optimizer.{field}": value for field, value in fields.items()}))
+    params, targets = start()
+    params = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in params.items()}
+    rates = {name: 0.1 if name == "kernel" else 0.3 for name in params}
+    sgd = torch.optim.SGD([{"params": [params[name]], "lr": rate, "weight_decay": 0.02 / rate}
+                           for name, rate in rates.items()], momentum=0.8, nesterov=nesterov)
+    for _ in range(20):
+        for name, value in params.items():
+            value.grad = value.detach() - torch.tensor(targets[name])
+        sgd.step()
+    for name, value in params.items():
+        np.testing.assert_allclose(ours[name], value.detach().numpy(), rtol=1e-6, err_msg=name)
+
+
 def test_step_schedule_multiplies_at_the_milestones_whether_or_not_there_is_warm_up():
     for warmup in (0.0, 2.0):
         config = configured(**{"schedule.name": "step", "schedule.milestones": (4.0, 6.0),
@@ -191,6 +218,7 @@ def test_linear_scaling_with_the_batch():
 @pytest.mark.parametrize(("fields", "message"), [
     ({"schedule.warmup_epochs": 9.0}, "warmup_epochs=9.0 is 45 steps, but the whole run has 20"),
     ({"optimizer.learning_rate": -1.0}, "learning_rate must be above 0, not -1.0"),
+    ({"optimizer.name": "adam", "optimizer.decoupled": True}, "decoupled=True is for sgd and muon, not adam"),
 ])
 def test_bad_settings_are_named(fields, message):
     config = configured(**fields)

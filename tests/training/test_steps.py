@@ -300,19 +300,6 @@ def test_averages_of_weights_and_batch_statistics_by_hand():
     assert abs(loss - unwanted) > 1e-3
 
 
-def test_shifted_views_have_half_of_the_weight():
-    """Six views by hand: the image, and its moves to the upper left and lower right, each with its mirror image."""
-    state, images = lenet(), lenet_batch(np.random.default_rng(0))["image"]
-    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), "reflect")
-    views = [images, padded[:, :-4, :-4], padded[:, 4:, 4:]]
-    plain = [np.asarray(logits_of(state, state.variables, view)) for view in views]
-    both = [(logits + logits_of(state, state.variables, np.asarray(view)[:, :, ::-1])) / 2
-            for logits, view in zip(plain, views, strict=True)]
-    for flip, wanted in ((False, plain), (True, both)):
-        got = steps.evaluation_logits(state.module, state.variables, jnp.asarray(images), flip, 2)
-        np.testing.assert_allclose(got, wanted[0] / 2 + wanted[1] / 4 + wanted[2] / 4, rtol=1e-4, atol=1e-5)
-
-
 def test_flipped_scoring_is_the_mean_of_two_logits():
     state, batch = lenet(), lenet_batch(np.random.default_rng(0)) | {"mask": np.arange(32) < 29}
     logits = sum(logits_of(state, state.variables, images)
