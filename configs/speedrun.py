@@ -10,7 +10,12 @@ Result: test accuracy 90.44 ± 0.24 % (n = 5, the same seeds).
 The network is the TensorFlow text's LeNet with batch normalisation. Network, batch and rate were chosen among five
 recipes on a tenth of the training images (--config.data.validation=0.1), with one more epoch as a margin.
 
-`cifar10`: intended for 94 % on one GPU, *not measured*: ResNet-18 for CIFAR-10 in bfloat16, pad-and-crop and flips.
+`cifar10`: intended for 94 % on two CPU cores or on one GPU, *not measured*. The recipe is airbench94's with Muon (Jordan
+2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", and its later code): whitening, a narrow network of six
+convolutions, alternating flips, six views of each test image. Its rates belong to the sum of the loss over a batch,
+which base_batch_size=1 says. It differs in that the bias of the whitening layer learns in all epochs.
+
+    python scripts/train.py --config=configs/speedrun.py:cifar10
 """
 from configs import base
 
@@ -22,17 +27,20 @@ def get_config(variant: str = "fashion_mnist") -> base.ConfigDict:
     base.add_options(config)
     config.log_every_steps = 0
     config.data.update(source=base.check_variant(variant, VARIANTS), normalize="standard")
-    config.optimizer.update(momentum=0.9, nesterov=True, weight_decay=5e-4)
-    config.schedule.update(name="cosine", warmup_epochs=1.0)
+    config.optimizer.nesterov = True
     if variant == "fashion_mnist":
         config.model.name = "lenet_relu_bn"
         config.epochs = config.eval_every_epochs = 6
         config.data.batch_size = 256
-        config.optimizer.learning_rate = 0.2
+        config.optimizer.update(learning_rate=0.2, momentum=0.9, weight_decay=5e-4)
+        config.schedule.update(name="cosine", warmup_epochs=1.0)
     else:
-        config.model.update(name="resnet18_cifar", dtype="bfloat16")
-        config.epochs = config.eval_every_epochs = 30
-        config.data.batch_size = 512
-        config.augment.update(crop=4, flip=True)
-        config.optimizer.learning_rate = 0.4
+        config.model.name = "airbench94"
+        config.epochs = config.eval_every_epochs = 8
+        config.data.batch_size = 2000
+        config.augment.update(crop=2, reflect=True, flip=True, alternate_flip=True, test_flip=True, test_shift=1)
+        config.loss.label_smoothing = 0.2
+        config.optimizer.update(name="muon", learning_rate=0.67, base_batch_size=1, bias_multiplier=0.053 / 0.67,
+                                momentum=0.85, weight_decay=2e-6, decoupled=True, muon_rate=0.24, muon_momentum=0.6)
+        config.schedule.name = "linear"
     return config
