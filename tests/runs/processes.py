@@ -17,10 +17,11 @@ from tests.forked import run_script
 ROOT = Path(__file__).resolve().parents[2]
 # Batch statistics, dropout, momentum, averages, augmentation, a validation split to choose by, checkpoints in epochs.
 TRAIN = (str(ROOT / "scripts/train.py"), f"--config={ROOT / 'tests/runs/small.py'}", "--config.epochs=4",
-         "--config.eval_every_epochs=2", "--config.data.validation=0.1", "--config.model.dropout_rate=0.1",
-         "--config.log_every_steps=3", "--config.checkpoint_every_steps=4", "--config.test_every_epoch=True",
-         "--config.optimizer.ema_decay=0.9")
-TOTAL_STEPS = 4 * (1293 // 64)
+         "--config.eval_every_epochs=2", "--config.data.validation=0.1", "--config.data.batch_size=128",
+         "--config.model.dropout_rate=0.1", "--config.augment.rotate=0", "--config.augment.zoom=0",
+         "--config.augment.shift=0", "--config.augment.crop=1", "--config.log_every_steps=3",
+         "--config.checkpoint_every_steps=4", "--config.test_every_epoch=True", "--config.optimizer.ema_decay=0.9")
+TOTAL_STEPS = 4 * (1293 // 128)
 
 
 def start(workdir, *flags):
