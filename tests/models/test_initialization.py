@@ -5,11 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from modern_cnn.models import MODELS, build, googlenet
+from modern_cnn.models import MODELS, build
 from tests.draws import is_normal, is_uniform
 from tests.functional.oracle import FAST_COMPILE
 from tests.models.cases import SHALLOW, case, slow
 
+pytestmark = pytest.mark.usefixtures("short_googlenet")
 KEY = jax.random.key(3)
 
 
@@ -76,12 +77,6 @@ def fits(values, how, kernel_shape):
                          "he_in": ((2 / fan_in) ** 0.5, True), "he_out": ((2 / fan_out) ** 0.5, True),
                          }.get(how, (how, True))
     return np.ravel(values) / deviation, normal
-
-
-@pytest.fixture(autouse=True)
-def _short_googlenet(monkeypatch):
-    few = tuple({label: blocks[label]} for label, blocks in zip(("3a", "4a", "5b"), googlenet.INCEPTIONS, strict=True))
-    monkeypatch.setattr(googlenet, "INCEPTIONS", few)
 
 
 def test_blocks_of_a_loop_are_drawn_apart():

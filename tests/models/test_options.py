@@ -17,6 +17,7 @@ from tests.functional.oracle import FAST_COMPILE
 from tests.models.cases import NARROW, SHALLOW, Case, case, slow
 from tests.models.compare import our_step
 
+pytestmark = pytest.mark.usefixtures("short_googlenet")
 KEY = jax.random.key(0)
 # ResNet with each of them is compared with PyTorch in test_twins. GoogLeNet's last map must have pixels that differ
 # after its 3x3 pooling, or instance normalisation leaves nothing of them.
@@ -25,13 +26,6 @@ NORMALISED = [*map(case, ("lenet", "lenet_relu", "alexnet", "nin_d2l")), case("v
 QUICK_NORMS = {"alexnet": ("group",), "nin_d2l": ("instance",), "vgg11": ("batch",), "googlenet": ("none",),
                "densenet121": ("layer",), "lenet": NORMS}
 NO_DROPOUT = {"dropout_rate": 0.0, "aux_dropout_rate": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _short_googlenet(monkeypatch):
-    """Give GoogLeNet three Inception blocks instead of nine, and one auxiliary head: it takes longest to compile."""
-    few = tuple({label: blocks[label]} for label, blocks in zip(("3a", "4a", "5b"), googlenet.INCEPTIONS, strict=True))
-    monkeypatch.setattr(googlenet, "INCEPTIONS", few)
 
 
 def fast(function):
@@ -161,7 +155,7 @@ REMAT, SCAN = {"remat": True}, {"scan": True}
 
 
 @pytest.mark.parametrize(("case", "ways"), [
-    (case("resnet18", stage_sizes=(3,), stage_features=(64,), dropout_rate=0.2), (REMAT, SCAN, REMAT | SCAN)),
+    (case("resnet18", stage_sizes=(3,), stage_features=(64,), dropout_rate=0.2), (SCAN, REMAT | SCAN)),
     slow(case("resnet18", stage_sizes=(3, 1), stage_features=(64, 128), dropout_rate=0.2), (REMAT, SCAN, REMAT | SCAN)),
     slow(case("preact_resnet50", stage_sizes=(2, 2), stage_features=(64, 64)), (REMAT | SCAN,)),
     slow(case("resnet20", stage_sizes=(3, 2), stage_features=(16, 32), norm="group"), (SCAN,))], ids=str)
@@ -224,7 +218,8 @@ def test_branches_left_out_leave_the_others_as_they_were(branches):
     kept = {name: layer for name, layer in variables["params"].items() if int(name[6]) in branches}
     assert jax.tree.structure(kept) == jax.tree.structure(jax.eval_shape(part.init, KEY, images)["params"])
     wanted = [np.split(outputs, (2, 6, 9), axis=-1)[number - 1] for number in branches]
-    np.testing.assert_allclose(fast(part.apply)({"params": kept}, images), np.concatenate(wanted, -1), rtol=1e-6)
+    np.testing.assert_allclose(fast(part.apply)({"params": kept}, images), np.concatenate(wanted, -1), rtol=1e-6,
+                               atol=1e-7)  # 1e-6 of the smallest numbers is less than rounding
 
 
 def test_googlenet_leaves_the_branch_out_of_every_block():
