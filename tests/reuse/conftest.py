@@ -9,6 +9,9 @@ import pytest
 from configs import base
 from modern_cnn import models, settings
 from modern_cnn.runs import imported
+from tests.models.conftest import short_googlenet
+
+__all__ = ["short_googlenet"]
 
 GAIN = 1.25  # of the kernels: logits of two images differ by much more than the tolerance, and are below 20
 

@@ -95,6 +95,7 @@ def test_the_textbooks_weights_there_and_back(name):
     there_and_back(name, shapes_of(name, **TEXTBOOK[name]), **options)
 
 
+@pytest.mark.usefixtures("short_googlenet")
 @pytest.mark.parametrize(("name", "norm"), [
     ("alexnet", "batch"), ("vgg13_cifar", "none"), ("nin_cifar", "none"), ("googlenet", "none"),
     ("preact_resnet18", "batch"), ("resnet18_d2l", "none"), ("densenet_bc_100_12", "batch"), ("lenet", "batch"),
@@ -104,7 +105,8 @@ def test_the_textbooks_weights_there_and_back(name):
         ("nin_d2l", "batch"), ("googlenet_2014", "batch"), ("resnet50", "none"), ("plain18", "none"),
         ("resnet20", "batch"), ("resnet18_cifar", "none"), ("densenet_d2l", "none"), ("lenet_bn", "none")))])
 def test_our_weights_there_and_back_also_of_networks_that_pytorch_has_not(name, norm):
-    options = {"width": 0.0625, "norm": norm} | ({"block_sizes": (2, 3, 4)} if name == "densenet_bc_100_12" else {})
+    options = {"width": 0.0625, "norm": norm} | {"densenet_bc_100_12": {"block_sizes": (2, 3, 4)},
+                                                 "alexnet": {"hidden": (16, 16)}}.get(name, {})
     size = INPUTS[name][0][0]
     variables = ours(name, size, channels=2, classes=5, **options)
     back = weights.from_torchvision(name, weights.to_torchvision(name, variables, **options), **options)
@@ -196,12 +198,11 @@ def test_blocks_are_stacked_by_number_and_not_by_name():
 
 
 def test_the_densenet_files_of_2017():
-    state = counted(shapes_of("densenet121", width=0.125))
+    state = counted(shapes_of("densenet121"))
     old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): value for name, value in state.items()}
     assert "features.denseblock1.denselayer1.norm.1.running_var" in old
     assert "features.denseblock4.denselayer16.conv.2.weight" in old
-    same_trees(weights.from_torchvision("densenet121", old, width=0.125),
-               weights.from_torchvision("densenet121", state, width=0.125))
+    same_trees(weights.from_torchvision("densenet121", old), weights.from_torchvision("densenet121", state))
 
 
 @pytest.mark.parametrize("convert", [
@@ -266,8 +267,8 @@ def test_one_prefix_of_all_layers_is_taken_off(prefix, caplog):
 
 
 def test_auxiliary_heads_are_found_behind_a_prefix():
-    state = {f"module.{key}": np.zeros(shape) for key, shape in shapes_of("googlenet", width=0.125).items()}
-    assert convert.matching_network("googlenet", state, width=0.125)[0].aux_logits
+    state = {f"module.{key}": np.zeros(shape, np.float32) for key, shape in shapes_of("googlenet").items()}
+    assert convert.matching_network("googlenet", state)[0].aux_logits
 
 
 def test_two_prefixes_that_fit_are_refused():
@@ -281,7 +282,7 @@ def test_two_prefixes_that_fit_are_refused():
 
 def test_weights_of_another_network_are_told_in_one_short_line():
     with pytest.raises(UserError) as told:
-        weights.from_torchvision("densenet201", counted(shapes_of("resnet50")))
+        weights.from_torchvision("densenet121", counted(shapes_of("resnet50")))
     assert len(str(told.value)) <= 600
     assert "267 unexpected: conv1.weight, bn1.weight" in str(told.value)
 
@@ -322,6 +323,7 @@ def test_everything_wrong_with_our_variables_is_named_at_once():
     ("densenet_d2l", {"bottleneck": 4}, "options has layers without names in PyTorch.*: .*block1/layer1/norm2/mean"),
     ("googlenet_d2l", {"norm": "batch"}, "options has layers without names in PyTorch.*: .*conv1/norm/mean"),
 ])
+@pytest.mark.usefixtures("short_googlenet")
 def test_what_cannot_be_converted(name, options, words):
     with pytest.raises(UserError, match=words):
         weights.from_torchvision(name, {}, **options)
