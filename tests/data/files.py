@@ -64,11 +64,11 @@ def cifar_rows(images) -> np.ndarray:
 TEN = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
 
-def write_cifar10(directory, kind="python") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Write CIFAR-10's six files with 4 images each, 'python' or 'binary', and the names of the classes."""
+def write_cifar10(directory, kind="python", per_file=4) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Write CIFAR-10's six files with some images each, 'python' or 'binary', and the names of the classes."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    arrays = cifar_arrays(TEN)
+    arrays = cifar_arrays(TEN, per_file)
     names = [f"class{i}" for i in range(10)]
     for name, (images, targets) in arrays.items():
         if kind == "python":
