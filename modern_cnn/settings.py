@@ -133,6 +133,8 @@ class Optimizer:
     muon_rate: float = _field(0.24, "of muon: learning rate of convolution kernels, with the same schedule; the other "
                               "parameters follow sgd", 0, LARGEST_FLOAT)
     muon_momentum: float = _field(0.6, "of muon: momentum of convolution kernels", 0, 1)
+    epsilon: float = _field(1e-8, "of adam and adamw: added to the root of the second moment (Keras: 1e-7)", 0, 1)
+    epsilon_hat: bool = _flag("of adam and adamw: add epsilon before the bias correction, as Keras does")
     clip_norm: float = _field(0.0, "scale gradients down to this global norm; 0: never", 0)
     ema_decay: float = _field(0.0, "keep moving averages of weights and batch statistics, and evaluate and save those "
                               "(0.999); 0: none", 0, 0.999999, varies=True)

@@ -3,6 +3,7 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from modern_cnn.errors import UserError
@@ -10,6 +11,7 @@ from modern_cnn.functional.regularize import is_zero
 from modern_cnn.settings import Optimizer, Schedule
 from modern_cnn.training import muon
 
+ADAM_DECAY = 0.999  # of the second moment
 TRUST_COEFFICIENT = 0.001  # of LARS: the step of a kernel, as a share of its norm, times the learning rate
 
 
@@ -71,6 +73,22 @@ def _sgd(optimizer: Optimizer, schedule: optax.Schedule) -> list[optax.GradientT
     return [*chain, optax.sgd(schedule, momentum, optimizer.nesterov)]
 
 
+def _adam(optimizer: Optimizer) -> optax.GradientTransformation:
+    """Return Adam's scaling of gradients (Kingma and Ba 2015, algorithm 1), or with `epsilon_hat` that of section 2.
+
+    There epsilon is added to the root of the second moment before its bias is corrected, as in Keras and TensorFlow:
+    after t steps it counts for 1 / sqrt(1 - decay^t) as much, 32 times in the first.
+    """
+    if not optimizer.epsilon_hat:
+        return optax.scale_by_adam(eps=optimizer.epsilon)
+
+    def update(updates, state, params=None):
+        epsilon = optimizer.epsilon / jnp.sqrt(1 - ADAM_DECAY ** (state.count + 1))
+        return optax.scale_by_adam(b2=ADAM_DECAY, eps=epsilon).update(updates, state, params)
+
+    return optax.GradientTransformation(optax.scale_by_adam().init, update)
+
+
 def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule,
                    peak: float | jax.Array | None = None) -> optax.GradientTransformation:
     """Return the optimiser that a config names, with its momentum, weight decay and clipping.
@@ -105,10 +123,9 @@ def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule,
         rest = optax.chain(*rest, *_sgd(optimizer, schedule))
         chain += [optax.masked(own, muon.follows),
                   optax.masked(rest, lambda params: jax.tree.map(lambda own: not own, muon.follows(params)))]
-    elif optimizer.name == "adam":
-        chain.append(optax.adam(schedule))
-    elif optimizer.name == "adamw":
-        chain.append(optax.adamw(schedule, weight_decay=decay, mask=decays))
+    elif optimizer.name in ("adam", "adamw"):
+        decoupled = [optax.add_decayed_weights(decay, decays)] * (optimizer.name == "adamw")
+        chain.append(optax.chain(_adam(optimizer), *decoupled, optax.scale_by_learning_rate(schedule)))
     else:  # lars divides by the norm of the decayed gradient, as most implementations do
         chain.append(optax.lars(schedule, trust_coefficient=TRUST_COEFFICIENT, trust_ratio_mask=decays,
                                 momentum=optimizer.momentum, nesterov=optimizer.nesterov))

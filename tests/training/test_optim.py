@@ -1,13 +1,17 @@
 """Optimisers and schedules against PyTorch's, step by step."""
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
-from configs import base
+from configs import base, vgg
+from modern_cnn import settings
 from modern_cnn.errors import UserError
 from modern_cnn.settings import FIELDS
 from modern_cnn.training import optim
@@ -64,7 +68,7 @@ def descend_torch(config, steps=20):
     if optimizer.name == "sgd":
         descent = torch.optim.SGD(groups, optimizer.learning_rate, optimizer.momentum, nesterov=optimizer.nesterov)
     else:
-        descent = TORCH[optimizer.name](groups, optimizer.learning_rate)
+        descent = TORCH[optimizer.name](groups, optimizer.learning_rate, eps=optimizer.epsilon)
     clipped = 0
     for step in range(steps):
         for group in descent.param_groups:
@@ -83,15 +87,35 @@ def descend_torch(config, steps=20):
     {"optimizer.learning_rate": 0.1, "optimizer.momentum": 0.9, "optimizer.weight_decay": 0.05},
     {"optimizer.learning_rate": 0.1, "optimizer.momentum": 0.9, "optimizer.nesterov": True, "schedule.name": "cosine"},
     {"optimizer.name": "adam", "optimizer.learning_rate": 0.02, "optimizer.weight_decay": 0.05},
+    {"optimizer.name": "adam", "optimizer.learning_rate": 0.02, "optimizer.epsilon": 0.1},
     {"optimizer.name": "adamw", "optimizer.learning_rate": 0.02, "optimizer.weight_decay": 0.5},
     {"optimizer.name": "adamw", "optimizer.learning_rate": 0.02},
     {"optimizer.learning_rate": 0.1, "optimizer.clip_norm": 3.0, "optimizer.weight_decay": 0.05},
-], ids=["sgd", "momentum-decay", "nesterov-cosine", "adam-decay", "adamw", "adamw-without-decay", "clip-decay"])
+], ids=["sgd", "momentum-decay", "nesterov-cosine", "adam-decay", "adam-epsilon", "adamw", "adamw-without-decay",
+        "clip-decay"])
 def test_same_parameters_as_torch(fields):
     ours, theirs = descend(configured(**fields)), descend_torch(configured(**fields))
     atol = 1e-6 if "optimizer.clip_norm" in fields else 0  # PyTorch divides by the norm plus 1e-6
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, atol=atol, err_msg=name)
+
+
+def test_the_tensorflow_texts_adam_is_keras():
+    """Ten steps of Keras 3.15's Adam(1e-4), from gradients far below its epsilon to far above it (a golden file)."""
+    golden = np.load(Path(__file__).parents[1] / "golden/keras_adam.npz")
+    config = settings.read(vgg.get_config("vgg13_cifar")).optimizer
+    optimizer = optim.make_optimizer(config, optax.constant_schedule(config.learning_rate))
+    params = {"kernel": jnp.asarray(golden["params"])}
+    state = optimizer.init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(optax.adam(optax.constant_schedule(1.0)).init(params))
+    for gradient, after in zip(golden["gradients"], golden["after"], strict=True):
+        updates, state = jax.jit(optimizer.update)({"kernel": jnp.asarray(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params["kernel"], after, rtol=0, atol=3e-7)
+    assert abs(golden["after"][-1] - golden["params"]).max() > 7e-4
+    without = optim.make_optimizer(dataclasses.replace(config, epsilon_hat=False), lambda step: 1e-4)
+    updates, _ = without.update({"kernel": jnp.asarray(golden["gradients"][0])}, without.init(params))
+    assert abs(updates["kernel"] - (golden["after"][0] - golden["params"])).max() > 5e-5
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
