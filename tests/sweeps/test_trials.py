@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import modern_cnn
-from configs import lenet
 from modern_cnn import settings
 from modern_cnn.errors import UserError
 from modern_cnn.runs import load, loop, workdir
@@ -24,6 +23,7 @@ from modern_cnn.runs.checkpoints import saved_steps
 from modern_cnn.runs.log import read_metrics
 from modern_cnn.sweeps import sweep
 from modern_cnn.training import stacked
+from tests.runs import small
 from tests.runs.test_kills import left
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,11 +49,13 @@ def assert_same_curves(directory, single, steps):
 # ---- together
 
 def test_each_trial_is_its_single_run_for_fifty_steps(tmp_path):
-    """LeNet with batch statistics, dropout, augmentation and a validation split; seeds and learning rates differ."""
-    config = lenet.get_config("lenet_relu_bn")
-    config.max_steps, config.log_every_steps, config.data.source, config.data.image_size = 50, 1, "digits", 16
-    config.model.dropout_rate, config.data.validation, config.augment.crop, config.augment.flip = 0.1, 0.1, 2, True
-    config.test_every_epoch = False  # only the checkpoint that validation chooses is scored
+    """Batch statistics, dropout, augmentation and a validation split; seeds and learning rates differ.
+
+    Only the checkpoint that validation chooses is scored on the test images.
+    """
+    config = small.get_config()
+    config.max_steps, config.log_every_steps, config.model.dropout_rate, config.data.validation = 50, 1, 0.1, 0.1
+    config.augment.update(rotate=0.0, zoom=0.0, shift=0.0, crop=2, flip=True)
     result = sweep.run(config, ["seed=3,5", "optimizer.learning_rate=0.02,0.05"], tmp_path / "sweep")
     assert (result["trials"], result["done"]) == (4, 4)
     config.seed, config.optimizer.learning_rate = 5, 0.02
@@ -184,17 +186,26 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(loop, "stop_signals", signals)
 
 
-@pytest.mark.parametrize("saved", [(10, 5), (5, None), (5, 5)], ids=str)
-def test_after_a_kill_between_the_saves_of_two_trials_they_go_on_together(config, tmp_path, saved, monkeypatch):
-    """The first trial has a checkpoint more than the second; they go on together, since alone they round otherwise."""
-    config.checkpoint_every_steps = 5
-    configs = [config.copy_and_resolve_references() for _ in saved]
-    for seed, each in enumerate(configs):
-        each.seed = seed
-    whole, killed = ([tmp_path / kind / str(seed) for seed in range(2)] for kind in ("whole", "killed"))
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The configs of two trials, the directories of their whole runs, and the folder of those stopped at step 10."""
+    configs = [small.get_config() for _ in range(2)]
+    for seed, config in enumerate(configs):
+        config.update(seed=seed, max_steps=15, checkpoint_every_steps=5)
+    root = tmp_path_factory.mktemp("stopped")
+    whole, stopped = ([root / kind / str(seed) for seed in range(2)] for kind in ("whole", "stopped"))
     loop.train_trials(configs, whole)
     with pytest.raises(SystemExit):
-        loop.train_trials(configs, killed, stop=lambda step: signal.SIGTERM if step == 10 else 0)
+        loop.train_trials(configs, stopped, stop=lambda step: signal.SIGTERM if step == 10 else 0)
+    return configs, [left(directory) for directory in whole], root / "stopped"
+
+
+@pytest.mark.parametrize("saved", [(10, 5), (5, None), (5, 5)], ids=str)
+def test_after_a_kill_between_the_saves_of_two_trials_they_go_on_together(stopped, tmp_path, saved, monkeypatch):
+    """The first trial has a checkpoint more than the second; they go on together, since alone they round otherwise."""
+    configs, whole, directory = stopped
+    shutil.copytree(directory, tmp_path / "killed")
+    killed = [tmp_path / "killed" / str(seed) for seed in range(2)]
     for directory, newest in zip(killed, saved, strict=True):
         for step in saved_steps(directory):
             if newest is None or step > newest:
@@ -204,22 +215,22 @@ def test_after_a_kill_between_the_saves_of_two_trials_they_go_on_together(config
         program, records, *rest))
     loop.train_trials(configs, killed)
     assert together == [2]
-    assert [left(directory) for directory in killed] == [left(directory) for directory in whole]
+    assert [left(directory) for directory in killed] == whole
 
 
 def test_stopped_it_goes_on_to_the_same_curves_and_grows(config, tmp_path, monkeypatch):
-    config.log_every_steps = 1
+    config.log_every_steps, config.data.batch_size = 1, 256
     sweep.run(config, ["seed=0:2"], tmp_path / "whole")
     with monkeypatch.context() as patch:
-        stop_at(patch, 17)
+        stop_at(patch, 7)
         with pytest.raises(SystemExit) as stopped:
             sweep.run(config, ["seed=0:2"], tmp_path / "sweep")
     assert stopped.value.code == 143
-    assert saved_steps(tmp_path / "sweep/trials/seed=1")[-1] == 17
+    assert saved_steps(tmp_path / "sweep/trials/seed=1")[-1] == 7
     assert [row["status"] for row in rows(tmp_path / "sweep")] == ["waiting"] * 2
     config.seed = 1  # a single run goes on with the one, the same command with the other
     loop.train_and_evaluate(config, tmp_path / "sweep/trials/seed=1")
-    assert_same_curves(tmp_path / "sweep/trials/seed=1", tmp_path / "whole/trials/seed=1", 34)
+    assert_same_curves(tmp_path / "sweep/trials/seed=1", tmp_path / "whole/trials/seed=1", 16)
     config.seed = 0
     sweep.run(config, ["seed=0:2"], tmp_path / "sweep")
     assert curve(tmp_path / "sweep/trials/seed=0") == curve(tmp_path / "whole/trials/seed=0")
@@ -242,4 +253,4 @@ def test_stopped_it_goes_on_to_the_same_curves_and_grows(config, tmp_path, monke
 
     config.epochs = 4  # longer: trials go on
     assert sweep.run(config, ["seed=0:2"], tmp_path / "sweep")["done"] == 2
-    assert saved_steps(tmp_path / "sweep/trials/seed=0")[-1] == 44
+    assert saved_steps(tmp_path / "sweep/trials/seed=0")[-1] == 20
