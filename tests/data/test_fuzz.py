@@ -171,7 +171,7 @@ READERS = {"images": images_reader, "idx": idx_reader, "cifar python": cifar_rea
            "safetensors": weights_reader(".safetensors"), "pth": weights_reader(".pth")}
 
 
-@pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [600, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.filterwarnings("ignore")  # Pillow and NumPy warn of some damages
 def test_damaged_files(name, count, tmp_path):
