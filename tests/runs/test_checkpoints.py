@@ -5,8 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -23,6 +21,7 @@ from modern_cnn.runs.load import load_run
 from modern_cnn.runs.record import Record
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
+from tests.forked import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 # TensorStore leaves futures of a failed read or write to the garbage collector, after Orbax closed their event loop.
@@ -292,18 +291,25 @@ def test_a_full_disk_at_a_checkpoint_is_one_clear_error_and_the_last_good_one_st
     assert saved_steps(workdir) == [55, 66]
 
 
+def _with_limit(limit, *script):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    run_script(*script)
+
+
 @pytest.mark.parametrize("limit", [700, 3000, 20000], ids=lambda limit: f"{limit} bytes a file")
-def test_a_full_disk_is_one_line_and_a_code(limit, tmp_path):
+def test_a_full_disk_is_one_line_and_a_code(limit, server, tmp_path):
     """Wherever it strikes first: the run's files, the log, or a checkpoint."""
-    result = subprocess.run(
-        [sys.executable, ROOT / "scripts/train.py", f"--config={ROOT / 'configs/mlp.py'}", "--config.epochs=2",
-         "--config.data.source=digits", "--config.data.batch_size=64", "--config.log_every_steps=1",
-         f"--workdir={tmp_path / 'run'}"],
-        capture_output=True, text=True, timeout=600, check=False,
-        preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-                            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))))
-    assert result.returncode == 1, result.stderr
-    assert result.stderr.splitlines()[-1].startswith("error: ")
-    assert "written" in result.stderr or "cannot write" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert len(result.stderr.splitlines()) <= 2  # a warning that the data could not be cached may come first
+    (tmp_path / "out").symlink_to(os.devnull)
+    process = server.Process(target=_with_limit, args=(
+        limit, [str(ROOT / "scripts/train.py"), f"--config={ROOT / 'configs/mlp.py'}", "--config.epochs=2",
+                "--config.data.source=digits", "--config.data.batch_size=64", "--config.log_every_steps=1",
+                f"--workdir={tmp_path / 'run'}"], str(tmp_path), {"MODERN_CNN_CACHE": str(tmp_path / "cache")}))
+    process.start()
+    process.join(600)
+    err = (tmp_path / "err").read_text()
+    assert process.exitcode == 1, err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "written" in err or "cannot write" in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 2  # a warning that the data could not be cached may come first
