@@ -52,7 +52,9 @@ def load_run(directory: str | Path) -> TrainedRun:
     except (TypeError, ValueError, AttributeError) as e:
         raise UserError(f"the network of {directory / 'config.json'} cannot be built: {str(e)[:300]}") from e
     with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
-        step, variables = checkpoints.result(jax.tree.map(jnp.zeros_like, shapes))
+        # jnp.zeros would compile a program for each shape.
+        template = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+        step, variables = checkpoints.result(template)
     return TrainedRun(module, variables, settings.from_json(config), spec, run, step)
 
 
