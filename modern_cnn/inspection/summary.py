@@ -81,7 +81,8 @@ def summarize(module: nn.Module, image_shape: Sequence[int]) -> Summary:
     fields: list[Any] = [row.receptive_field for row in rows]
     return Summary(
         image_shape=(height, width, channels),
-        norm_params=sum(leaf.size for path, leaf in params.items() if (*path[:-1], "scale") in params),
+        norm_params=sum(leaf.size for path, leaf in params.items()
+                        if (*path[:-1], "scale") in params or (*path[:-1], "mean") in stats),
         param_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in params.values()),
         receptive_field=max((field for field in fields if field and "all" not in field), default=None),
         layers=rows,
@@ -153,7 +154,7 @@ class _Layers(FieldInterpreter):
                     part = next((path[:i] for i in range(len(path)) if path[:i] not in ran), None)
                     name = "/".join(part or path)
                     row = idle.setdefault(name, Row(name, "unused" if part else "other"))
-                elif path[-1] == "scale":
+                elif path[-1] in ("scale", "mean"):
                     row.kind = "norm"
                 setattr(row, counter, getattr(row, counter) + leaf.size)
         return [*self.rows.values(), *idle.values()]

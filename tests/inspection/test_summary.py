@@ -332,3 +332,10 @@ def test_bad_flags(script, flags, code, words):
     result = script("summarize.py", *flags)
     refused(result, code, *words)
     assert result.out == ""
+
+
+def test_a_norm_without_scale_is_a_norm_and_a_kernel_that_is_not_learned_counts_as_running():
+    found = summarize(models.build("airbench94"), (32, 32, 3))
+    kinds = {row.name: row.kind for row in found.layers}
+    assert (kinds["whiten"], kinds["block1/norm1"], found.norm_params) == ("conv", "norm", 2 * (64 + 256 + 256))
+    assert next(row.bn_running_scalars for row in found.layers if row.name == "whiten") == 2 * 2 * 3 * 24
