@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Of what draws for a batch, mixes it, or looks at all of it or of the weights, each kind is in some of the runs.
 STILL = {"augment.rotate": 0.0, "augment.zoom": 0.0, "augment.shift": 0.0}
 RECIPE = STILL | {"augment.cutmix": 1.0, "augment.test_flip": True, "loss.label_smoothing": 0.1,
-                  "optimizer.clip_norm": 1.0, "optimizer.ema_decay": 0.9}
+                  "optimizer.clip_norm": 1.0, "optimizer.ema_decay": 0.9, "data.image_size": 0}
 ONE, PMAP = {"parallel.count": 1}, {"parallel.compile": "pmap"}
 STREAM = STILL | {"model.norm": "none", "augment.resized_crop": 0.5, "data.stream": True}
 NORM = {"parallel.batch_norm": "device"}
@@ -38,7 +38,6 @@ RUNS = {  # fields of the run; which one it must equal
     "pmap, norm by device": (NORM | PMAP, "jit, norm by device"),
     "streamed": (STREAM | ONE, None),
     "streamed, jit": (STREAM, "streamed"),
-    "streamed, pmap": (STREAM | PMAP, "streamed"),
     "streamed, accumulated": (STREAM | {"accumulate": 4}, "streamed"),
 }
 STEPS = 12
@@ -136,6 +135,11 @@ def test_every_augmentation_is_that_of_one_device(server, tmp_path):
     trained = train(server, tmp_path, {"one": fields | ONE, "jit": fields, "pmap": fields | PMAP})
     same(trained["jit"], trained["one"])
     same(trained["pmap"], trained["one"])
+
+
+@pytest.mark.slow
+def test_a_stream_under_pmap_is_that_of_one_device(server, runs, source, tmp_path):
+    same(train(server, tmp_path, {"pmap": STREAM | PMAP | source})["pmap"], runs["streamed"])
 
 
 @pytest.mark.slow
