@@ -22,6 +22,8 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 if not os.environ.get("FULL_COMPILE"):
     os.environ["XLA_FLAGS"] += QUICK_COMPILE
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of PyTorch: its threads wait busily for others, which workers need
+
 # CI draws the same examples every time, so a red run can be repeated; at home every run draws new ones.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("home", deadline=None)

@@ -53,13 +53,14 @@ def test_commands_are_the_scripts(site, tmp_path):
     assert wrong.stderr.startswith("error: there is no command 'trian'; the commands are ablate, ")
 
 
-@pytest.mark.parametrize("config", ["mlp", pytest.param("configs/mlp.py", marks=pytest.mark.slow)])
-def test_a_config_is_found_by_name(site, tmp_path, config):
+@pytest.mark.parametrize(("config", "evaluates"), [
+    ("mlp", False), *[pytest.param(config, True, marks=pytest.mark.slow) for config in ("mlp", "configs/mlp.py")]])
+def test_a_config_is_found_by_name(site, tmp_path, config, evaluates):
     result = modern_cnn(site, tmp_path, "train", f"--config={config}", "--config.data.source=digits",
                         "--config.max_steps=2", "--workdir=mine")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "mine/curves.png").exists()
-    assert modern_cnn(site, tmp_path, "evaluate", "--workdir=mine").returncode == 0
+    assert not evaluates or modern_cnn(site, tmp_path, "evaluate", "--workdir=mine").returncode == 0
 
 
 def test_a_config_is_found_by_its_path(site, tmp_path):

@@ -19,7 +19,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("locking", ["none", "msvcrt"])
+@pytest.mark.parametrize("locking", ["msvcrt", pytest.param("none", marks=pytest.mark.slow)])
 def test_training_needs_nothing_that_windows_lacks(locking, tmp_path):
     command = [sys.executable, "-c", HIDE, locking, "--config=configs/mlp.py", "--config.data.source=digits",
                "--config.max_steps=2", f"--workdir={tmp_path / 'run'}"]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = """
 import jax, numpy
@@ -13,14 +15,19 @@ assert logits.shape == (2, 10)
 """
 
 
-def test_the_example_trains_by_hand_and_by_fit_and_writes_nothing(tmp_path):
+@pytest.mark.parametrize("length", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_the_example_trains_by_hand_and_by_fit_and_writes_nothing(length, tmp_path):
+    """As it is printed (slow), and with fewer epochs."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/program.md").read_text(), re.DOTALL)
-    run = subprocess.run([sys.executable, "-c", "".join(blocks) + CHECKS], cwd=tmp_path, capture_output=True, text=True,
+    example = "".join(blocks)
+    assert example.count("config.epochs = 10\n") == 1
+    example = example.replace("config.epochs = 10\n", f"config.epochs = {length}\n")
+    run = subprocess.run([sys.executable, "-c", example + CHECKS], cwd=tmp_path, capture_output=True, text=True,
                          env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert run.returncode == 0, run.stderr
     *epochs, last = run.stdout.splitlines()
-    assert len(epochs) == 10
+    assert len(epochs) == length
     by_hand, by_fit = epochs[-1].rpartition(" ")[2], re.search(r"'accuracy': ([\d.]+)", last)[1]
     assert f"{float(by_fit):.3f}" == by_hand
-    assert float(by_fit) > 0.93
+    assert float(by_fit) > (0.93 if length == 10 else 0.5)
     assert list(tmp_path.iterdir()) == []
