@@ -53,19 +53,26 @@ def rare_collections():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_curves():
-    """A run draws no curves.png, which takes as long as its training; who looks at one asks for `curves`."""
-    from modern_cnn.runs import record
+    """A run and a sweep draw no curves, which takes as long as their training; who looks at some asks for `curves`.
 
+    Return {(module, name): what draws}.
+    """
+    from modern_cnn.runs import record
+    from modern_cnn.sweeps import report
+
+    stand_ins = {(record, "draw_curves"): lambda directory, title: directory / "curves.png",
+                 (report, "draw"): lambda groups, path, title: None, (report, "_svg"): lambda groups, split, score: ""}
+    real = {place: getattr(*place) for place in stand_ins}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record, "draw_curves", lambda directory, title: directory / "curves.png")
-        yield
+        for place, stand_in in stand_ins.items():
+            patch.setattr(*place, stand_in)
+        yield real
 
 
 @pytest.fixture
-def curves(monkeypatch):
-    from modern_cnn.runs import log, record
-
-    monkeypatch.setattr(record, "draw_curves", log.draw_curves)
+def curves(no_curves, monkeypatch):
+    for place, draw in no_curves.items():
+        monkeypatch.setattr(*place, draw)
 
 
 _WRONG_ERRORS: list[str] = []

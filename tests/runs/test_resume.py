@@ -49,22 +49,22 @@ def test_kill_minus_nine_at_random_points_then_the_same_bits(server, uninterrupt
 def test_a_streamed_run_goes_on_with_the_same_images(server, tmp_path):
     """Random crops of image files, decoded as training goes: killed, the same bits."""
     flags = (f"--config.data.source={files.write_digits(tmp_path / 'digits', 400)}", "--config.data.stream=true",
-             "--config.augment.resized_crop=0.3", "--config.data.batch_size=32",
-             "--config.data.image_size=8")
+             "--config.augment.resized_crop=0.3", "--config.data.batch_size=32", "--config.data.image_size=8",
+             "--config.epochs=2", "--config.checkpoint_every_steps=6")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(server, whole, *flags)
-    fork_and_kill(server, killed, *flags, when=lambda: last_step(killed) >= 27)
+    fork_and_kill(server, killed, *flags, when=lambda: last_step(killed) >= 12)
     finish(server, killed, *flags)
     assert final_bits(killed) == final_bits(whole)
     assert history(killed) == history(whole)
     assert evaluate_workdir(killed)["count"] == 360
 
 
-def test_kill_while_starting_up(server, uninterrupted, tmp_path):
+@pytest.mark.parametrize("file", ["checkpoints/*", pytest.param("config.json", marks=pytest.mark.slow)])
+def test_kill_while_starting_up(file, server, uninterrupted, tmp_path):
     """While config.json, the lock and the first checkpoint appear."""
     workdir = tmp_path / "young"
-    for file in ("config.json", "checkpoints/*"):
-        fork_and_kill(server, workdir, when=lambda: any(workdir.glob(file)))  # noqa: B023
+    fork_and_kill(server, workdir, when=lambda: any(workdir.glob(file)))
     finish(server, workdir)
     assert final_bits(workdir)[1] == uninterrupted[1]
 
@@ -98,7 +98,6 @@ def test_a_second_process_on_the_workdir_is_refused(server, tmp_path):
     assert code == 1
     assert err == (f"error: another process (pid {first.pid}) is training in {workdir}; "
                    "wait for it, stop it, or choose another --workdir\n")
-    finish(server, workdir)  # the kernel dropped the lock with its holder
 
 
 def test_the_result_is_the_best_on_validation(uninterrupted):

@@ -7,6 +7,7 @@ from PIL import Image
 from configs import quickstart
 from modern_cnn.sweeps import report, sweep
 
+pytestmark = pytest.mark.usefixtures("curves")
 RUN = {"versions": {"jax": "1"}, "machine": "here", "data": {}}
 CONFIG = {"model": {"name": "lenet"}, "data": {"source": "digits"}}
 

@@ -144,16 +144,15 @@ def test_a_diverging_trial_is_recorded_and_the_others_are_right(config, tmp_path
     assert rows(tmp_path / "sweep") == before
 
 
-def test_a_network_that_does_not_fit_fails_alone(config, tmp_path):
-    config.model.name = "lenet"
-    del config.model["hidden_sizes"]
+def test_a_network_that_does_not_fit_fails_alone(tmp_path):
+    config = small.get_config()
     config.max_steps = 1
-    result = sweep.run(config, ["data.image_size=8,16", "seed=0:2"], tmp_path)
+    result = sweep.run(config, ["data.image_size=1,8", "seed=0:2"], tmp_path)
     assert (result["trials"], result["done"]) == (4, 2)
     assert [row["status"].split(" the")[0] for row in rows(tmp_path)] == ["failed:"] * 2 + ["done"] * 2
-    assert "'lenet' cannot be built for the 8x8x1 images" in rows(tmp_path)[0]["status"]
-    with pytest.raises(UserError, match=r"none of the 1 trials could be done; data.image_size=8,seed=0: failed: the "):
-        sweep.run(config, ["data.image_size=8", "seed=0"], tmp_path)
+    assert "'vgg11' cannot be built for the 1x1x1 images" in rows(tmp_path)[0]["status"]
+    with pytest.raises(UserError, match=r"none of the 1 trials could be done; data.image_size=1,seed=0: failed: the "):
+        sweep.run(config, ["data.image_size=1", "seed=0"], tmp_path)
 
 
 def test_out_of_memory_is_tried_in_halves_then_alone(config, tmp_path, monkeypatch):
