@@ -31,13 +31,6 @@ def _he(fan: Literal["fan_in", "fan_out"]) -> Initializer:
     return nn.initializers.variance_scaling(2, fan, "normal")
 
 
-def _identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return a kernel [kh, kw, C, C] that copies a map padded to its size; He's (fan out) if the channels differ."""
-    if shape[2] != shape[3]:
-        return _he("fan_out")(key, shape, dtype)
-    return jnp.zeros(shape, dtype).at[shape[0] // 2, shape[1] // 2].set(jnp.eye(shape[2], dtype=dtype))
-
-
 _TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's kernels of both kinds of layer
 
 
@@ -52,6 +45,11 @@ def _dirac(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Arr
     copies = jnp.zeros((*shape[:3], copied), dtype)
     copies = copies.at[shape[0] // 2, shape[1] // 2].set(jnp.eye(shape[2], copied, dtype=dtype))
     return jnp.concatenate([copies, _TORCH(key, shape, dtype)[..., copied:]], axis=3)
+
+
+def _identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Return a kernel [kh, kw, C, C] that copies a map padded to its size; He's (fan out) if the channels differ."""
+    return (_dirac if shape[2] == shape[3] else _he("fan_out"))(key, shape, dtype)
 
 
 _XAVIER, _NORMAL, _ZEROS = nn.initializers.xavier_uniform(), nn.initializers.normal(0.01), nn.initializers.zeros

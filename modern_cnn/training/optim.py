@@ -1,5 +1,7 @@
 """Optimisers and learning-rate schedules by name. The numbers of a config may be traced."""
 import itertools
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,9 +59,9 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
-def _others(params: Any) -> Any:
-    """Return True for the leaves that `decays` does not name."""
-    return jax.tree.map(lambda decayed: not decayed, decays(params))
+def _others(named: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what is True for the leaves that `named`, as `decays`, is False for."""
+    return lambda params: jax.tree.map(operator.not_, named(params))
 
 
 def _sgd(optimizer: Optimizer, schedule: optax.Schedule) -> list[optax.GradientTransformation]:
@@ -68,7 +70,7 @@ def _sgd(optimizer: Optimizer, schedule: optax.Schedule) -> list[optax.GradientT
     if optimizer.decoupled and not is_zero(optimizer.weight_decay):
         share = optimizer.weight_decay / optimizer.learning_rate
         chain += [optax.add_decayed_weights(share, decays),
-                  optax.add_decayed_weights(share / optimizer.bias_multiplier, _others)]
+                  optax.add_decayed_weights(share / optimizer.bias_multiplier, _others(decays))]
     momentum = None if is_zero(optimizer.momentum) else optimizer.momentum
     return [*chain, optax.sgd(schedule, momentum, optimizer.nesterov)]
 
@@ -121,8 +123,7 @@ def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule,
         own = muon.muon(lambda step: schedule(step) * (optimizer.muon_rate / peak), optimizer.muon_momentum)
         rest = [] if optimizer.decoupled or is_zero(decay) else [optax.add_decayed_weights(decay, decays)]
         rest = optax.chain(*rest, *_sgd(optimizer, schedule))
-        chain += [optax.masked(own, muon.follows),
-                  optax.masked(rest, lambda params: jax.tree.map(lambda own: not own, muon.follows(params)))]
+        chain += [optax.masked(own, muon.follows), optax.masked(rest, _others(muon.follows))]
     elif optimizer.name in ("adam", "adamw"):
         decoupled = [optax.add_decayed_weights(decay, decays)] * (optimizer.name == "adamw")
         chain.append(optax.chain(_adam(optimizer), *decoupled, optax.scale_by_learning_rate(schedule)))
@@ -130,5 +131,5 @@ def make_optimizer(optimizer: Optimizer, schedule: optax.Schedule,
         chain.append(optax.lars(schedule, trust_coefficient=TRUST_COEFFICIENT, trust_ratio_mask=decays,
                                 momentum=optimizer.momentum, nesterov=optimizer.nesterov))
     if optimizer.bias_multiplier != 1:
-        chain.append(optax.masked(optax.scale(optimizer.bias_multiplier), _others))
+        chain.append(optax.masked(optax.scale(optimizer.bias_multiplier), _others(decays)))
     return optax.chain(*chain) if len(chain) > 1 else chain[0]

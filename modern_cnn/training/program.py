@@ -33,6 +33,7 @@ class Plan(NamedTuple):
     batch_size: int
     steps_per_epoch: int  # full batches; the images left over are others in every epoch
     total_steps: int
+    peak: Any  # learning rate after the warm-up
     schedule: Callable[[Any], Any]  # step -> learning rate
 
 
@@ -60,7 +61,7 @@ def make_plan(settings: Settings, spec: Spec, batch_shares: int = 1) -> Plan:
     total = settings.epochs * steps_per_epoch
     peak = optim.peak_learning_rate(settings.optimizer, batch_size)
     schedule = optim.make_schedule(settings.schedule, peak, steps_per_epoch, total)
-    return Plan(batch_size, steps_per_epoch, min(total, settings.max_steps or total), schedule)
+    return Plan(batch_size, steps_per_epoch, min(total, settings.max_steps or total), peak, schedule)
 
 
 def build_network(model: dict[str, Any], spec: Spec) -> nn.Module:
@@ -87,8 +88,7 @@ def make_parts(settings: Settings, spec: Spec, devices: Devices, module: nn.Modu
     """Return plan, network and optimiser of a run; `module`: the network, where it is built already."""
     plan = make_plan(settings, spec, devices.batch_shares)
     module = module or devices.adapt_norm(build_network(settings.model, spec))
-    peak = optim.peak_learning_rate(settings.optimizer, plan.batch_size)
-    optimizer = optim.make_optimizer(settings.optimizer, plan.schedule, peak)
+    optimizer = optim.make_optimizer(settings.optimizer, plan.schedule, plan.peak)
     return Parts(settings, plan, *finetune.adapt(settings.finetune, module, optimizer, spec.image_shape))
 
 

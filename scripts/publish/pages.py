@@ -56,8 +56,9 @@ _LAYER = partial(densenet.DenseLayer, bottleneck=4)
 FAMILIES = {
     "lenet": Family(("mlp", "lenet"), [_network("lenet"), _network("lenet_relu")]),
     "alexnet": Family(("alexnet",), [_network("lenet"), _network("alexnet_d2l"), _network("alexnet_2012")]),
-    "vgg": Family(("vgg", "airbench"), [Panel("VGG block of 2 convolutions", vgg.VGGBlock(256, 2), (56, 56, 128)),
-                             _network("vgg11", "block"), _network("vgg16", "block")]),
+    "vgg": Family(("vgg", "airbench"), [
+        Panel("VGG block of 2 convolutions", vgg.VGGBlock(256, 2), (56, 56, 128)), _network("vgg11", "block"),
+        _network("vgg16", "block")]),
     "nin": Family(("nin",), [Panel("NiN block", nin.NiNBlock((96,) * 3, 11, 4), (224, 224, 1)),
                              _network("nin_d2l", "block")]),
     "googlenet": Family(("googlenet",), [

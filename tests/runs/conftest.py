@@ -1,4 +1,5 @@
 """Runs with the same settings share their compiled program, as no two of them would in two processes."""
+import jax
 import pytest
 
 from modern_cnn.runs import loop
@@ -15,7 +16,7 @@ def programs():
     def program(asked, dataset):
         if asked.data.source != "digits" or asked.data.stream:
             return Program(asked, dataset)
-        key = f"{asked.to_dict()} {dataset.spec} {loop.jax.config.values['jax_debug_nans']}"
+        key = f"{asked.to_dict()} {dataset.spec} {jax.config.values['jax_debug_nans']}"
         if key not in made:
             made[key] = Program(asked, dataset)
         return made[key]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from modern_cnn.runs import log
 from modern_cnn.training.program import Plan
 
-PLAN = Plan(batch_size=8, steps_per_epoch=10, total_steps=100, schedule=lambda step: 0.1)
+PLAN = Plan(batch_size=8, steps_per_epoch=10, total_steps=100, peak=0.1, schedule=lambda step: 0.1)
 
 
 @pytest.mark.parametrize("first", [0, 40])

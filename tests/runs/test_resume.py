@@ -98,6 +98,7 @@ def test_a_second_process_on_the_workdir_is_refused(server, tmp_path):
     assert code == 1
     assert err == (f"error: another process (pid {first.pid}) is training in {workdir}; "
                    "wait for it, stop it, or choose another --workdir\n")
+    finish(server, workdir)  # the kernel dropped the lock with its holder
 
 
 def test_the_result_is_the_best_on_validation(uninterrupted):
