@@ -141,6 +141,8 @@ def test_a_script_accepts_a_command(command, parse, monkeypatch, tmp_path):
     if sweeps := values.get("sweep"):
         grid.parse(sweeps, config)
     settings.read(config)
+    if not re.search(r"--config\.(model|data\.image_size|data\.source)", " ".join(words)):
+        return  # test_house builds the networks that the configs name
     size, channels = config.data.image_size or 28, 3 if config.data.source in ("cifar10", "folder:DIR") else 1
     trace(repr(sorted(config.model.items())), (1, size, size, channels))
 

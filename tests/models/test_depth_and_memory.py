@@ -69,9 +69,8 @@ def lowered(name, **options):
 
 
 def test_a_scanned_program_does_not_grow_with_depth():
-    shallow, deep, deepest = (len(lowered(name, scan=True).as_text().splitlines())
-                              for name in ("resnet20", "resnet110", "resnet1202"))
-    assert shallow == deep == deepest < len(lowered("resnet20").as_text().splitlines())
+    shallow, deep = (len(lowered(name, scan=True).as_text().splitlines()) for name in ("resnet20", "resnet1202"))
+    assert shallow == deep < len(lowered("resnet20").as_text().splitlines())
 
 
 @pytest.mark.slow

@@ -12,11 +12,10 @@ from tests.models.cases import SHALLOW, Case, case, slow
 
 KEY = jax.random.key(0)
 LOOP = {"width": 0.125, "scan": True}
-QUICK = [*map(case, ("mlp", "lenet_bn")), Case("resnet110", (8, 8, 3), LOOP),
-         case("densenet121", block_sizes=(2,), dropout_rate=0.2)]
+QUICK = [*map(case, ("mlp", "lenet_bn")), Case("resnet110", (8, 8, 3), LOOP)]
 MORE = [*map(case, ("alexnet_2012", "nin_cifar")), Case("resnet1202", (8, 8, 3), LOOP),
         *(case(name, **SHALLOW) for name in ("vgg11_bn", "preact_resnet50", "resnet18_cifar", "plain18")),
-        case("densenet121", block_sizes=(2, 2), dropout_rate=0.2)]
+        *(case("densenet121", block_sizes=sizes, dropout_rate=0.2) for sizes in ((2,), (2, 2)))]
 # Blocks in a loop compile in a time that does not grow with their number; unrolled ones are test_twins'.
 ALL = [case(name, **({"scan": True} if "resnet" in name or "plain" in name else {})) for name in MODELS]
 

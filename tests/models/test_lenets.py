@@ -70,7 +70,7 @@ def test_the_layers_have_the_texts_sizes(name):
 
 
 @pytest.mark.parametrize(("name", "train"), [
-    (name, train) if name == "lenet_bn" or (train and name != "lenet_relu") else slow(name, train)
+    (name, train) if name == "lenet_bn" or (train and name in ("mlp", "lenet")) else slow(name, train)
     for name in LAYERS for train in (False, True)])  # modes differ by the batch norm alone
 def test_every_parameter_gets_a_gradient_and_the_right_one(name, train):
     """In float64 gradients are not 0, and agree with central differences in a random direction for each parameter."""

@@ -137,8 +137,8 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("case", [
-    case("vgg11_bn", **SHALLOW, dropout_rate=0.2), *map(slow, (
-        case("vgg11_bn", **SHALLOW), case("densenet121", block_sizes=(2,), dropout_rate=0.2), case("googlenet_d2l"),
+    case("densenet121", block_sizes=(1,), dropout_rate=0.2), *map(slow, (
+        *(case("vgg11_bn", **SHALLOW, dropout_rate=rate) for rate in (0.0, 0.2)), case("googlenet_d2l"),
         case("densenet121", block_sizes=(2, 2), dropout_rate=0.2)))], ids=str)
 def test_rematerialisation_changes_no_number(case):
     """With dropout: the backward pass, which computes again, must draw the same mask."""
@@ -155,7 +155,7 @@ REMAT, SCAN = {"remat": True}, {"scan": True}
 
 
 @pytest.mark.parametrize(("case", "ways"), [
-    (case("resnet18", stage_sizes=(3,), stage_features=(64,), dropout_rate=0.2), (SCAN, REMAT | SCAN)),
+    (case("resnet18", stage_sizes=(3,), stage_features=(64,), dropout_rate=0.2), (REMAT | SCAN,)),
     slow(case("resnet18", stage_sizes=(3, 1), stage_features=(64, 128), dropout_rate=0.2), (REMAT, SCAN, REMAT | SCAN)),
     slow(case("preact_resnet50", stage_sizes=(2, 2), stage_features=(64, 64)), (REMAT | SCAN,)),
     slow(case("resnet20", stage_sizes=(3, 2), stage_features=(16, 32), norm="group"), (SCAN,))], ids=str)

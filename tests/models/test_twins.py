@@ -17,7 +17,7 @@ from tests.models.cases import DEEP, NARROW, SHALLOW, SMALL, Case, case, slow
 from tests.models.compare import close, our_step, torch_step
 
 QUICK = [
-    *map(case, ("lenet_bn", "lenet_relu_bn", "alexnet", "nin_cifar", "googlenet")),
+    *map(case, ("lenet_bn", "lenet_relu_bn", "alexnet", "nin_cifar")),
     case("mlp", dropout_rate=0.3), case("lenet", activation="tanh"), replace(case("vgg11_bn"), image=(32, 40, 3)),
     case("resnet18", norm="group", stage_sizes=(1, 1), stage_features=(64, 128)),
     case("resnet50", stride_in_1x1=True, dropout_rate=0.2, **SHALLOW),
@@ -111,6 +111,11 @@ def compare(case):
 @pytest.mark.parametrize("case", [*QUICK, *map(slow, MORE)], ids=str)
 def test_a_network_equals_its_twin(case):
     compare(case)
+
+
+@pytest.mark.usefixtures("certain_dropout", "short_googlenet")
+def test_a_googlenet_of_three_blocks_equals_its_twin():
+    compare(case("googlenet"))
 
 
 @pytest.mark.slow

@@ -170,20 +170,24 @@ class GoogLeNet(nn.Module):
             pixels = aux_pool(pool(pool(pool(torch.zeros(1, 1, -(-size // 2), -(-size // 2)))))).numel()
             head = partial(Auxiliary, unit=unit, pool=aux_pool, pixels=pixels, features=wide(128, width),
                            num_classes=num_classes)
-            self.aux1, self.aux2 = head(widths["4a"]), head(widths["4d"])
+            self.aux1, self.aux2 = (head(widths[label]) if label in widths else None for label in ("4a", "4d"))
         self.avgpool, self.dropout = nn.AdaptiveAvgPool2d(1), nn.Dropout(0.4 if original else 0.2)
         self.fc = nn.Linear(inside, num_classes)
 
     def forward(self, x):
         x = self.lrn(self.pool1(self.conv1(x)))
         x = self.pool2(self.lrn(self.conv3(self.conv2(x))))
-        x = self.inception4a(self.pool3(self.inception3b(self.inception3a(x))))
-        at_4a = x
-        x = self.inception4d(self.inception4c(self.inception4b(x)))
-        at_4d = x
-        x = self.inception5b(self.inception5a(self.pool4(self.inception4e(x))))
+        stage, sides = "3", []
+        for name, block in self.named_children():
+            if not name.startswith("inception"):
+                continue
+            if name[-2] != stage:
+                x, stage = (self.pool3 if stage == "3" else self.pool4)(x), name[-2]
+            x = block(x)
+            if self.training and (side := {"4a": self.aux1, "4d": self.aux2}.get(name[-2:])):
+                sides.append(side(x))
         logits = self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
-        return (logits, self.aux1(at_4a), self.aux2(at_4d)) if self.training and self.aux1 else logits
+        return (logits, *sides) if sides else logits
 
 
 class DenseBlock(nn.Module):

@@ -17,7 +17,7 @@ from modern_cnn.runs import loop
 from tests.data import files
 
 
-@pytest.mark.parametrize("resize", [0, 30])
+@pytest.mark.parametrize("resize", [pytest.param(0, marks=pytest.mark.slow), 30])
 def test_on_a_folders_test_images_it_has_the_accuracy_of_evaluation(tmp_path, resize):
     """The files are larger and smaller than the images of the network, and the last batch is not full."""
     config = base.get_config()
@@ -36,7 +36,7 @@ def test_on_a_folders_test_images_it_has_the_accuracy_of_evaluation(tmp_path, re
     np.testing.assert_allclose(np.mean(losses), scored["loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("shift", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_the_other_views_count_where_they_do_in_evaluation(make_run, tmp_path, shift):
     """The mean of the logits of all views, before softmax; so does the exported network."""
     directory, module, variables = make_run("mlp", (8, 8, 1), test_flip=True, test_shift=shift)

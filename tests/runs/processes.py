@@ -15,13 +15,13 @@ from modern_cnn.runs.log import read_metrics
 from tests.forked import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
+SMALL = (str(ROOT / "scripts/train.py"), f"--config={ROOT / 'tests/runs/small.py'}")
 # Batch statistics, dropout, momentum, averages, augmentation, a validation split to choose by, checkpoints in epochs.
-TRAIN = (str(ROOT / "scripts/train.py"), f"--config={ROOT / 'tests/runs/small.py'}", "--config.epochs=4",
-         "--config.eval_every_epochs=2", "--config.data.validation=0.1", "--config.data.batch_size=128",
-         "--config.model.dropout_rate=0.1", "--config.augment.rotate=0", "--config.augment.zoom=0",
-         "--config.augment.shift=0", "--config.augment.crop=1", "--config.log_every_steps=3",
+TRAIN = (*SMALL, "--config.epochs=2", "--config.eval_every_epochs=1", "--config.data.validation=0.1",
+         "--config.data.batch_size=128", "--config.model.dropout_rate=0.1", "--config.augment.rotate=0",
+         "--config.augment.zoom=0", "--config.augment.shift=0", "--config.augment.crop=1", "--config.log_every_steps=3",
          "--config.checkpoint_every_steps=4", "--config.test_every_epoch=True", "--config.optimizer.ema_decay=0.9")
-TOTAL_STEPS = 4 * (1293 // 128)
+TOTAL_STEPS = 2 * (1293 // 128)
 
 
 def start(workdir, *flags):
@@ -35,12 +35,12 @@ def _run(*script):
     run_script(*script)
 
 
-def fork(server, workdir, *flags):
+def fork(server, workdir, *flags, command=TRAIN, **environment):
     """Start a run, which draws no curves, in a process that the fixture `server` forks: that saves the imports."""
     workdir.parent.mkdir(exist_ok=True)
     folder = tempfile.mkdtemp(dir=workdir.parent)
-    environment = {"MODERN_CNN_CACHE": os.environ["MODERN_CNN_CACHE"]}
-    process = server.Process(target=_run, args=([*TRAIN, f"--workdir={workdir}", *flags], folder, environment))
+    environment["MODERN_CNN_CACHE"] = os.environ["MODERN_CNN_CACHE"]
+    process = server.Process(target=_run, args=([*command, f"--workdir={workdir}", *flags], folder, environment))
     process.start()
     process.folder = Path(folder)
     return process

@@ -83,8 +83,12 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@pytest.mark.parametrize("damage", [truncate_largest, zero_all, flip_a_bit, delete_half_of_the_files, delete_variables])
-@pytest.mark.parametrize("finished", [0.0, 0.3], indirect=True, ids=["", "validation"])
+DAMAGES = (truncate_largest, zero_all, flip_a_bit, delete_half_of_the_files, delete_variables)
+
+
+@pytest.mark.parametrize(("damage", "finished"), [
+    pytest.param(damage, share, marks=pytest.mark.slow if share and i > 1 else (), id=f"{damage.__name__}-{share}")
+    for i, damage in enumerate(DAMAGES) for share in (0.0, 0.3)], indirect=["finished"])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, config, finished, caplog):
     workdir, variables = finished
     assert saved_steps(workdir) == [22, 33]
@@ -297,7 +301,8 @@ def _with_limit(limit, *script):
     run_script(*script)
 
 
-@pytest.mark.parametrize("limit", [700, 3000, 20000], ids=lambda limit: f"{limit} bytes a file")
+@pytest.mark.parametrize("limit", [
+    700, pytest.param(3000, marks=pytest.mark.slow), 20000], ids=lambda limit: f"{limit} bytes a file")
 def test_a_full_disk_is_one_line_and_a_code(limit, server, tmp_path):
     """Wherever it strikes first: the run's files, the log, or a checkpoint."""
     (tmp_path / "out").symlink_to(os.devnull)

@@ -71,7 +71,7 @@ def test_two_steps_by_hand():
         np.testing.assert_allclose(leaf, hand[path], atol=1e-6, err_msg=path)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", [pytest.param("sgd", marks=pytest.mark.slow), "adam"])
 def test_frozen_parameters_keep_every_bit(name):
     module, adapted = finetune.adapt(
         section(freeze="conv*,norm1/scale"), models.build("lenet_bn", 3),

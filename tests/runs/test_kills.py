@@ -54,7 +54,7 @@ def whole(tmp_path_factory):
 
     config = base.get_config()
     config.update_from_flattened_dict({
-        "epochs": 3, "log_every_steps": 0, "model.name": "mlp", "data.source": "digits", "data.batch_size": 128,
+        "epochs": 2, "log_every_steps": 0, "model.name": "mlp", "data.source": "digits", "data.batch_size": 128,
         "data.validation": 0.2, "checkpoint_every_steps": 3, "optimizer.momentum": 0.9})
     config.model.hidden_sizes = (16,)
     directory = tmp_path_factory.mktemp("kills") / "whole"
@@ -70,7 +70,7 @@ def slow(*moment):
     (Checkpoints, "save", 4), (Checkpoints, "save", -4),  # before a checkpoint, and while it is written
     (Checkpoints, "_write_list", 5), slow(Checkpoints, "_write_list", -5),  # complete, but without its name
     (deleter.StandardCheckpointDeleter, "delete_steps", 4),  # it has its name, and what it replaces is still there
-    slow(deleter.StandardCheckpointDeleter, "delete_steps", 10),  # the same of the last one
+    slow(deleter.StandardCheckpointDeleter, "delete_steps", 7),  # the same of the last one
     (Record, "write_scores", 2), slow(Record, "write_scores", -3)])  # between the records and the checkpoint
 def test_a_kill_at_a_chosen_moment(server, whole, tmp_path, owner, name, count):
     config, expected = whole

@@ -228,7 +228,8 @@ def test_nothing_is_fetched_from_the_device_between_logs(config, tmp_path, monke
     config.epochs = 1
     config.log_every_steps = 5
     loop.train_and_evaluate(config, tmp_path / "run")
-    assert fetched == [1, 2] * 3  # training at steps 5 and 11, then the test split
+    # training at steps 5 and 11, the two parts of the checkpoint, then the test split
+    assert fetched == [1, 2] * 2 + [2, 2] + [1, 2]
 
 
 def test_a_signal_before_the_first_step_of_an_epoch_changes_nothing(config, tmp_path, monkeypatch):

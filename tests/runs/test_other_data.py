@@ -130,7 +130,7 @@ def test_gray_images_for_a_network_of_rgb_images(tmp_path):
         accuracy(gray, folder(tmp_path / "colour", {"cat": 1, "dog": 1}, "RGB"))
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_fine_tuning_on_gray_images(tmp_path, stream):
     """The images are repeated, also when the run goes on and the network that it began with is gone."""
     config = base.get_config()

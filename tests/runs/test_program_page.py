@@ -1,8 +1,5 @@
 """The example of docs/program.md runs as it stands, and writes no file."""
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,16 +13,17 @@ assert logits.shape == (2, 10)
 
 
 @pytest.mark.parametrize("length", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_the_example_trains_by_hand_and_by_fit_and_writes_nothing(length, tmp_path):
+def test_the_example_trains_by_hand_and_by_fit_and_writes_nothing(length, script, tmp_path, tmp_path_factory):
     """As it is printed (slow), and with fewer epochs."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/program.md").read_text(), re.DOTALL)
     example = "".join(blocks)
     assert example.count("config.epochs = 10\n") == 1
     example = example.replace("config.epochs = 10\n", f"config.epochs = {length}\n")
-    run = subprocess.run([sys.executable, "-c", example + CHECKS], cwd=tmp_path, capture_output=True, text=True,
-                         env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert run.returncode == 0, run.stderr
-    *epochs, last = run.stdout.splitlines()
+    file = tmp_path_factory.mktemp("page") / "example.py"
+    file.write_text(example + CHECKS)
+    run = script(file)
+    assert run.code == 0, run.err
+    *epochs, last = run.out.splitlines()
     assert len(epochs) == length
     by_hand, by_fit = epochs[-1].rpartition(" ")[2], re.search(r"'accuracy': ([\d.]+)", last)[1]
     assert f"{float(by_fit):.3f}" == by_hand

@@ -8,8 +8,9 @@ import pytest
 
 from modern_cnn.runs.checkpoints import saved_steps
 from modern_cnn.runs.load import evaluate_workdir, load_run
+from modern_cnn.runs.workdir import lock
 from tests.data import files
-from tests.runs.processes import TOTAL_STEPS, end, final_bits, finish, fork, history, last_step, start, wait
+from tests.runs.processes import TOTAL_STEPS, end, final_bits, finish, fork, history, last_step, wait
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,11 @@ def test_a_streamed_run_goes_on_with_the_same_images(server, tmp_path):
     """Random crops of image files, decoded as training goes: killed, the same bits."""
     flags = (f"--config.data.source={files.write_digits(tmp_path / 'digits', 400)}", "--config.data.stream=true",
              "--config.augment.resized_crop=0.3", "--config.data.batch_size=32", "--config.data.image_size=8",
-             "--config.epochs=2", "--config.checkpoint_every_steps=6")
+             "--config.epochs=1", "--config.schedule.warmup_epochs=0",
+             "--config.checkpoint_every_steps=3")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(server, whole, *flags)
-    fork_and_kill(server, killed, *flags, when=lambda: last_step(killed) >= 12)
+    fork_and_kill(server, killed, *flags, when=lambda: last_step(killed) >= 6)
     finish(server, killed, *flags)
     assert final_bits(killed) == final_bits(whole)
     assert history(killed) == history(whole)
@@ -70,17 +72,16 @@ def test_kill_while_starting_up(file, server, uninterrupted, tmp_path):
 
 
 def test_sigterm_finishes_the_step_saves_and_exits(server, uninterrupted, tmp_path):
-    """In a new Python; the one that goes on is forked, as all others here."""
     workdir = tmp_path / "terminated"
-    process = start(workdir, "--config.checkpoint_every_steps=0")
-    wait(lambda: process.poll() is None, lambda: last_step(workdir) >= 9)
+    process = fork(server, workdir, "--config.checkpoint_every_steps=0")
+    wait(process.is_alive, lambda: last_step(workdir) >= 6)
     process.terminate()
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 128 + signal.SIGTERM
+    code, _, err = end(process)
+    assert code == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step" in err
     assert str(workdir) in err
     step = saved_steps(workdir)[-1]
-    assert step >= 9
+    assert step >= 6
     assert f"after step {step}," in err
     assert f"going on from step {step}" in finish(server, workdir)
     assert final_bits(workdir)[1] == uninterrupted[1]
@@ -98,7 +99,8 @@ def test_a_second_process_on_the_workdir_is_refused(server, tmp_path):
     assert code == 1
     assert err == (f"error: another process (pid {first.pid}) is training in {workdir}; "
                    "wait for it, stop it, or choose another --workdir\n")
-    finish(server, workdir)  # the kernel dropped the lock with its holder
+    with lock(workdir):  # the kernel dropped it with its holder
+        pass
 
 
 def test_the_result_is_the_best_on_validation(uninterrupted):

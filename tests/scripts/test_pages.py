@@ -45,7 +45,7 @@ def test_the_counts_of_the_tables_are_the_golden_ones():
 
 
 @pytest.mark.parametrize("page", [
-    pytest.param(page, marks=pytest.mark.slow if page in ("resnet", "densenet") else ())  # deep: tracing takes long
+    pytest.param(page, marks=pytest.mark.slow if page in ("googlenet", "resnet", "densenet") else ())  # slow to trace
     for page in [*pages.FAMILIES, "results", "config"]])
 def test_a_page_is_what_the_code_makes(page):
     assert pages.update(ROOT, [], check=True, only=[page]) == []

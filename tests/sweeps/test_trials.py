@@ -199,7 +199,8 @@ def stopped(tmp_path_factory):
     return configs, [left(directory) for directory in whole], root / "stopped"
 
 
-@pytest.mark.parametrize("saved", [(10, 5), (5, None), (5, 5)], ids=str)
+@pytest.mark.parametrize("saved", [
+    (10, 5), (5, None), pytest.param((5, 5), marks=pytest.mark.slow)], ids=str)
 def test_after_a_kill_between_the_saves_of_two_trials_they_go_on_together(stopped, tmp_path, saved, monkeypatch):
     """The first trial has a checkpoint more than the second; they go on together, since alone they round otherwise."""
     configs, whole, directory = stopped

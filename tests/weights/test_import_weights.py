@@ -69,7 +69,7 @@ def write_legacy(state, path):
 
 
 @pytest.mark.parametrize(("ending", "write"), [
-    (".safetensors", safetensors.torch.save_file), slow(".pth", write_zip), (".pt", write_legacy)])
+    (".safetensors", safetensors.torch.save_file), slow(".pth", write_zip), slow(".pt", write_legacy)])
 def test_from_a_file_to_a_network(script, tmp_path, ending, write):
     net, path, run = twin(), tmp_path / f"mine{ending}", tmp_path / "run"
     write(net.state_dict(), path)
@@ -134,6 +134,7 @@ def test_a_folder_of_images(script, tmp_path):
             "--classes=FILE")
 
 
+@pytest.mark.slow
 def test_digits_enlarged_on_the_device(script, tmp_path):
     net = twin(classes=10, channels=1)
     torch.save(net.state_dict(), tmp_path / "w.pth")
