@@ -17,7 +17,8 @@ from modern_cnn.layers import Conv, Dropout, scaled
 from modern_cnn.models.base import EVAL_NORM, STEMS, Constructor, ConvNet, Variant, stages
 
 _SHORTCUTS = ("projection", "conv", "pad", "none")
-_STEMS = STEMS | {"notebook": {"kernel_size": 3}}
+_STEMS = STEMS | {"keras": STEMS["imagenet"] | {"padding": "SAME"}, "notebook": {"kernel_size": 3}}
+_STEM_POOLS = {"imagenet": (3, 2, 1), "keras": (3, 2, "SAME"), "notebook": (2, 1, "SAME")}  # window, stride, padding
 
 
 def add_shortcut(y: jax.Array, x: jax.Array, *, strides: int, kind: str, conv: Constructor,
@@ -107,8 +108,8 @@ class ResNet(ConvNet, kw_only=True):
     Attributes:
       stage_sizes, stage_features: number of blocks of each stage, and their channels before `width`.
       block: 'residual' or 'bottleneck'.
-      stem: 'imagenet', 7x7 with stride 2 and 3x3 max-pooling with stride 2; 'cifar', 3x3; 'notebook', 3x3 unpadded
-        and 2x2 max-pooling with stride 1.
+      stem: 'imagenet', 7x7 with stride 2 and 3x3 max-pooling with stride 2; 'keras', the same with Keras's padding,
+        one pixel less at top and left; 'cifar', 3x3; 'notebook', 3x3 unpadded and 2x2 max-pooling with stride 1.
       preactivation, shortcut, padding, stride_in_1x1: attributes of the blocks.
       zero_init_residual: begin with blocks that are the identity (Goyal et al. 2017, section 5.1).
       use_bias: give the convolutions biases; without normalisation they always have them.
@@ -142,10 +143,9 @@ class ResNet(ConvNet, kw_only=True):
         width = scaled(self.stage_features[0], self.width)
         stem = lookup(_STEMS, self.stem, "stem")
         x = nn.relu(norm(name="norm1")(conv(width, **stem, name="conv1")(x)))
-        if self.stem == "imagenet":
-            x = F.max_pool(x, 3, 2, padding=1)
-        elif self.stem == "notebook":
-            x = F.max_pool(x, 2, 1, padding="SAME")
+        if self.stem in _STEM_POOLS:
+            window, stride, padding = _STEM_POOLS[self.stem]
+            x = F.max_pool(x, window, stride, padding=padding)
         self.sow("intermediates", "stem", x)
         for stage, (size, features) in enumerate(stages(self.stage_sizes, self.stage_features), start=1):
             features = scaled(features, self.width)

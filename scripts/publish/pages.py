@@ -156,8 +156,11 @@ def config_fields() -> str:
     return "\n".join(f"## {section}\n\n{markdown_table(lines)}" for section, lines in sections.items())
 
 
-def missing(records: Sequence[results.Record]) -> str:
-    """Return a line for each data set: the families without a run on it, and those with fewer than three seeds."""
+def missing(records: Sequence[results.Record], configs: results.Configs) -> str:
+    """Return a line for each data set: families without a run on it, with fewer than three seeds, and bare configs.
+
+    Those are configs for CIFAR-10, or of a network of one of the texts, of which no run has all fields as they stand.
+    """
     lines, few = [], {"no run yet of": (0,), "fewer than three seeds of": (1, 2)}
     for data in DATA:
         own = [record for record in records if record["data"].startswith(data)]
@@ -165,6 +168,11 @@ def missing(records: Sequence[results.Record]) -> str:
                  for page, family in FAMILIES.items() if family.modules}
         parts = [f"{what} {', '.join(lacking)}" for what, numbers in few.items()
                  if (lacking := [page for page in seeds if seeds[page] in numbers])]
+        done = {name for record in own for name, changed in [results.nearest_config(record, configs)] if not changed}
+        if unrun := [f"`{name}`" for name, fields in configs.items()
+                     if results.data_name(fields["data.source"]) == data and name not in done
+                     and (data == "CIFAR-10" or "text" in VARIANTS[fields["model.name"]].origin)]:
+            parts.append(f"no run as the config stands of {', '.join(unrun)}")
         lines.append(f"- {data}: {'; '.join(parts) or 'nothing is missing'}.")
     return "\n".join(lines)
 
@@ -185,7 +193,7 @@ def part(name: str, page: str, configs: results.Configs, records: Sequence[resul
         return "\n\n".join(tables) or "None yet."
 
     parts: dict[str, Callable[[], str]] = {
-        "config": config_fields, "missing": lambda: missing(records), "others": lambda: of_data(DATA, False),
+        "config": config_fields, "missing": lambda: missing(records, configs), "others": lambda: of_data(DATA, False),
         "families": lambda: results.side_by_side(together, configs, DATA)}
     parts |= {data: partial(of_data, data) for data in DATA}
     if family := FAMILIES.get(page):

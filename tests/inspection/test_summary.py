@@ -283,8 +283,11 @@ def test_the_script_prints_a_table(script):
 
 def test_the_script_prints_json(script):
     result = script("summarize.py", "--model=vgg11_d2l", "--option=width=0.25", "--option=hidden=[64, 32]", "--json",
-                    "--image_size=96", "--channels=3", "--num_classes=7", "--option=norm=batch")
+                    "--image_size=96", "--channels=3", "--num_classes=7", "--option=norm=batch", "--batch=2")
     found = json.loads(result.out)
+    variables, images = 4 * (found["params"] + found["bn_running_scalars"]), 2 * 96 * 96 * 3 * 4
+    assert 0 <= found["training_bytes"]["held"] - variables - images < 100  # labels, step and key
+    assert found["training_bytes"]["computed"] > 2 * found["layers"][0]["activation_bytes"]
     assert (found["model"], found["image_shape"], found["num_classes"]) == ("vgg11_d2l", [96, 96, 3], 7)
     expected = summarize(models.build("vgg11_d2l", 7, width=0.25, hidden=(64, 32), norm="batch"), (96, 96, 3))
     assert (found["params"], found["bn_running_scalars"], found["macs"]) == totals(expected)

@@ -43,7 +43,22 @@ STORED = {
 
 
 def test_every_stored_file_is_compared():
-    assert {path.stem for path in GOLDEN.glob("*.npz")} == {*STORED, "keras_adam"}  # the last in test_optim
+    others = {"keras_resnet", "keras_adam"}  # the first is below, the second in test_optim
+    assert {path.stem for path in GOLDEN.glob("*.npz")} == {*STORED, *others}
+
+
+def test_the_keras_stem_is_that_of_the_tensorflow_texts_resnet():
+    """Logits of Keras 3.15 in float64: both pad at bottom and right alone where a size is halved (a golden file)."""
+    options = {"stem": "keras", "padding": "SAME", "shortcut": "conv", "use_bias": True, "width": 0.125}
+    net, golden = build("resnet18", 10, epsilon=1e-3, **options), np.load(GOLDEN / "keras_resnet.npz")
+    shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 96, 96, 1), np.float32))
+    names = to_torch("resnet18", jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes), **options)
+    with jax.enable_x64(True):
+        variables = jax.tree.map(np.float64, to_ours(
+            "resnet18", golden_state({name: leaf.shape for name, leaf in names.items()}), **options))
+        for size in (96, 224):
+            images = golden_images((2, 1, size, size)).astype(np.float64).transpose(0, 2, 3, 1)
+            close(jax.jit(net.apply, compiler_options=FAST_COMPILE)(variables, images), golden[f"logits{size}"], 1e-13)
 
 
 # The LeNets in everything, the first ResNet in all but float64: the others cost minutes.

@@ -220,3 +220,11 @@ def test_the_page_of_fields_has_them_all():
     ("folder:/home/me/cifar", "CIFAR-10 as image files"), ("folder:/home/me/cats", "cats as image files")])
 def test_names_of_data_sets(source, name):
     assert results.data_name(source) == name
+
+
+def test_a_config_that_was_run_with_other_fields_alone_is_missing():
+    configs = pages.read_configs(ROOT)
+    own = {"data": "Fashion-MNIST", "network": "lenet", "config": configs["configs/lenet.py"], "seed": 0}
+    changed = own | {"config": own["config"] | {"optimizer.learning_rate": 0.1}}
+    for records, lacks in (([own], False), ([changed], True), ([], True)):
+        assert ("`configs/lenet.py`," in pages.missing(records, configs)) == lacks
