@@ -286,7 +286,7 @@ def test_the_script_prints_json(script):
                     "--image_size=96", "--channels=3", "--num_classes=7", "--option=norm=batch", "--batch=2")
     found = json.loads(result.out)
     variables, images = 4 * (found["params"] + found["bn_running_scalars"]), 2 * 96 * 96 * 3 * 4
-    assert 0 <= found["training_bytes"]["held"] - variables - images < 100  # labels, step and key
+    assert 0 <= found["training_bytes"]["held"] - variables - images < 1000  # labels, step, key, list of the outputs
     assert found["training_bytes"]["computed"] > 2 * found["layers"][0]["activation_bytes"]
     assert (found["model"], found["image_shape"], found["num_classes"]) == ("vgg11_d2l", [96, 96, 3], 7)
     expected = summarize(models.build("vgg11_d2l", 7, width=0.25, hidden=(64, 32), norm="batch"), (96, 96, 3))
