@@ -40,7 +40,7 @@ def test_a_convolution_and_its_gradients():
     assert convolutions
     for each in convolutions:
         assert each.kind == "convolutions, products"
-        assert 1 <= each.gflops * 1e6 * each.ms / (2 * 8 * 16 * 16 * 32 * 9 * 16) <= (18 * 18 / 16 / 16) ** 2
+        assert 0.999 <= each.gflops * 1e6 * each.ms / (2 * 8 * 16 * 16 * 32 * 9 * 16) <= (18 * 18 / 16 / 16) ** 2
     assert sum(operations.by_kind(found).values()) == pytest.approx(sum(each.ms for each in found))
     assert [each.ms for each in found] == sorted((each.ms for each in found), reverse=True)
 
