@@ -6,7 +6,7 @@ checkout and requirements-dev.txt. Its images are channels-last, which is fastes
 """
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 
 import jax
@@ -17,6 +17,7 @@ import optax
 from modern_cnn import models
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.functional import formulations
+from modern_cnn.inspection.summary import summarize
 from modern_cnn.training.state import TrainState
 from modern_cnn.training.steps import AUX_WEIGHT, train_step
 from scripts.bench.timing import Case, Records, Runner, along, compare
@@ -61,7 +62,10 @@ def our_step(case: Case, platform: str | None = None) -> Runner:
         jax.block_until_ready(state)
         return float(metrics.loss) / case.batch_size
 
-    return Runner(step, seconds, compiled)
+    found = compiled.memory_analysis()
+    memory = (found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+              + found.temp_size_in_bytes) if found else None
+    return Runner(step, seconds, compiled, memory)
 
 
 def torch_packages() -> tuple[ModuleType, Callable]:
@@ -80,6 +84,10 @@ def torch_step(case: Case, compiled: bool = False) -> Runner:
     torch, torch_net = torch_packages()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = make_batch(case)
+    before = 0
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
     net = torch_net(case.model, 10, case.image_shape[2]).to(device, memory_format=torch.channels_last).train()
     forward = torch.compile(net) if compiled else net
     optimizer = torch.optim.SGD(net.parameters(), RATE, MOMENTUM)
@@ -99,18 +107,38 @@ def torch_step(case: Case, compiled: bool = False) -> Runner:
 
     start = time.perf_counter()
     step()
-    return Runner(step, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Runner(step, seconds, memory=torch.cuda.max_memory_allocated() - before if device == "cuda" else None)
 
 
 PEERS = {"torch": torch_step, "torch_compile": partial(torch_step, compiled=True),
          "library": partial(our_step, platform="gpu")}
 
 
+@cache
+def matrix_rate(dtype: str) -> float:
+    """Return the floating-point operations a second of a plain product of large matrices: the best of five."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    product, x, seconds = jax.jit(lambda x: x @ x), jnp.ones((size, size), dtype), []
+    for _ in range(6):  # the first compiles
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds[1:])
+
+
 def compare_steps(case: Case, peers: Sequence[str], rounds: int) -> Records:
     """Return a record of our step and of each peer's (keys of PEERS); two turns before the `rounds` do not count.
 
+    'matrix_share' is the part of `matrix_rate` that a step reaches, counted as three forward passes (the backward pass
+    has two products for each of the forward pass); 'memory_bytes' what a step needs, by XLA or by PyTorch's allocator.
     Raise UserError for an unknown peer, before anything is compiled, or one whose packages are missing.
     """
     makers = {"ours": our_step} | {peer: lookup(PEERS, peer, "peer") for peer in peers}
-    return compare("step", case, {who: make(case) for who, make in along(makers.items(), f"{case.model}, compiling")},
-                   rounds, 2, case.batch_size)
+    runners = {who: make(case) for who, make in along(makers.items(), f"{case.model}, compiling")}
+    records = compare("step", case, runners, rounds, 2, case.batch_size)
+    work = 3 * 2 * summarize(models.build(case.model, 10), case.image_shape).macs * case.batch_size
+    for record in records:
+        record["matrix_share"] = work / record["median_ms"] * 1e3 / matrix_rate(case.dtype)
+        record["memory_bytes"] = runners[record["who"]].memory
+    return records

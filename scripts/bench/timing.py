@@ -41,6 +41,7 @@ class Runner(NamedTuple):
     run: Callable[[], Any]  # does the work once, to its end; training returns its loss
     ready_s: float = 0.0  # seconds that loading and compiling took
     compiled: Any = None  # XLA's program, where the step is ours
+    memory: int | None = None  # bytes that a run needs at its fullest, where that is known
 
 
 def along(items: Iterable[T], doing: str) -> Iterator[T]:

@@ -8,7 +8,7 @@ import torch
 
 from modern_cnn.models import MODELS, build
 from tests.golden.weights import golden_images, golden_labels, golden_state
-from tests.models.compare import to_ours, to_torch
+from tests.models.names import to_ours, to_torch
 from tests.models.torch_nets import torch_net
 
 CLASSES = 7

@@ -13,7 +13,8 @@ from modern_cnn.models import build
 from tests.functional.oracle import FAST_COMPILE
 from tests.golden.weights import golden_images, golden_labels, golden_state
 from tests.models.cases import slow
-from tests.models.compare import close, our_step, published_name, to_ours, to_torch, torch_step
+from tests.models.compare import close, our_step, torch_step
+from tests.models.names import published_name, to_ours, to_torch
 from tests.models.torch_nets import torch_net
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modern_cnn.models import INPUTS, MODELS
-from tests.models.compare import published_name
+from tests.models.names import published_name
 from tests.models.torch_nets import TORCH_NETS, torch_net
 
 NETWORKS = json.loads((Path(__file__).parents[1] / "golden" / "networks.json").read_text())

@@ -34,6 +34,9 @@ def test_ours_and_a_peer_in_turn(monkeypatch):
     assert own["ours_is_faster"] == 1
     assert own["min_ms"] <= own["median_ms"] <= own["max_ms"]
     assert np.isclose(own["images_per_second"], 8 / own["median_ms"] * 1e3)
+    work = 6 * 8 * 416_520  # six operations for each multiply-accumulate of the forward pass
+    assert np.isclose(own["matrix_share"], work / own["median_ms"] * 1e3 / steps.matrix_rate("bfloat16"))
+    assert own["memory_bytes"] > 3 * 4 * 61_706  # parameters, momentum, gradients
 
 
 def test_every_network_has_a_size():
