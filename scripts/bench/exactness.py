@@ -68,13 +68,14 @@ def layers() -> dict[str, tuple[Callable, Callable, list[np.ndarray]]]:
     """Return {name: (our function, PyTorch's, their arguments)}."""
     image, kernel, bias = normal(8, 28, 28, 32), normal(3, 3, 32, 48), normal(48)
     scale, shift = normal(32), normal(1, 32)[0]
-    convs = {"conv 3x3": {"padding": 1}, "conv 3x3, stride 2": {"padding": 1, "strides": 2},
-             "conv 3x3, unpadded": {}, "conv 3x3, dilated": {"padding": 2, "dilation": 2}}
-    found = {name: (partial(F.conv2d, **options), _as_torch(
-        T.conv2d, **{{"strides": "stride"}.get(key, key): value for key, value in options.items()}),
-        [image, kernel, bias]) for name, options in convs.items()}
     dense, large = normal(256, 512), normal(8, 30, 30, 3)
-    return found | {
+    return {
+        "conv 3x3": (partial(F.conv2d, padding=1), _as_torch(T.conv2d, padding=1), [image, kernel, bias]),
+        "conv 3x3, unpadded": (F.conv2d, _as_torch(T.conv2d), [image, kernel, bias]),
+        "conv 3x3, stride 2": (partial(F.conv2d, padding=1, strides=2), _as_torch(T.conv2d, padding=1, stride=2),
+                               [image, kernel, bias]),
+        "conv 3x3, dilated": (partial(F.conv2d, padding=2, dilation=2), _as_torch(T.conv2d, padding=2, dilation=2),
+                              [image, kernel, bias]),
         "conv 1x1": (F.conv2d, _as_torch(T.conv2d), [image, normal(1, 1, 32, 64)]),
         "conv 5x5": (partial(F.conv2d, padding=2), _as_torch(T.conv2d, padding=2), [image, normal(5, 5, 32, 16)]),
         "conv 7x7, stride 2": (partial(F.conv2d, padding=3, strides=2), _as_torch(T.conv2d, padding=3, stride=2),

@@ -20,6 +20,7 @@ from modern_cnn.functional import formulations
 from modern_cnn.inspection.summary import summarize
 from modern_cnn.training.state import TrainState
 from modern_cnn.training.steps import AUX_WEIGHT, train_step
+from scripts.bench import timing
 from scripts.bench.timing import Case, Records, Runner, along, compare
 
 # Images in a batch: a CPU takes at most about a second for a step of this size.
@@ -62,10 +63,7 @@ def our_step(case: Case, platform: str | None = None) -> Runner:
         jax.block_until_ready(state)
         return float(metrics.loss) / case.batch_size
 
-    found = compiled.memory_analysis()
-    memory = (found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-              + found.temp_size_in_bytes) if found else None
-    return Runner(step, seconds, compiled, memory)
+    return Runner(step, seconds, compiled, sum(timing.allocated(compiled)))
 
 
 def torch_packages() -> tuple[ModuleType, Callable]:
