@@ -120,7 +120,8 @@ def variants():
         for variant in getattr(module, "VARIANTS", (None,)):
             config = module.get_config(*([variant] if variant else []))
             kind = re.sub(r"\d+", "", config.model.name), config.data.image_size
-            yield pytest.param(config, id=f"{path.stem}:{variant}", marks=pytest.mark.slow if kind in seen else ())
+            slow = kind in seen or kind[0] in ("googlenet", "densenet")  # these have small relatives
+            yield pytest.param(config, id=f"{path.stem}:{variant}", marks=pytest.mark.slow if slow else ())
             seen.add(kind)
 
 

@@ -143,7 +143,8 @@ def test_a_damaged_run_file_is_refused(run, name, damage):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("file", ["_CHECKPOINT_METADATA", "training/_METADATA", "variables/_METADATA"])
+@pytest.mark.parametrize("file", [
+    "_CHECKPOINT_METADATA", "training/_METADATA", pytest.param("variables/_METADATA", marks=pytest.mark.slow)])
 def test_damaged_metadata_of_the_newest_checkpoint(run, file, damage, caplog):
     """Take the checkpoint before, or read the arrays all the same."""
     config, directory = run

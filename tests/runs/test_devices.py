@@ -28,7 +28,6 @@ NORM = {"parallel.batch_norm": "device"}
 RUNS = {  # fields of the run; which one it must equal
     "recipe": (RECIPE | ONE, None),
     "jit": (RECIPE, "recipe"),
-    "pmap": (RECIPE | PMAP, "recipe"),
     "plain": (ONE, None),
     "jit, norm by device": (NORM, None),
     "pmap, norm by device": (NORM | PMAP, "jit, norm by device"),

@@ -68,8 +68,8 @@ def slow(*moment):
 
 @pytest.mark.parametrize(("owner", "name", "count"), [
     (Checkpoints, "save", 4), (Checkpoints, "save", -4),  # before a checkpoint, and while it is written
-    (Checkpoints, "_write_list", 5), slow(Checkpoints, "_write_list", -5),  # complete, but without its name
-    (deleter.StandardCheckpointDeleter, "delete_steps", 4),  # it has its name, and what it replaces is still there
+    slow(Checkpoints, "_write_list", 5), slow(Checkpoints, "_write_list", -5),  # complete, but without its name
+    slow(deleter.StandardCheckpointDeleter, "delete_steps", 4),  # it has its name, and what it replaces is still there
     slow(deleter.StandardCheckpointDeleter, "delete_steps", 7),  # the same of the last one
     (Record, "write_scores", 2), slow(Record, "write_scores", -3)])  # between the records and the checkpoint
 def test_a_kill_at_a_chosen_moment(server, whole, tmp_path, owner, name, count):

@@ -200,7 +200,7 @@ def stopped(tmp_path_factory):
 
 
 @pytest.mark.parametrize("saved", [
-    (10, 5), (5, None), pytest.param((5, 5), marks=pytest.mark.slow)], ids=str)
+    (10, 5), *(pytest.param(other, marks=pytest.mark.slow) for other in ((5, None), (5, 5)))], ids=str)
 def test_after_a_kill_between_the_saves_of_two_trials_they_go_on_together(stopped, tmp_path, saved, monkeypatch):
     """The first trial has a checkpoint more than the second; they go on together, since alone they round otherwise."""
     configs, whole, directory = stopped

@@ -175,6 +175,7 @@ def test_there_and_back_by_files(script, tmp_path):
     twin().load_state_dict(back, strict=True)
 
 
+@pytest.mark.slow
 def test_googlenet_without_auxiliary_heads(script, tmp_path, short_googlenet):
     net = torch_net("googlenet", 4, 3, width=0.125, aux_logits=False)
     torch.save(net.state_dict(), tmp_path / "w.pth")
