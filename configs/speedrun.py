@@ -10,10 +10,14 @@ Result: test accuracy 90.44 ± 0.24 % (n = 5, the same seeds).
 The network is the TensorFlow text's LeNet with batch normalisation. Network, batch and rate were chosen among five
 recipes on a tenth of the training images (--config.data.validation=0.1), with one more epoch as a margin.
 
-`cifar10`: intended for 94 % on two CPU cores or on one GPU, *not measured*. The recipe is airbench94's with Muon
-(Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", and its later code): whitening, a narrow network of six
-convolutions, alternating flips, six views of each test image. Its rates belong to the sum of the loss over a batch,
-which base_batch_size=1 says. It differs in that the bias of the whitening layer learns in all epochs.
+`cifar10`: airbench94's recipe with Muon (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", and its later
+code, which has 94.01 % as mean of 200 runs): whitening, a narrow network of six convolutions, alternating flips, six
+views of each test image. Its rates belong to the sum of the loss over a batch, which base_batch_size=1 says. It differs
+in that the bias of the whitening layer learns in all epochs.
+Result: test accuracy 90.83 % (n = 1, seed 0) on CIFAR-10 as JPEG files of quality 75 with halved colour planes, in
+training and test. On the original images *not measured*; one more compression of that kind, of the test images alone,
+takes 1.2 points from this network.
+Cost: 51 minutes on the same two cores, from the 131 images/s of epoch 7; the rest of the run shared them.
 
     python scripts/train.py --config=configs/speedrun.py:cifar10
 """
