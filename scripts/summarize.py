@@ -63,15 +63,15 @@ def training_bytes(module: Any, image_shape: tuple[int, int, int]) -> dict[str, 
     import jax.numpy as jnp
     import optax
 
+    from modern_cnn.inspection.summary import allocated
     from modern_cnn.training.state import TrainState
     from modern_cnn.training.steps import train_step
-    from scripts.bench import timing
 
     key, images = jax.random.key(0), jax.ShapeDtypeStruct((BATCH.value, *image_shape), jnp.float32)
     state = jax.eval_shape(lambda: TrainState.create(key, module, optax.sgd(0.1), image_shape))
     batch = {"image": images, "label": jax.ShapeDtypeStruct((BATCH.value,), jnp.int32)}
     program = jax.jit(train_step, donate_argnums=0).lower(state, batch, key).compile()
-    return dict(zip(("held", "computed"), timing.allocated(program), strict=True))
+    return dict(zip(("held", "computed"), allocated(program), strict=True))
 
 
 def main() -> None:

@@ -185,6 +185,13 @@ def _pools(eqn: JaxprEqn, inputs: Sequence[Value]) -> bool:
     return any(view.jumps[axis] for view in inputs[0] for axis in axes)
 
 
+def allocated(compiled: Any) -> tuple[int, int]:
+    """Return the bytes of a compiled program's arguments and results, which may share some, and of what is between."""
+    found = compiled.memory_analysis()
+    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return held, found.temp_size_in_bytes
+
+
 def lines(summary: Summary) -> list[str]:
     """Return a line for each layer and one for the totals, then the totals in larger units, for 120 columns."""
     total = ["total", "", "", f"{summary.params:,}", f"{summary.bn_running_scalars:,}", f"{summary.macs:,}",

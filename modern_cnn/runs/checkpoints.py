@@ -233,8 +233,8 @@ class Checkpoints:
             self._ranks[self._saving] = _rank(validation)
         with _writing(self._workdir):
             self._manager.save(self._saving, metrics=validation, force=True, args=ocp.args.Composite(**{
-                name: ocp.args.StandardSave(jax.device_get({"tree": tree, "digest": _digest(tree)}))  # Orbax takes
-                for name, tree in parts.items()}))  # three times as long to write arrays of a device
+                name: ocp.args.StandardSave(jax.device_get({"tree": tree, "digest": _digest(tree)}))
+                for name, tree in parts.items()}))  # Orbax takes much longer to write arrays of a device
         return True
 
     def restore(self, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:

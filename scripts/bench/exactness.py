@@ -22,16 +22,14 @@ from modern_cnn import cli, models, runtime
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError
 from scripts.bench import timing
-from tests.golden.weights import golden_images, golden_state
-from tests.models.names import published_name, to_ours
+from tests.golden.weights import golden_images
+from tests.models.names import STORED, golden_weights, to_ours
 from tests.models.torch_nets import torch_net
 
 OUT = flags.DEFINE(cli.Path(), "out", None, "Also write the errors to this JSON file, each as soon as it is known.")
 TINY = flags.DEFINE_bool("tiny", False, "Only a few of them: does everything run?")
 ALLOWED = 1e-4  # with 'highest', of the largest number; more is no rounding
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
-STORED = {"d2l_lenet": "lenet", "d2l_bn_lenet": "lenet_bn", "resnet18": "resnet18", "alexnet_s96": "alexnet",
-          "seed_vgg13": "vgg13_cifar", "d2l_resnet18": "resnet18_d2l", "seed_resnet18": "resnet18_cifar"}
 NETWORKS = ("resnet50", "vgg16", "densenet121", "googlenet")
 PRECISIONS: dict[str, tuple[str, Any]] = {
     "highest": ("highest", jnp.float32), "default": ("default", jnp.float32), "bfloat16": ("default", jnp.bfloat16)}
@@ -140,9 +138,7 @@ def _of_network(what: str, name: str, classes: int, images: np.ndarray, seed: in
                 logits: np.ndarray | None = None) -> Iterator[dict[str, Any]]:
     with torch.device("meta"):
         twin = torch_net(name, classes, images.shape[1])
-    names = {published_name(name, key) if logits is not None else key: key for key in twin.state_dict()}
-    drawn = golden_state({published: twin.state_dict()[key].shape for published, key in names.items()}, seed)
-    state = {names[published]: value for published, value in drawn.items()}
+    _, state = golden_weights(name, twin, seed)
     if logits is None:
         twin.load_state_dict({key: torch.tensor(value) for key, value in state.items()}, assign=True)
         with torch.no_grad():

@@ -17,10 +17,9 @@ import optax
 from modern_cnn import models
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.functional import formulations
-from modern_cnn.inspection.summary import summarize
+from modern_cnn.inspection.summary import allocated, summarize
 from modern_cnn.training.state import TrainState
 from modern_cnn.training.steps import AUX_WEIGHT, train_step
-from scripts.bench import timing
 from scripts.bench.timing import Case, Records, Runner, along, compare
 
 # Images in a batch: a CPU takes at most about a second for a step of this size.
@@ -63,7 +62,7 @@ def our_step(case: Case, platform: str | None = None) -> Runner:
         jax.block_until_ready(state)
         return float(metrics.loss) / case.batch_size
 
-    return Runner(step, seconds, compiled, sum(timing.allocated(compiled)))
+    return Runner(step, seconds, compiled, sum(allocated(compiled)))
 
 
 def torch_packages() -> tuple[ModuleType, Callable]:

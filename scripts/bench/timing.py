@@ -44,13 +44,6 @@ class Runner(NamedTuple):
     memory: int | None = None  # bytes that a run needs at its fullest, where that is known
 
 
-def allocated(compiled: Any) -> tuple[int, int]:
-    """Return the bytes of a compiled program's arguments and results, which may share some, and of what is between."""
-    found = compiled.memory_analysis()
-    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return held, found.temp_size_in_bytes
-
-
 def along(items: Iterable[T], doing: str) -> Iterator[T]:
     """Yield items, and say on stderr which one it is, at the first and then every SAID_SECONDS."""
     items, said = list(items), float("-inf")

@@ -4,12 +4,17 @@ import re
 import numpy as np
 
 from modern_cnn import weights
+from tests.golden.weights import golden_state
 from tests.models.torch_nets import torch_net
 
 # These chains have no table in `weights`: their n-th convolution in PyTorch's order is conv<n>, and so on.
 CHAINS = ("mlp", "lenet_relu", "lenet_relu_bn")
 LEAVES = {"weight": "kernel", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
+# The files of golden arrays, and their networks.
+STORED = {"d2l_lenet": "lenet", "d2l_bn_lenet": "lenet_bn", "seed_lenet": "lenet_relu", "alexnet_s96": "alexnet",
+          "seed_vgg13": "vgg13_cifar", "resnet18": "resnet18", "d2l_resnet18": "resnet18_d2l",
+          "seed_resnet18": "resnet18_cifar"}
 # The golden arrays of two networks of the TensorFlow text were made under other names than torchvision's.
 RENAMED = {
     "resnet18_cifar": {r"^conv1\.": "0.0.", r"^bn1\.": "0.1.", r"^layer(.*\.conv\d)\.": r"\1.m.", r"^layer": "",
@@ -23,6 +28,13 @@ def published_name(network, key):
     for pattern, name in RENAMED.get(network, {}).items():
         key = re.sub(pattern, name, key)
     return key
+
+
+def golden_weights(name, twin, seed=0):
+    """Return ({name in the golden arrays: PyTorch's}, state dict of PyTorch's network by the golden rule)."""
+    names = {published_name(name, key): key for key in twin.state_dict()}
+    state = golden_state({published: twin.state_dict()[key].shape for published, key in names.items()}, seed)
+    return names, {names[published]: value for published, value in state.items()}
 
 
 def chain_paths(name):

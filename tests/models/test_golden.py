@@ -1,6 +1,5 @@
 """Golden arrays, which PyTorch computed with weights that follow from their names, against our networks and twins."""
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,38 +13,33 @@ from tests.functional.oracle import FAST_COMPILE
 from tests.golden.weights import golden_images, golden_labels, golden_state
 from tests.models.cases import slow
 from tests.models.compare import close, our_step, torch_step
-from tests.models.names import published_name, to_ours, to_torch
+from tests.models.names import STORED, golden_weights, to_ours, to_torch
 from tests.models.torch_nets import torch_net
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A file of golden arrays: its network, and for each of our stages PyTorch's layer with the same output."""
-    network: str
-    stages: dict[str, str]
 
 
 def numbered(*layers):
     return {f"stage{i}": layer for i, layer in enumerate(layers, start=1)}
 
 
-STORED = {
-    "d2l_lenet": Stored("lenet", numbered("2", "5", "8", "10")),
-    "d2l_bn_lenet": Stored("lenet_bn", numbered("3", "7", "11", "14")),
-    "seed_lenet": Stored("lenet_relu", numbered("2", "5", "8", "10")),
-    "alexnet_s96": Stored("alexnet", numbered("features.2", "features.5", "features.12")),
-    "seed_vgg13": Stored("vgg13_cifar", numbered("4", "9", "14", "19", "24")),
-    "resnet18": Stored("resnet18", {"stem": "maxpool", **numbered("layer1", "layer2", "layer3", "layer4")}),
-    "d2l_resnet18": Stored("resnet18_d2l", {"stem": "0", **numbered("1", "2", "3", "4")}),
-    "seed_resnet18": Stored("resnet18_cifar", {"stem": "0", **numbered("1", "2", "3", "4")}),
+# For each of our stages PyTorch's layer with the same output.
+STAGES = {
+    "d2l_lenet": numbered("2", "5", "8", "10"),
+    "d2l_bn_lenet": numbered("3", "7", "11", "14"),
+    "seed_lenet": numbered("2", "5", "8", "10"),
+    "alexnet_s96": numbered("features.2", "features.5", "features.12"),
+    "seed_vgg13": numbered("4", "9", "14", "19", "24"),
+    "resnet18": {"stem": "maxpool", **numbered("layer1", "layer2", "layer3", "layer4")},
+    "d2l_resnet18": {"stem": "0", **numbered("1", "2", "3", "4")},
+    "seed_resnet18": {"stem": "0", **numbered("1", "2", "3", "4")},
 }
 
 
 def test_every_stored_file_is_compared():
     others = {"keras_resnet", "keras_adam"}  # the first is below, the second in test_optim
     assert {path.stem for path in GOLDEN.glob("*.npz")} == {*STORED, *others}
+    assert STAGES.keys() == STORED.keys()
 
 
 def test_the_keras_stem_is_that_of_the_tensorflow_texts_resnet():
@@ -74,24 +68,21 @@ def stored(request):
 
     The networks have no dropout and PyTorch's unbiased running variance, as for the golden arrays.
     """
-    golden, entry = dict(np.load(GOLDEN / f"{request.param}.npz")), STORED[request.param]
+    golden, name = dict(np.load(GOLDEN / f"{request.param}.npz")), STORED[request.param]
     shape, seed, classes = tuple(golden["x_shape"]), int(golden["seed"]), golden["eval_logits"].shape[1]
-    name = entry.network
     with torch.device("meta"):
         twin = torch_net(name, classes, shape[1])
     for layer in twin.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0
-    names = {published_name(name, key): key for key in twin.state_dict()}
-    state = golden_state({published: twin.state_dict()[key].shape for published, key in names.items()}, seed)
-    state = {names[published]: value for published, value in state.items()}
+    names, state = golden_weights(name, twin, seed)
     twin.load_state_dict({key: torch.tensor(value) for key, value in state.items()}, assign=True)
     twin.requires_grad_()
     module = build(name, classes)
     wanted = {"dropout_rate": 0.0, "unbiased": True}
     module = module.clone(**{field: value for field, value in wanted.items() if hasattr(module, field)})
-    return SimpleNamespace(entry=entry, name=name, golden=golden, names=names, twin=twin, module=module,
-                           variables=to_ours(name, state), images=golden_images(shape, seed),
+    return SimpleNamespace(stages=STAGES[request.param], name=name, golden=golden, names=names, twin=twin,
+                           module=module, variables=to_ours(name, state), images=golden_images(shape, seed),
                            labels=golden_labels(shape[0], classes, seed))
 
 
@@ -110,9 +101,9 @@ def test_evaluation_gives_the_stored_logits_and_stages(stored):
     logits, sown = apply(stored.variables, ours(stored.images))
     close(logits, stored.golden["eval_logits"], 1e-5)
 
-    assert set(stored.entry.stages) == set(sown["intermediates"])
+    assert set(stored.stages) == set(sown["intermediates"])
     layers = list(stored.golden["stage_names"])
-    for stage, layer in stored.entry.stages.items():
+    for stage, layer in stored.stages.items():
         (values,), i = sown["intermediates"][stage], layers.index(layer)
         batch, channels, *pixels = (int(n) for n in stored.golden["stage_shape"][i] if n)
         assert values.shape == (batch, *pixels, channels), stage

@@ -23,7 +23,7 @@ KEY = jax.random.key(0)
 # after its 3x3 pooling, or instance normalisation leaves nothing of them.
 NORMALISED = [*map(case, ("lenet", "lenet_relu", "alexnet", "nin_d2l")), case("vgg11", **SHALLOW),
               Case("googlenet", (96, 80, 3), NARROW), case("densenet121", block_sizes=(2, 1))]
-QUICK_NORMS = {"alexnet": ("group",), "nin_d2l": ("instance",), "vgg11": ("batch",), "googlenet": (),
+QUICK_NORMS = {"alexnet": ("group",), "nin_d2l": ("instance",), "vgg11": ("batch",),
                "densenet121": ("layer",), "lenet": NORMS}
 NO_DROPOUT = {"dropout_rate": 0.0, "aux_dropout_rate": 0.0}
 

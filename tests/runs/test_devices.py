@@ -165,7 +165,7 @@ def test_processes_that_cannot_be_are_refused(server, tmp_path, flags, words):
 
 
 def test_norm_by_device_is_another_network(runs):
-    assert abs(runs["jit, norm by device"][0][0] - runs["plain"][0][0]) > 1e-4  # ten times what `same` allows
+    assert np.abs(np.subtract(runs["jit, norm by device"][0], runs["plain"][0])).max() > 1e-3
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -74,14 +74,14 @@ def test_kill_while_starting_up(file, server, uninterrupted, tmp_path):
 def test_sigterm_finishes_the_step_saves_and_exits(server, uninterrupted, tmp_path):
     workdir = tmp_path / "terminated"
     process = fork(server, workdir, "--config.checkpoint_every_steps=0")
-    wait(process.is_alive, lambda: last_step(workdir) >= 6)
+    wait(process.is_alive, lambda: last_step(workdir) >= 9)
     process.terminate()
     code, _, err = end(process)
     assert code == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step" in err
     assert str(workdir) in err
     step = saved_steps(workdir)[-1]
-    assert step >= 6
+    assert step >= 9
     assert f"after step {step}," in err
     assert f"going on from step {step}" in finish(server, workdir)
     assert final_bits(workdir)[1] == uninterrupted[1]
