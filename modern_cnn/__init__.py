@@ -8,10 +8,11 @@ __version__ = "0.1.0"
 def load(workdir: str | Path) -> tuple[Any, dict[str, Any]]:
     """Return (module, variables) of a trained run: `module.apply(variables, images, train=False)` gives logits.
 
-    The variables are the best checkpoint on validation where the run had a validation split, else the last one; and
-    the averages of the weights where the run kept them (config.optimizer.ema_decay). Images are float [N, H, W, C],
+    `workdir` is the run's directory, or 'zoo:NAME' for a network that comes with the package (scripts/zoo.py lists
+    them). The variables are the best checkpoint on validation where the run had a validation split, else the last one;
+    and the averages of the weights where the run kept them (config.optimizer.ema_decay). Images are float [N, H, W, C],
     normalised by `mean` and `std` of `data` in run.json: (pixels / 255 - mean) / std. Raise UserError if the directory
-    is no workdir, or holds no good checkpoint.
+    is no workdir, holds no good checkpoint, or for an unknown name.
     """
     from modern_cnn.runs.load import load_run
 

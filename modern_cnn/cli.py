@@ -249,6 +249,14 @@ def new_workdir(prefix: str = "", config: str = "") -> str:
     return "runs/" + "-".join(filter(None, [prefix, PurePath(file).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
 
 
+def define_trained(required: bool = False) -> flags.FlagHolder[str | None]:
+    """Define --workdir, and its other name --weights, of a script that reads a trained network."""
+    holder: Any = flags.DEFINE(Path(), "workdir", None, "Directory of a trained or imported run, or zoo:NAME, a "
+                               "network that comes with the package (scripts/zoo.py lists them).", required=required)
+    flags.DEFINE_alias("weights", "workdir")
+    return holder
+
+
 def network_options(given: Sequence[str]) -> dict[str, Any]:
     """Return {'width': 0.25} of --option=width=0.25: Python literals, true, false or text. Raise UserError if wrong."""
     options = {}

@@ -13,7 +13,7 @@ from absl import flags
 from modern_cnn import cli, runtime
 from modern_cnn.errors import UserError
 
-WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory of a trained or imported run.", required=True)
+WORKDIR = cli.define_trained(required=True)
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 SOURCE = flags.DEFINE_string("source", None, "Data source to score on, by default that of the run, e.g. idx:DIR.")
 LAYOUT = flags.DEFINE_enum("layout", "auto", ["auto", "splits", "classes"], "What the folders in folder:DIR are.")

@@ -19,7 +19,7 @@ from absl import flags
 
 from modern_cnn import cli, runtime
 
-WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory of a trained or imported run.", required=True)
+WORKDIR = cli.define_trained(required=True)
 OUT = flags.DEFINE(cli.Path(), "out", None, "File to write; OUT.json beside it describes the network.", required=True)
 FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx"], "Format of the file.")
 PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda", "rocm", "tpu"], "Platforms that the StableHLO can run on.")

@@ -15,7 +15,7 @@ from absl import flags
 
 from modern_cnn import cli, runtime, settings
 
-WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory of a trained or imported run.", required=True)
+WORKDIR = cli.define_trained(required=True)
 TOP_K = flags.DEFINE_integer("top_k", 1, "Number of classes for each file, the most probable first.", lower_bound=1,
                              upper_bound=settings.MOST_CLASSES)
 FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "Format of the output.")

@@ -32,7 +32,7 @@ WHATS = {"filters": [], "features": ["images", "layer"], "deconv": ["layer", "un
          "batch_norm": [], "surface": ["other"], "augment": ["images", "count", "source"]}
 
 WHAT = flags.DEFINE_enum("what", None, list(WHATS), "The picture to draw; see above.", required=True)
-WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "Directory of a run, made by train.py or import_weights.py.")
+WORKDIR = cli.define_trained()
 CONFIG = config_flags.DEFINE_config_file("config", None, "For augment: a config instead of a run.")
 OUT = flags.DEFINE(cli.Path(), "out", None, "The PNG, PDF or SVG file to write; by default WHAT.png in the workdir.")
 SPLIT = flags.DEFINE_string("split", "test", "The split that the images come from: train, validation or test.")

@@ -18,7 +18,7 @@ from modern_cnn.data import sources
 from modern_cnn.data.sources import Dataset
 from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError, some
-from modern_cnn.runs import workdir
+from modern_cnn.runs import workdir, zoo
 from modern_cnn.runs.checkpoints import Checkpoints
 from modern_cnn.settings import Settings
 from modern_cnn.training import finetune
@@ -40,7 +40,10 @@ class TrainedRun(NamedTuple):
 
 
 def load_run(directory: str | Path) -> TrainedRun:
-    """Return the result of a workdir. Raise UserError if it is no workdir, or one without a good checkpoint."""
+    """Return the result of a workdir, or a network of the zoo, zoo:NAME.
+
+    Raise UserError if it is no workdir, one without a good checkpoint, or an unknown name.
+    """
     directory = Path(directory)
     config, run = workdir.read_run(directory)
     spec = _spec(run)
@@ -51,10 +54,13 @@ def load_run(directory: str | Path) -> TrainedRun:
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
     except (TypeError, ValueError, AttributeError) as e:
         raise UserError(f"the network of {directory / 'config.json'} cannot be built: {str(e)[:300]}") from e
-    with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
-        # jnp.zeros would compile a program for each shape.
-        template = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
-        step, variables = checkpoints.result(template)
+    if name := zoo.named(directory):
+        step, variables = zoo.card(name)["steps"], jax.device_put(zoo.weights(name))
+    else:
+        with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
+            # jnp.zeros would compile a program for each shape.
+            template = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+            step, variables = checkpoints.result(template)
     return TrainedRun(module, variables, settings.from_json(config), spec, run, step)
 
 

@@ -17,6 +17,7 @@ import jax
 from modern_cnn import runtime, settings
 from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError, parse_json, sealed
+from modern_cnn.runs import zoo
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ def disk_errors(workdir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
     """Make the directory and hold it for this process. Raise UserError if it cannot be written, or another holds it."""
+    if zoo.named(workdir):
+        raise UserError(f"{workdir} is a network that comes with the package, which nothing writes: choose another "
+                        "--workdir, and --config.finetune.workdir to start from its weights")
     if os.fsencode(workdir.absolute()) != str(workdir.absolute()).encode("utf-8", "replace"):
         raise UserError(f"checkpoints need a workdir whose name is UTF-8, and {workdir} is not, or this locale is "
                         "another: set LC_ALL=C.UTF-8, or choose another --workdir")
@@ -110,6 +114,9 @@ def describe_machine() -> dict[str, Any]:
 
 def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (config.json, run.json). Raise UserError if they are missing or lack what they should hold."""
+    if name := zoo.named(workdir):
+        card = zoo.card(name)
+        return card["config"], card["run"]
     config, run = read_json(workdir / "config.json"), read_json(workdir / "run.json")
     _check(workdir / "config.json", config, dict.fromkeys(("model", "data", "schedule"), dict[str, object]))
     _check(workdir / "run.json", run, dict.fromkeys(("versions", "data"), dict[str, object]))

@@ -21,6 +21,7 @@ Configs = Mapping[str, Mapping[str, Any]]  # the fields of each config that are 
 # Fields that may differ in runs of one experiment: the seed, and where a resumed run may have another value.
 FREE = {"seed", *(name for name, field in settings.FIELDS.items() if field.resume in (settings.ALWAYS, settings.PLACE))}
 KNOWN = {"fashion": "Fashion-MNIST", "cifar100": "CIFAR-100", "cifar": "CIFAR-10", "digits": "digits", "mnist": "MNIST"}
+SOURCES = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}  # of the other sets it is the name, with _ for -
 FILES = " as image files"
 COMMAND = "command: `python scripts/train.py`"
 
@@ -110,9 +111,15 @@ def nearest_config(record: Record, configs: Configs) -> tuple[str, list[str]]:
     return min(differences, key=lambda difference: len(difference[1]), default=("", []))
 
 
-def _command(record: Record, name: str, fields: Sequence[str]) -> str:
+def source_of(record: Record) -> str:
+    """Return the config.data.source of the set that a run trained on, where anybody can have it from."""
+    name = record["data"].removesuffix(FILES)
+    return SOURCES.get(name, re.sub("[^a-z0-9]", "_", name.lower()))
+
+
+def command(record: Record, name: str, fields: Sequence[str]) -> str:
     """Return the arguments of train.py: a config, and the values that a run has for `fields`."""
-    values = record["config"] | {"data.source": re.sub("[^a-z0-9]", "_", record["data"].removesuffix(FILES).lower())}
+    values = record["config"] | {"data.source": source_of(record)}
     texts = (str(tuple(value) if isinstance(value, list) else value) for value in map(values.get, fields))
     flags = [f"--config.{field}={shlex.quote(text)}" for field, text in zip(fields, texts, strict=True)]
     return " ".join([f"--config={name}"] * bool(name) + flags)
@@ -130,7 +137,7 @@ def table(records: Sequence[Record], configs: Configs) -> str:
         for note in made:
             letters.setdefault(note, chr(ord("a") + len(letters) % 26) + str(len(letters) // 26 or ""))
         took = [log.duration(number) for number in (fmean(seconds), deviation(seconds)) if number is not None]
-        lines.append([f"`{_command(first, *nearest_config(first, configs)) or first['network']}`",
+        lines.append([f"`{command(first, *nearest_config(first, configs)) or first['network']}`",
                       f"{first['parameters']:,}", first["data"], f"{first['steps']:,}",
                       figure("accuracy", group.values("accuracy"), count=True), _seeds([group]), " ± ".join(took),
                       ", ".join(letters[note] for note in made)])
@@ -150,10 +157,10 @@ def side_by_side(rows: Sequence[Mapping[str, SeedGroup]], configs: Configs, sets
     lines = [[COMMAND, "parameters", *sets]]
     for row, first, (name, fields) in zip(rows, firsts, nearest, strict=True):
         own = [field for field in fields if field not in (*shared, "data.source")]
-        lines.append([f"`{_command(first, name, own)}`", f"{first['parameters']:,}",
+        lines.append([f"`{command(first, name, own)}`", f"{first['parameters']:,}",
                       *(figure("accuracy", row[data].values("accuracy"), count=True) for data in sets)])
     made = "; ".join(sorted({_made(run.scores) for group in groups for run in group.runs}))
-    return f"{markdown_table(lines)}\nAll with `{_command(firsts[0], '', shared)}`, seeds {_seeds(groups)}, on {made}."
+    return f"{markdown_table(lines)}\nAll with `{command(firsts[0], '', shared)}`, seeds {_seeds(groups)}, on {made}."
 
 
 def _made(record: Record) -> str:
