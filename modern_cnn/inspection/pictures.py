@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure  # not pyplot, which would look for a screen
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from modern_cnn.runs.log import plain
 from modern_cnn.runs.workdir import disk_errors
@@ -153,6 +154,39 @@ def norms(records: Sequence[Mapping[str, Any]], percentiles: Sequence[int], titl
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     shaded = f"percentiles {percentiles[0]} to {percentiles[2]}"
     return _save(figure, f"{title}\nmedian over the channels; shaded: {shaded}", path)
+
+
+def gradients(records: Sequence[Mapping[str, Any]], layers: Sequence[str], title: str, path: Path,
+              most: int = 6) -> Path:
+    """Draw the size of each layer's gradient, a line for each of `most` records; the layers are in order of depth.
+
+    A record has 'step' and 'gradient' (layer -> size). Sizes of 0 have no place on the logarithmic axis.
+    """
+    chosen = [records[i] for i in np.unique(np.linspace(0, len(records) - 1, min(most, len(records))).round().astype(int))]
+    figure, axes = _panels(max(5.0, min(10.0, 2 + 0.35 * len(layers))), 4.6, 1, 1)
+    axis = axes[0, 0]
+    for i, record in enumerate(chosen):
+        color = colormaps["viridis"](0.9 * (1 - i / max(1, len(chosen) - 1)))
+        sizes = [record["gradient"].get(layer) or np.nan for layer in layers]
+        axis.plot(range(len(layers)), sizes, color=color, marker="o", markersize=3, linewidth=1.2,
+                  label=f"step {record['step']:,}")
+    plain_log_axis(axis)
+    named = np.unique(np.linspace(0, len(layers) - 1, min(30, len(layers))).round().astype(int))
+    axis.set_xticks(named, [plain(layers[i]) for i in named], rotation=90, fontsize=7)
+    axis.set_xlabel("layer, from the image to the class", fontsize=9)
+    axis.set_ylabel("root mean square of the gradient", fontsize=9)
+    axis.legend(fontsize=8)
+    return _save(figure, title, path)
+
+
+def plain_log_axis(axis: Any) -> None:
+    """Give a panel a grid and a logarithmic y axis with plain numbers: 0.0001, 3."""
+    low, high = axis.dataLim.intervaly
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 3) if 0 < low and high < 300 * low else (1,)))
+    axis.yaxis.set_major_formatter(lambda value, _: np.format_float_positional(value, 3, fractional=False, trim="-"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.grid(alpha=0.3)
 
 
 def _by_number(name: str) -> list[str | int]:

@@ -17,7 +17,7 @@ import numpy as np
 from modern_cnn.data import augment, sources
 from modern_cnn.data.sources import Dataset
 from modern_cnn.errors import UserError
-from modern_cnn.inspection import deconvolution, features, pictures
+from modern_cnn.inspection import deconvolution, features, pictures, summary
 from modern_cnn.inspection.traced import Array
 from modern_cnn.runs import load, log, workdir
 from modern_cnn.settings import Settings, from_json
@@ -197,6 +197,18 @@ def draw_batch_norm(network: TrainedNetwork, out: Path) -> Path:
                         "--config.log_norms=true, and a network with batch normalisation")
     name = workdir.read_run(network.directory)[0]["model"]["name"]
     return pictures.norms(records, log.NORM_PERCENTILES, f"{name}'s batch normalisation while it trained", out)
+
+
+def draw_gradients(network: TrainedNetwork, out: Path) -> Path:
+    """Draw the sizes of the gradients by layer, in the order in which the layers run, at some steps of a run."""
+    records = [record for record in log.read_norms(network.directory) if record.get("gradient")]
+    if not records:
+        raise UserError(f"{network.directory} has no record of gradients: train with --config.log_norms=true; runs of "
+                        "earlier versions have none")
+    module, spec = network.run.module, network.run.spec
+    ran = {row.name: i for i, row in enumerate(summary.summarize(module, spec.image_shape).layers)}
+    layers = sorted(records[0]["gradient"], key=lambda layer: ran.get(layer, len(ran)))
+    return pictures.gradients(records, layers, f"{network.name}: the gradients of its kernels by layer", out)
 
 
 def draw_augment(settings: Settings | Path, out: Path, images: Sequence[int] = (), count: int = 6,

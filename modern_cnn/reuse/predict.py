@@ -103,7 +103,7 @@ def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iter
 
 
 def text_of(predictions: Sequence[Prediction], format: str) -> str:
-    """Return predictions as 'json', as 'csv' (file, rank from 1, class, probability), or as 'table': a line a file."""
+    """Return predictions as 'json', as 'csv' (file, rank from 1, class, probability), or as 'table' (a line a file)."""
     if format == "json":
         return json.dumps([{"file": p.file, "predictions": [{"class": name, "probability": share}
                                                             for name, share in p.classes]} for p in predictions]) + "\n"
@@ -114,8 +114,9 @@ def text_of(predictions: Sequence[Prediction], format: str) -> str:
         writer.writerows((p.file, rank, *chosen) for p in predictions for rank, chosen in enumerate(p.classes, start=1))
         return text.getvalue()
     rows = [[p.file, *(f"{name} {100 * share:5.1f} %" for name, share in p.classes)] for p in predictions]
-    align = "l" + "r" * (len(rows[0]) - 1) if rows else ""
-    return "".join(f"{line}\n" for line in cli.text_table(rows, align))
+    ranks = max((len(p.classes) for p in predictions), default=1)
+    heading = ["file", *(f"rank {rank}" for rank in range(1, ranks + 1))]
+    return "".join(f"{line}\n" for line in cli.text_table([heading, *rows], "l" + "r" * ranks))
 
 
 def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: str = "table", out: str = "") -> None:

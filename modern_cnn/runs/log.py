@@ -35,17 +35,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def read_norms(workdir: Path) -> list[dict[str, Any]]:
     """Return the records of norms.jsonl; none where config.log_norms was off."""
-    return _read_records(workdir / "norms.jsonl", {"step": int, "epoch": float, "mean": dict, "deviation": dict})
+    return _read_records(workdir / "norms.jsonl", {"step": int, "epoch": float, "mean": dict, "deviation": dict},
+                         {"gradient": dict})
 
 
-def _read_records(path: Path, fields: dict[str, type]) -> list[dict[str, Any]]:
-    """Return the lines that hold `fields`, of these types, and numbers beside them."""
+def _read_records(path: Path, fields: dict[str, type], more: dict[str, type] | None = None) -> list[dict[str, Any]]:
+    """Return the lines that hold `fields`, of these types, and perhaps `more` and numbers beside them."""
+    types = fields | (more or {})
     records, lines = [], path.read_bytes().splitlines(keepends=True) if path.exists() else []
     seal = b'"crc": ' if any(b'"crc": ' in line for line in lines) else b""  # earlier versions wrote none
     for number, line in enumerate(lines, start=1):
         try:
             record = parse_json(line)
-            kinds = {name: fields.get(name, float) for name in record}
+            kinds = {name: types.get(name, float) for name in record}
             if not fields.keys() <= kinds.keys() or seal not in line or not all(
                     isinstance(record[name], (int, float) if kind is float else kind) for name, kind in kinds.items()):
                 raise ValueError
@@ -90,9 +92,10 @@ class Log:
         self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
         self._board.flush()
 
-    def write_norms(self, step: int, epoch: float, batch_stats: Any) -> None:
-        """Write NORM_PERCENTILES over the channels of each batch norm's running mean and deviation."""
-        record: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "mean": {}, "deviation": {}}
+    def write_norms(self, step: int, epoch: float, batch_stats: Any, gradients: dict[str, Any]) -> None:
+        """Write NORM_PERCENTILES over the channels of each batch norm's running mean and deviation, and `gradients`."""
+        sizes = {layer: float(f"{size:.6g}") for layer, size in jax.device_get(gradients).items()}
+        record: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "mean": {}, "deviation": {}, "gradient": sizes}
         flat: dict[tuple[str, ...], Any] = flatten_dict(jax.device_get(batch_stats))
         for (*layer, kind), values in flat.items():
             if kind not in ("mean", "var"):  # a kernel that is not learned

@@ -74,13 +74,18 @@ def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda s
             batches = program.batches(epoch, position)
         if watch:
             watch(step, state)
-        state, metrics, output = program.step(state, metrics, *next(batches))
-        step += 1
-        progress.tick(step, output)
+        batch, step = next(batches), step + 1
         logs, evaluates, saves = due(program.settings, program.plan, step)
+        noted = program.settings.log_norms and records and (logs or step == 1)
+        sizes = program.gradients(state, *batch) if noted else {}
+        state, metrics, output = program.step(state, metrics, *batch)
+        progress.tick(step, output)
         if logs:
             _log(program, records, progress, step, state, metrics)
             metrics = program.empty_metrics()
+        if noted:
+            _each(records, lambda record, *own, step=step: record.write_norms(step, *own), program.unstack(state),
+                  program.unstack(sizes))
         if evaluates and records:
             for split in HELD_OUT if program.settings.test_every_epoch else HELD_OUT[:1]:
                 if split in program.spec.sizes:
@@ -117,8 +122,6 @@ def _log(program: Programs, records: Sequence[Record], progress: Progress, step:
     if records:
         _each(records, lambda record, *own: record.write_training(step, *own), counted, means, [speed] * len(means),
               program.learning_rates(step - 1))
-        if program.settings.log_norms:
-            _each(records, lambda record, own: record.write_norms(step, own), program.unstack(state))
         means = [mean for record, mean in zip(records, means, strict=True) if not record.failure]
     progress.show(step, "train", means, speed)
 

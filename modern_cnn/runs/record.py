@@ -86,10 +86,11 @@ class Record(contextlib.ExitStack):
         self.last_training = means
         self._write(step, "train", means | {"images_per_second": round(speed, 1), "learning_rate": rate})
 
-    def write_norms(self, step: int, state: TrainState) -> None:
-        """Write the statistics of batch norm."""
+    def write_norms(self, step: int, state: TrainState, gradients: dict[str, jax.Array]) -> None:
+        """Write the statistics of batch norm after a step, and the sizes of the gradients with which it learned."""
         if self._log:
-            self._log.write_norms(step, step / self._plan.steps_per_epoch, state.collections.get("batch_stats", {}))
+            self._log.write_norms(step, step / self._plan.steps_per_epoch, state.collections.get("batch_stats", {}),
+                                  gradients)
 
     def write_scores(self, step: int, split: str, means: dict[str, float]) -> None:
         """Write the metrics of a whole split."""

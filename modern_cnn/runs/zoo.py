@@ -31,7 +31,7 @@ def card(name: str) -> dict[str, Any]:
 
     'config' and 'run' are the config.json and run.json of its training. Raise UserError for an unknown name.
     """
-    lookup(dict.fromkeys(names()), name, "network in the zoo,")
+    lookup(dict.fromkeys(names()), name, "zoo network")
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 

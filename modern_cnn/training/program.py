@@ -26,6 +26,7 @@ from modern_cnn.training.state import TrainState
 
 FLIP_FOLD = 2**32 - 1  # folded into the key of augmentation for what no step changes; steps are below
 Step = Callable[..., tuple[TrainState, Metrics, jax.Array]]
+Gradients = Callable[..., dict[str, jax.Array]]
 
 
 class Plan(NamedTuple):
@@ -106,31 +107,46 @@ def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.A
     from the host. `output` is a small array that is not donated, to ask whether the step is done. Under pmap the step
     is two programs (the batch, and learning from it); elsewhere it is to be compiled as one.
     """
-    settings, plan = parts.settings, parts.plan
+    settings = parts.settings
     dropout_key, augment_key = jax.random.split(jax.random.wrap_key_data(key))
-    flip_key = jax.random.fold_in(augment_key, FLIP_FOLD)
+    next_batch = make_batch(parts, spec, devices, feed, augment_key)
     train_step = devices.parallelize(partial(
         steps.train_step, label_smoothing=settings.loss.label_smoothing, ema_decay=settings.optimizer.ema_decay,
         accumulate=settings.accumulate))
-
-    def next_batch(number, *args):
-        batch = feed.train_batch(number % plan.steps_per_epoch, plan.batch_size, *args)
-        key = jax.random.fold_in(augment_key, number)
-        mirrored = None
-        if settings.augment.alternate_flip:
-            mirrored = augment.alternating(flip_key, batch["number"], number // plan.steps_per_epoch)
-        images = augment.augment(key, batch["image"], settings.augment, cropped=settings.data.stream, mirrored=mirrored)
-        batch = augment.mix(key, images, batch["label"], settings.augment)
-        return devices.shard_batch(batch | {"image": augment.normalize(batch["image"], spec.mean, spec.std)})
-
-    if devices.pmapped:
-        next_batch = jax.jit(next_batch)
 
     def step(state, metrics, *args):
         state, new = train_step(state, next_batch(state.step, *args), dropout_key)
         return state, metrics.merge(new), new.count
 
     return step
+
+
+def make_gradients(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.Array) -> Gradients:
+    """Return (state, *arguments of the feed) -> `steps.kernel_gradients` of the step that `make_step` would do."""
+    settings = parts.settings
+    dropout_key, augment_key = jax.random.split(jax.random.wrap_key_data(key))
+    next_batch = make_batch(parts, spec, devices, feed, augment_key)
+    gradients = devices.parallelize(partial(
+        steps.kernel_gradients, label_smoothing=settings.loss.label_smoothing, accumulate=settings.accumulate))
+    return lambda state, *args: gradients(state, next_batch(state.step, *args), dropout_key)
+
+
+def make_batch(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.Array) -> Callable[..., steps.Batch]:
+    """Return (number of a step, *arguments of the feed) -> the batch it learns from; `key` draws the augmentation."""
+    settings, plan = parts.settings, parts.plan
+    flip_key = jax.random.fold_in(key, FLIP_FOLD)
+
+    def next_batch(number, *args):
+        batch = feed.train_batch(number % plan.steps_per_epoch, plan.batch_size, *args)
+        own = jax.random.fold_in(key, number)
+        mirrored = None
+        if settings.augment.alternate_flip:
+            mirrored = augment.alternating(flip_key, batch["number"], number // plan.steps_per_epoch)
+        images = augment.augment(own, batch["image"], settings.augment, cropped=settings.data.stream, mirrored=mirrored)
+        batch = augment.mix(own, images, batch["label"], settings.augment)
+        return devices.shard_batch(batch | {"image": augment.normalize(batch["image"], spec.mean, spec.std)})
+
+    return jax.jit(next_batch) if devices.pmapped else next_batch
 
 
 def make_count(spec: Spec, feed: Feed, section: Augment) -> Callable[..., Metrics]:
@@ -166,7 +182,8 @@ class Program:
 
     `step(state, metrics, *batch)` returns (state, metrics with this batch, a small array that is ready when the step is
     done). `state` and `metrics` are donated: their buffers are used again, so the caller must not. `evaluate(state,
-    split)` returns the metrics of a split. Raise UserError for images that do not fit the network, or as `make_plan`.
+    split)` returns the metrics of a split, and `gradients(state, *batch)` the sizes of the gradients with which the
+    step would learn (`steps.kernel_gradients`); it donates nothing. Raise UserError for images that do not fit the network, or as `make_plan`.
     """
 
     def __init__(self, settings: Settings, dataset: Dataset, devices: Devices | None = None):
@@ -178,15 +195,18 @@ class Program:
         self.evaluate = make_evaluate(self.spec, self.devices, self._feed, self.plan.batch_size,
                                       settings.augment)
         self._init_key, key = map(jax.random.key_data, jax.random.split(jax.random.key(settings.seed)))
-        make = partial(make_step, self._parts, self.spec, self.devices, self._feed)
+        make, make_sizes = (partial(each, self._parts, self.spec, self.devices, self._feed)
+                            for each in (make_step, make_gradients))
         if self.devices.pmapped:
             self.step: Step = make(key)
+            self.gradients: Gradients = make_sizes(key)
             return
         # --debug_nans repeats a bad step operation by operation, and needs its inputs again.
         donated = () if jax.config.values["jax_debug_nans"] else (1, 2)
         # The key is an argument, so that runs with other seeds find this program in the compilation cache.
         self.step = partial(jax.jit(lambda key, *args: make(key)(*args), donate_argnums=donated),
                             self.devices.replicate(key))
+        self.gradients = partial(jax.jit(lambda key, *args: make_sizes(key)(*args)), self.devices.replicate(key))
 
     def init(self, start: dict[str, Any] | None = None) -> TrainState:
         """Return the state of step 0: `start`, where variables are given, and the rest drawn from the seed.

@@ -16,7 +16,16 @@ from modern_cnn.settings import VARYING, Settings, flatten
 from modern_cnn.training import whiten
 from modern_cnn.training.devices import AXIS, Devices
 from modern_cnn.training.metrics import Metrics
-from modern_cnn.training.program import Step, make_count, make_init, make_parts, make_plan, make_step
+from modern_cnn.training.program import (
+    Parts,
+    Step,
+    make_count,
+    make_gradients,
+    make_init,
+    make_parts,
+    make_plan,
+    make_step,
+)
 from modern_cnn.training.state import TrainState
 
 
@@ -71,20 +80,32 @@ class StackedProgram:
         keys = [jax.random.split(jax.random.key(settings.seed))[1] for settings in trials]
         self._own = self.stack([({name: np.float32(own[name]) for name in differ}, jax.random.key_data(key))
                                 for own, key in zip(numbers, keys, strict=True)])
-        learn, count = over_trials(self._learn, self.devices), over_trials(self._count, self.devices)
+        learn, count, sizes = (over_trials(each, self.devices) for each in (self._learn, self._count, self._sizes))
         self.step: Step = jax.jit(lambda state, metrics, own, orders, data: learn((*own, state, metrics, orders), data),
                                   donate_argnums=(0, 1))
+        self.gradients = jax.jit(lambda state, own, orders, data: sizes((*own, state, orders), data))
         self._evaluate = jax.jit(lambda state, metrics, *shared: count((state, metrics), shared))
 
     def _learn(self, own: tuple, data: Any) -> tuple[TrainState, Metrics, jax.Array]:
         """Return what the step of one trial returns; it is traced."""
         numbers, key, state, metrics, order = own
-        options = {name.removeprefix("model."): value for name, value in numbers.items() if name.startswith("model.")}
-        parts = make_parts(self.settings.replace(numbers), self.spec, self.devices, self.module.clone(**options))
+        parts = self._parts_of(numbers)
         step = make_step(parts, self.spec, self.devices, self._feed, key)
         state = state.replace(module=parts.module, optimizer=parts.optimizer)
         state, metrics, output = step(state, metrics, data, order)
         return _bare(state), metrics, output
+
+    def _sizes(self, own: tuple, data: Any) -> dict[str, jax.Array]:
+        """Return what the gradients of one trial return; it is traced."""
+        numbers, key, state, order = own
+        parts = self._parts_of(numbers)
+        gradients = make_gradients(parts, self.spec, self.devices, self._feed, key)
+        return gradients(state.replace(module=parts.module, optimizer=parts.optimizer), data, order)
+
+    def _parts_of(self, numbers: dict[str, jax.Array]) -> Parts:
+        """Return the parts of the trial with these numbers."""
+        options = {name.removeprefix("model."): value for name, value in numbers.items() if name.startswith("model.")}
+        return make_parts(self.settings.replace(numbers), self.spec, self.devices, self.module.clone(**options))
 
     def _count(self, own: tuple, shared: tuple) -> Metrics:
         """Return the metrics of one trial with a batch added; it is traced."""

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict
 from jax import lax
 
 from modern_cnn.training.metrics import Metrics, cross_entropy
@@ -33,6 +34,28 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, label_smoothi
       axis_name: under pmap or shard_map, where `batch` is the share of a device: average gradients, metrics and running
         statistics over this axis, and draw another dropout on every device.
     """
+    gradients, collections, metrics = _mean_gradients(state, batch, key, label_smoothing, accumulate, axis_name)
+    updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    state = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state)
+    return state.average(ema_decay), metrics
+
+
+def kernel_gradients(state: TrainState, batch: Batch, key: jax.Array, *, label_smoothing: float | jax.Array = 0.0,
+                     accumulate: int = 1, axis_name: str | None = None) -> dict[str, jax.Array]:
+    """Return {layer: root mean square of the gradient of its kernel} in the `train_step` of the same arguments.
+
+    A layer is named by its path, 'block1/conv2', a kernel with another name by its own ('conv1/depthwise_kernel'); the
+    blocks of a scan, whose kernels are one array, count as one layer.
+    """
+    gradients, _, _ = _mean_gradients(state, batch, key, label_smoothing, accumulate, axis_name)
+    return {"/".join(path).removesuffix("/kernel"): jnp.sqrt(jnp.mean(jnp.square(gradient)))
+            for path, gradient in flatten_dict(gradients).items() if path[-1].endswith("kernel")}
+
+
+def _mean_gradients(state: TrainState, batch: Batch, key: jax.Array, label_smoothing: float | jax.Array,
+                    accumulate: int, axis_name: str | None) -> tuple[Any, dict[str, Any], Metrics]:
+    """Return the gradients of the loss of a batch, the other collections after it, and the metrics: see `train_step`."""
     key = jax.random.fold_in(key, state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
@@ -55,10 +78,7 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, label_smoothi
     if axis_name is not None:
         gradients, collections = lax.pmean((gradients, collections), axis_name)
         metrics = metrics.psum(axis_name)
-    updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    state = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state)
-    return state.average(ema_decay), metrics
+    return gradients, collections, metrics
 
 
 def _losses(logits: jax.Array, batch: Batch, smoothing: float | jax.Array) -> jax.Array:

@@ -110,9 +110,10 @@ def test_what_cannot_be_read_is_named_and_nothing_is_lost(make_run, tmp_path, ca
     assert set(rows[0]) == {"file", "predictions"}
     predict.report(directory, [str(folder / "below"), str(folder / "below" / "1.png")])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7
-    assert lines[1] == lines[6]
-    assert lines[0].endswith(" %")
+    assert len(lines) == 8
+    assert lines[0].split() == ["file", "rank", "1"]
+    assert lines[2] == lines[7]
+    assert lines[1].endswith(" %")
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "table"])

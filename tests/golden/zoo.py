@@ -1,0 +1,54 @@
+"""Write zoo.npz: sixteen test images of each data set of the zoo, and the logits of every network for them.
+
+    python -m tests.golden.zoo Fashion-MNIST=fashion_mnist CIFAR-10=folder:DIR
+
+Only the sets that are named are written again; the networks of the others keep what they have. The programs are
+compiled as those of the tests are.
+"""
+import os
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+PATH = Path(__file__).with_suffix(".npz")
+
+
+def logits(name, images):
+    """The logits float32 [N, classes] of a network of the zoo for images uint8 [N, H, W, C]."""
+    from modern_cnn.runs.load import load_run
+
+    run = load_run(f"zoo:{name}")
+    normalised = (images.astype(np.float32) / 255 - np.float32(run.spec.mean)) / np.float32(run.spec.std)
+    return np.asarray(jax.jit(lambda variables, x: run.module.apply(variables, x, train=False))(
+        run.variables, normalised))
+
+
+def compiler():
+    """What the bits of a sum depend on: the widest vectors of the CPU, the version of jax, and its flags."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        flags = []
+    vectors = next((name for name in ("avx512f", "avx2") if name in flags), "unknown")
+    return f"{vectors}, jax {jax.__version__}, {os.environ['XLA_FLAGS']}"
+
+
+def main(*sets):
+    from modern_cnn.runs import load, zoo
+    from tests import conftest  # noqa: F401 - it sets XLA_FLAGS
+
+    found = dict(np.load(PATH)) if PATH.exists() else {}
+    sources = dict(each.split("=", 1) for each in sets)
+    for name in zoo.names():
+        data = zoo.card(name)["data"].split(" as ")[0]
+        if data in sources:
+            source = {"source": sources[data]} if sources[data] else None
+            images, _ = load.examples(load.load_data(f"zoo:{name}", "test", source), "test", np.arange(0, 10000, 625)[:16])
+            found |= {f"{data} images": images, name: logits(name, images)}
+    np.savez_compressed(PATH, **found | {"compiler": np.array(compiler())})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
