@@ -1,4 +1,4 @@
-"""Run the two experiments of scripts/ablations/ that are not sweeps, and write the pages in docs/ablations/.
+"""Run what is no sweep in the experiments of scripts/ablations/, and write the pages in docs/ablations/.
 
     python scripts/ablate.py --what=publish
     python scripts/ablate.py --what=contours --workdir=runs/ablations/contours
@@ -16,11 +16,13 @@ from ml_collections import config_flags
 from modern_cnn import cli, runtime
 from modern_cnn.errors import UserError
 
-WHAT = flags.DEFINE_enum("what", None, ["contours", "handmade", "publish"], "contours: gradient descent over badly "
-                         "scaled inputs; handmade: histograms of oriented gradients and a linear classifier; publish: "
-                         "the pages of all experiments that have run.", required=True)
+WHAT = flags.DEFINE_enum("what", None, ["contours", "gradients", "gridding", "handmade", "publish"], "contours: gradient "
+                         "descent over badly scaled inputs; gradients: the picture of the experiment that has run in "
+                         "--workdir; gridding: the pixels that stacked dilated convolutions see; handmade: histograms "
+                         "of oriented gradients and a linear classifier; publish: the pages of all experiments that "
+                         "have run.", required=True)
 CONFIG = config_flags.DEFINE_config_file("config", None, "For handmade: the config whose `data` section is used.")
-WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "For contours and handmade: the directory of the experiment.")
+WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "The directory of the experiment; not for publish.")
 SIZES = flags.DEFINE(cli.Numbers(1), "sizes", [300, 1000, 3000, 10000], "For handmade: numbers of training images.")
 RUNS = flags.DEFINE(cli.Path(), "runs", str(ROOT / "runs/ablations"), "For publish: where the experiments have run.")
 NAMES = flags.DEFINE_list("names", [], "For publish: write the pages of these experiments only.")
@@ -36,17 +38,18 @@ def main():
         return
     from modern_cnn import settings
     from modern_cnn.runs import workdir
-    from scripts.ablations.computed import contour_experiment, handmade_experiment
+    from scripts.ablations import computed, gradients
 
     if WORKDIR.value is None or (WHAT.value == "handmade" and CONFIG.value is None):
         raise UserError(f"--what={WHAT.value} needs --workdir" + " and --config" * (WHAT.value == "handmade"))
     directory = Path(WORKDIR.value)
     with workdir.disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        if WHAT.value == "contours":
-            contour_experiment(directory)
+        if WHAT.value == "handmade":
+            computed.handmade_experiment(directory, settings.read(CONFIG.value).data, SIZES.value)
         else:
-            handmade_experiment(directory, settings.read(CONFIG.value).data, SIZES.value)
+            {"contours": computed.contour_experiment, "gradients": gradients.draw_picture,
+             "gridding": computed.gridding_experiment}[WHAT.value](directory)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ saliency    how much each pixel moves the true class's logit (Simonyan et al. 20
 gradcam     the evidence for the true class in a layer, --layer (Selvaraju et al. 2016)
 occlusion   the true class's probability while a square covers each place (Zeiler and Fergus 2013)
 batch_norm  how the running statistics moved in training; the run needs --config.log_norms=true
+gradients   the size of each layer's gradient at some steps of training; the run needs --config.log_norms=true
 surface     the loss along random directions, and on the way from the initial weights or from --other
 augment     training images beside augmented versions of them, for a config or a run
 """
@@ -29,12 +30,13 @@ from modern_cnn.errors import UserError
 # The flags of each picture. It is drawn by the function draw_WHAT of inspection/views.py.
 WHATS = {"filters": [], "features": ["images", "layer"], "deconv": ["layer", "units", "count"],
          "saliency": ["images", "count"], "gradcam": ["images", "count", "layer"], "occlusion": ["images", "count"],
-         "batch_norm": [], "surface": ["other"], "augment": ["images", "count", "source"]}
+         "batch_norm": [], "gradients": [], "surface": ["other"], "augment": ["images", "count", "source"]}
 
 WHAT = flags.DEFINE_enum("what", None, list(WHATS), "The picture to draw; see above.", required=True)
 WORKDIR = cli.define_trained()
 CONFIG = config_flags.DEFINE_config_file("config", None, "For augment: a config instead of a run.")
-OUT = flags.DEFINE(cli.Path(), "out", None, "The PNG, PDF or SVG file to write; by default WHAT.png in the workdir.")
+OUT = flags.DEFINE(cli.Path(), "out", None, "The PNG, PDF or SVG file to write; by default WHAT.png in the workdir, or "
+                   "NAME-WHAT.png for zoo:NAME.")
 SPLIT = flags.DEFINE_string("split", "test", "The split that the images come from: train, validation or test.")
 SOURCE = flags.DEFINE_string("source", "", "Images of this data source instead of the run's own, e.g. folder:DIR.")
 IMAGES = flags.DEFINE(cli.Numbers(), "images", [], "Numbers of images in the split; by default one of each class in "
@@ -50,11 +52,13 @@ def main() -> None:
     runtime.configure()
     from modern_cnn import settings
     from modern_cnn.inspection import views
+    from modern_cnn.runs import zoo
 
     what, workdir = WHAT.value, WORKDIR.value
     if not OUT.value and not workdir:
         raise UserError("--workdir is missing" + (", or --out for the picture" if what == "augment" else ""))
-    out = Path(OUT.value or f"{workdir}/{what}.png")
+    trained = zoo.named(workdir or "")
+    out = Path(OUT.value or (f"{trained}-{what}.png" if trained else f"{workdir}/{what}.png"))
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"--out={out} must end in .png, .pdf or .svg")
     values = {"images": IMAGES.value, "units": UNITS.value, "count": COUNT.value, "layer": LAYER.value,

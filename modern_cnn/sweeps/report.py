@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import floor, log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +96,8 @@ def figure(score: str, values: Sequence[float], count: bool = False) -> str:
     if score in ("parameters", "MACs", "seconds"):
         digits, around = int(score == "seconds"), None
     else:
-        digits = 4 if score.endswith("loss") else 0 if mean >= 100 else 2
+        small = unit == "" and 0 < mean < 0.1  # two significant digits
+        digits = 4 if score.endswith("loss") else 0 if mean >= 100 else 1 - floor(log10(mean)) if small else 2
     text = f"{mean * scale:,.{digits}f}" + ("" if around is None else f" ± {around * scale:,.{digits}f}") + unit
     return f"{text} (n = {len(values)})" if count else text
 

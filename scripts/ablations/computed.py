@@ -1,4 +1,4 @@
-"""The two experiments that are not sweeps; the files that they write are those of a sweep.
+"""The three experiments that are not sweeps; the files that they write are those of a sweep.
 
 Features made by hand, as before 2012: histograms of oriented gradients (Dalal and Triggs 2005, "Histograms of oriented
 gradients for human detection"), and a linear classifier on them.
@@ -6,16 +6,23 @@ gradients for human detection"), and a linear classifier on them.
 Why inputs are scaled: gradient descent on a linear model of two inputs, and the contours of its loss. The example is
 the TensorFlow text's (section 10.8): inputs in [1, 10] and [1, 10], against [1, 10] and [100, 1000]. The text takes the
 output itself as the loss, which has no minimum; here it is half the mean squared error to known weights.
+
+Gridding: which pixels have an influence on an output of stacked dilated convolutions (the TensorFlow text's 10.11.1).
 """
 import dataclasses
+import itertools
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from modern_cnn import functional as F
 from modern_cnn import settings
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError, lookup
@@ -26,6 +33,8 @@ CASES = {"alike": ALIKE, "unlike": UNLIKE, "unlike, standardised": UNLIKE}
 EXAMPLES, NEAR, LONGEST = 100, 0.01, 10**7
 BEST = np.array([1.0, 1.0])  # the weights that make the loss 0
 SHOWN = 30  # steps in the picture
+STACKS = {"1, 1, 1": (1, 1, 1), "2, 2, 2": (2, 2, 2), "1, 2, 3": (1, 2, 3)}  # dilation rates
+CHANNELS = 4  # between the convolutions
 
 
 def _write_trials(directory: Path, trials: Sequence[tuple[dict[str, Any], dict[str, float]]]) -> None:
@@ -129,4 +138,50 @@ def contour_experiment(directory: Path, seeds: int = 3) -> None:
         axes.set_title(f"{case}\n{descent.steps:,} steps, condition {descent.condition:,.3g}", fontsize=9)
         axes.set(xlabel="$w_1$", ylabel="$w_2$", aspect="equal")
     figure.suptitle(f"the first {SHOWN} steps of gradient descent", fontsize=10)
+    figure.savefig(directory / "picture.png", dpi=130)
+
+
+def influence(rates: Sequence[int], seed: int) -> np.ndarray:
+    """Return how much each pixel of the receptive field of one output moves it: [H, W], the size of its gradient.
+
+    The network is 3x3 convolutions with these dilation rates, normal kernels of He's size, CHANNELS channels between
+    and one before and after, and nothing else: a ReLU could only take pixels away.
+    """
+    widths = [1, *[CHANNELS] * (len(rates) - 1), 1]
+    keys = jax.random.split(jax.random.key(seed), len(rates))
+    kernels = [jax.random.normal(key, (3, 3, *pair)) * (2 / (9 * pair[0])) ** 0.5
+               for key, pair in zip(keys, itertools.pairwise(widths), strict=True)]
+
+    def output(image: jax.Array) -> jax.Array:
+        for kernel, rate in zip(kernels, rates, strict=True):
+            image = F.conv2d(image, kernel, dilation=rate)
+        return image.sum()  # there is one
+
+    side = 1 + 2 * sum(rates)
+    return np.abs(np.asarray(jax.grad(output)(jnp.zeros((1, side, side, 1)))))[0, :, :, 0]
+
+
+def gridding_experiment(directory: Path, seeds: int = 3) -> None:
+    """Write the share of the receptive field that has an influence, for each of STACKS and seed, and a picture.
+
+    The picture has a panel for each stack: the mean over the seeds, each relative to its largest.
+    """
+    maps = {(name, seed): influence(rates, seed) for name, rates in STACKS.items() for seed in range(seeds)}
+    _write_trials(directory, [({"rates": name, "seed": seed}, {
+        "receptive field (pixels)": found.size, "with influence": int((found > 0).sum()),
+        "share with influence (%)": 100 * float((found > 0).mean())}) for (name, seed), found in maps.items()])
+    figure = Figure(figsize=(3.3 * len(STACKS) + 0.8, 3.7), layout="constrained")
+    panels, reach, shown = figure.subplots(1, len(STACKS)), max(map(sum, STACKS.values())), None
+    for axes, name in zip(panels, STACKS, strict=True):
+        mean = np.mean([maps[name, seed] / maps[name, seed].max() for seed in range(seeds)], axis=0)
+        radius = sum(STACKS[name]) + 0.5
+        shown = axes.imshow(np.ma.masked_equal(mean, 0), vmin=0, vmax=1, cmap="viridis",
+                            extent=(-radius, radius, radius, -radius))
+        axes.set(xlim=(-reach - 1, reach + 1), ylim=(reach + 1, -reach - 1), xticks=range(-reach, reach + 1, 3),
+                 yticks=range(-reach, reach + 1, 3))
+        axes.add_patch(Rectangle((-radius, -radius), 2 * radius, 2 * radius, fill=False, color="tab:red"))
+        axes.set_xlabel("pixels from the output's place")
+        axes.set_title(f"rates {name}: {(mean > 0).sum()} of {mean.size} pixels", fontsize=10)
+    figure.colorbar(shown, ax=panels, label="influence, of the largest")
+    figure.suptitle("pixels that have an influence on one output; white: none; red: the receptive field", fontsize=10)
     figure.savefig(directory / "picture.png", dpi=130)

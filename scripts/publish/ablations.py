@@ -21,6 +21,7 @@ from modern_cnn.runs import log, workdir
 from modern_cnn.settings import flatten
 from modern_cnn.sweeps import report
 from modern_cnn.sweeps.report import Run, SeedGroup, deviation, markdown_table, short_value
+from scripts.ablations import gradients
 from scripts.publish import pages
 
 SIZES = ("parameters", "MACs")  # shown where the networks differ in them
@@ -52,7 +53,7 @@ def read(directory: Path) -> tuple[list[SeedGroup], dict[str, Any]]:
             records = log.read_metrics(path / "metrics.jsonl")
             last = [record for record in records if record["split"] == "train"][-1:]
             scores = {f"train_{name}": record[name] for record in last for name in ("loss", "accuracy")}
-            runs.append(Run(variant | fields, trial["result"] | scores | _size(path), records))
+            runs.append(Run(variant | fields, trial["result"] | scores | _size(path) | gradients.scores(path), records))
         machines += [path for path in (sweep / "run.json", *sweep.glob("trials/*/run.json")) if path.exists()]
     return report.group_seeds(runs), workdir.read_json(machines[0]) if machines else {}
 

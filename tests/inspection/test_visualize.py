@@ -28,7 +28,7 @@ def run(server, tmp_path_factory):
 
 
 PICTURES = {"deconv": ["--layer=stage1", "--units=1,0"]}
-MORE = {"augment": [], "filters": [], "batch_norm": [], "features": [], "saliency": ["--count=2"],
+MORE = {"augment": [], "filters": [], "batch_norm": [], "gradients": [], "features": [], "saliency": ["--count=2"],
         "gradcam": ["--layer=stage1", "--images=5,7"], "occlusion": ["--count=2"], "surface": ["--split=train"]}
 
 
