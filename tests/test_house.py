@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "settings": {"errors", "models"},
     "cli": {"errors", "settings", "runtime"},
     "training": {"training", "models", "data", "functional", "errors", "settings"},
-    "runs": {"runs", "training", "models", "data", "errors", "settings", "cli", "runtime"},
+    "runs": {"runs", "training", "models", "data", "weights", "errors", "settings", "cli", "runtime"},
     "sweeps": {"sweeps", "runs", "training", "errors", "settings"},
     "weights": {"weights", "models", "errors"},
     "inspection": {"inspection", "runs", "data", "functional", "errors", "settings", "cli"},

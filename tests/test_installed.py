@@ -37,7 +37,7 @@ def modern_cnn(site, folder, *arguments):
 def test_the_wheel_has_all_of_the_checkout(site):
     for folder, place in (("modern_cnn", "modern_cnn"), ("configs", "modern_cnn/tree/configs"),
                           ("scripts", "modern_cnn/tree/scripts")):
-        files = {path.relative_to(ROOT / folder) for pattern in ("*.py", "*.sh", "*.npz", "py.typed")
+        files = {path.relative_to(ROOT / folder) for pattern in ("*.py", "*.sh", "*.npz", "py.typed", "zoo/*")
                  for path in (ROOT / folder).rglob(pattern)}
         assert files == {path.relative_to(site / place) for path in (site / place).rglob("*")
                          if path.is_file() and "tree" not in path.relative_to(site / place).parts}

@@ -1,7 +1,7 @@
 """The pages of docs/: between `<!-- name -->` and `<!-- /name -->` stand pictures and tables from the code or runs.
 
 The markers of a family's page: `blocks`, its picture; `variants`, its networks; `settings`, what its configs train
-with; `results`, its runs. On results.md `families` is what ran on every data set alike.
+with; `results`, its runs. On results.md `best` is the best of each family, `missing` what has not run.
 """
 import inspect
 import json
@@ -10,18 +10,27 @@ import runpy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from modern_cnn import models, settings
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
+from modern_cnn.runs import zoo
 from modern_cnn.sweeps.report import markdown_table
 from scripts.publish import blocks, results
 from scripts.publish.blocks import Panel
 
 RECORDS = "results.jsonl"
 DATA = ("Fashion-MNIST", "CIFAR-10")  # what the families are compared on
+# What others report of a family or, with its own name, of a network.
+REPORTED = {
+    "Fashion-MNIST": {page: f"{figure} %, the textbook, one run" for page, figure in {
+        "lenet": "78 to 82", "alexnet": "87.9", "vgg": "92.0", "nin": "79.0", "googlenet": "88.6", "resnet": "89.3",
+        "densenet": "88.5"}.items()},
+    "CIFAR-10": {"resnet20": "91.25 %, He et al. 2015, table 6",
+                 "airbench94": "94.01 %, its author, 200 runs on the original images"}}
 PIXELS = {"unit": "0 to 1", "symmetric": "-1 to 1", "standard": "standardised"}
 # Networks that a page also shows with other options, and whose these are.
 MORE = {"vgg11_d2l": ({"width": 0.25}, "the textbook's, 7.2.3: the one it trains"),
@@ -156,6 +165,31 @@ def config_fields() -> str:
     return "\n".join(f"## {section}\n\n{markdown_table(lines)}" for section, lines in sections.items())
 
 
+def best(records: Sequence[results.Record], configs: results.Configs) -> str:
+    """Return the table of the experiment with the best mean accuracy of each family on each data set."""
+    lines = [["network", "parameters", "data", "test accuracy", "reported elsewhere", results.COMMAND, "training"]]
+    for data in DATA:
+        own = [record for record in records if record["data"].startswith(data)]
+        for page, family in FAMILIES.items():
+            groups = results.experiments(filter(family.made, own)) if family.modules else []
+            if groups:
+                group = max(groups, key=lambda group: fmean(group.values("accuracy")))
+                first, (command, accuracy, took) = group.runs[0].scores, results.cells(group, configs)
+                reported = REPORTED[data].get(first["network"], REPORTED[data].get(page, ""))
+                lines.append([f"[`{first['network']}`]({page}.md)", f"{first['parameters']:,}", first["data"],
+                              f"**{accuracy}**", reported, command, took])
+    return markdown_table(lines)
+
+
+def shipped() -> str:
+    """Return the table of the trained networks that come with the package."""
+    lines = [["`zoo:NAME`", "network", "parameters", "data", "test accuracy", "stored as"]]
+    for card in map(zoo.card, zoo.names()):
+        lines.append([f"`{card['name']}`", f"`{card['network']}`", f"{card['parameters']:,}", card["data"],
+                      f"{card['accuracy']:.2%} of {card['count']:,}", card["stored_as"]])
+    return markdown_table(lines)
+
+
 def missing(records: Sequence[results.Record], configs: results.Configs) -> str:
     """Return a line for each data set: families without a run on it, with fewer than three seeds, and bare configs.
 
@@ -179,22 +213,15 @@ def missing(records: Sequence[results.Record], configs: results.Configs) -> str:
 
 def part(name: str, page: str, configs: results.Configs, records: Sequence[results.Record]) -> str:
     """Return what stands between the markers `name` of a page. Raise UserError if it may not have such a marker."""
-    together = results.on_all(records, DATA)
-    shown = [run.scores for row in together for group in row.values() for run in group.runs]
-    alone = [record for record in records if record not in shown]
-
     def of_data(names: str | tuple[str, ...], wanted: bool = True) -> str:
-        return results.table([record for record in alone if record["data"].startswith(names) == wanted], configs)
+        return results.table([record for record in records if record["data"].startswith(names) == wanted], configs)
 
     def of_family(family: Family) -> str:
-        own = [record for record in alone if family.made(record)]
-        rows = [row for row in together if family.made(row[DATA[0]].runs[0].scores)]
-        tables = [results.table(own, configs)] * bool(own) + [results.side_by_side(rows, configs, DATA)] * bool(rows)
-        return "\n\n".join(tables) or "None yet."
+        return results.table([record for record in records if family.made(record)], configs)
 
     parts: dict[str, Callable[[], str]] = {
         "config": config_fields, "missing": lambda: missing(records, configs), "others": lambda: of_data(DATA, False),
-        "families": lambda: results.side_by_side(together, configs, DATA)}
+        "best": lambda: best(records, configs), "zoo": shipped}
     parts |= {data: partial(of_data, data) for data in DATA}
     if family := FAMILIES.get(page):
         parts |= {"blocks": lambda: blocks.draw(family.panels), "variants": lambda: variants(family),

@@ -83,21 +83,10 @@ def merge(old: Sequence[Record], new: Sequence[Record], networks: Sequence[str])
     return [found[key] for key in sorted(found, key=lambda key: (order.get(key[1], len(order)), *key))]
 
 
-def experiments(records: Iterable[Record], sets: Sequence[str] = ()) -> list[SeedGroup]:
-    """Return the records in groups that differ in the seed alone, or in how the images of one of `sets` are stored."""
-    def data(record: Record) -> str:
-        return next((name for name in sets if record["data"].startswith(name)), record["data"])
-
-    return group_seeds([Run({"data": data(record), "network": record["network"], **_differing(record),
+def experiments(records: Iterable[Record]) -> list[SeedGroup]:
+    """Return the records in groups that differ in the seed alone."""
+    return group_seeds([Run({"data": record["data"], "network": record["network"], **_differing(record),
                              "seed": record["seed"]}, record) for record in records])
-
-
-def on_all(records: Sequence[Record], sets: Sequence[str]) -> list[dict[str, SeedGroup]]:
-    """Return {data set: its runs} for each experiment that ran on all of `sets`."""
-    rows: dict[str, dict[str, SeedGroup]] = {}
-    for group in experiments([record for record in records if record["data"].startswith(tuple(sets))], sets):
-        rows.setdefault(json.dumps(group.fields | {"data": ""}), {})[group.fields["data"]] = group
-    return [row for row in rows.values() if len(row) == len(sets)]
 
 
 def nearest_config(record: Record, configs: Configs) -> tuple[str, list[str]]:
@@ -125,6 +114,14 @@ def command(record: Record, name: str, fields: Sequence[str]) -> str:
     return " ".join([f"--config={name}"] * bool(name) + flags)
 
 
+def cells(group: SeedGroup, configs: Configs) -> tuple[str, str, str]:
+    """Return the arguments of train.py for an experiment, its test accuracy and the time of its training, as text."""
+    first, seconds = group.runs[0].scores, group.values("seconds")
+    took = [log.duration(number) for number in (fmean(seconds), deviation(seconds)) if number is not None]
+    return (f"`{command(first, *nearest_config(first, configs)) or first['network']}`",
+            figure("accuracy", group.values("accuracy"), count=True), " ± ".join(took))
+
+
 def table(records: Sequence[Record], configs: Configs) -> str:
     """Return a table with a line for each experiment, and below it the machines and versions that the runs used."""
     if not records:
@@ -132,35 +129,14 @@ def table(records: Sequence[Record], configs: Configs) -> str:
     letters: dict[str, str] = {}
     lines = [[COMMAND, "parameters", "data", "steps", "test accuracy", "seeds", "training", "on"]]
     for group in experiments(records):
-        first, seconds = group.runs[0].scores, group.values("seconds")
+        first = group.runs[0].scores
         made = sorted({_made(run.scores) for run in group.runs})
         for note in made:
             letters.setdefault(note, chr(ord("a") + len(letters) % 26) + str(len(letters) // 26 or ""))
-        took = [log.duration(number) for number in (fmean(seconds), deviation(seconds)) if number is not None]
-        lines.append([f"`{command(first, *nearest_config(first, configs)) or first['network']}`",
-                      f"{first['parameters']:,}", first["data"], f"{first['steps']:,}",
-                      figure("accuracy", group.values("accuracy"), count=True), _seeds([group]), " ± ".join(took),
-                      ", ".join(letters[note] for note in made)])
+        called, accuracy, took = cells(group, configs)
+        lines.append([called, f"{first['parameters']:,}", first["data"], f"{first['steps']:,}", accuracy,
+                      _seeds(group), took, ", ".join(letters[note] for note in made)])
     return markdown_table(lines) + "\n" + "\n".join(f"{letter}: {note}.  " for note, letter in letters.items())
-
-
-def side_by_side(rows: Sequence[Mapping[str, SeedGroup]], configs: Configs, sets: Sequence[str]) -> str:
-    """Return a table with a line for each of the rows of `on_all`, and below it the flags that all commands share."""
-    if not rows:
-        return "None yet."
-    groups = [group for row in rows for group in row.values()]
-    firsts = [row[sets[0]].runs[0].scores for row in rows]
-    nearest = [nearest_config(record, configs) for record in firsts]
-    shared = [field for field in dict.fromkeys(field for _, fields in nearest for field in fields)
-              if field in firsts[0]["config"]
-              and len({json.dumps(record["config"].get(field)) for record in firsts}) == 1]
-    lines = [[COMMAND, "parameters", *sets]]
-    for row, first, (name, fields) in zip(rows, firsts, nearest, strict=True):
-        own = [field for field in fields if field not in (*shared, "data.source")]
-        lines.append([f"`{command(first, name, own)}`", f"{first['parameters']:,}",
-                      *(figure("accuracy", row[data].values("accuracy"), count=True) for data in sets)])
-    made = "; ".join(sorted({_made(run.scores) for group in groups for run in group.runs}))
-    return f"{markdown_table(lines)}\nAll with `{command(firsts[0], '', shared)}`, seeds {_seeds(groups)}, on {made}."
 
 
 def _made(record: Record) -> str:
@@ -169,9 +145,9 @@ def _made(record: Record) -> str:
     return f"{record['machine']}{devices}, jax {record['jax']}, commit {record['commit']}"
 
 
-def _seeds(groups: Sequence[SeedGroup]) -> str:
+def _seeds(group: SeedGroup) -> str:
     """Return '0 to 2', or the seeds one by one if they are not in a row."""
-    seeds = sorted({run.scores["seed"] for group in groups for run in group.runs})
+    seeds = sorted({run.scores["seed"] for run in group.runs})
     if len(seeds) > 1 and seeds == [*range(seeds[0], seeds[-1] + 1)]:
         return f"{seeds[0]} to {seeds[-1]}"
     return ", ".join(map(str, seeds))

@@ -45,7 +45,8 @@ def main(*sets):
         data = zoo.card(name)["data"].split(" as ")[0]
         if data in sources:
             source = {"source": sources[data]} if sources[data] else None
-            images, _ = load.examples(load.load_data(f"zoo:{name}", "test", source), "test", np.arange(0, 10000, 625)[:16])
+            dataset = load.load_data(f"zoo:{name}", "test", source)
+            images, _ = load.examples(dataset, "test", np.linspace(0, dataset.spec.sizes["test"] - 1, 16).astype(int))
             found |= {f"{data} images": images, name: logits(name, images)}
     np.savez_compressed(PATH, **found | {"compiler": np.array(compiler())})
 

@@ -1,4 +1,4 @@
-"""The trained networks that come with the package: cards, weights, every script that takes zoo:NAME, and their scores."""
+"""The trained networks that come with the package: their cards, weights, logits and scores, and who takes zoo:NAME."""
 import hashlib
 import json
 import os

@@ -178,34 +178,23 @@ def test_a_table_has_means_over_seeds_and_commands(tmp_path):
     assert results.load(tmp_path / "new/docs/results.jsonl") == records
 
 
-def test_a_command_that_ran_on_both_sets_is_one_row(tmp_path):
-    """Two networks on two sets, one more on the first alone; both with momentum 0.9, one of them half as wide."""
+def test_the_best_of_each_family(tmp_path):
+    """Two experiments of LeNet, of which the better mean counts, not the better seed; no line without runs."""
     def record(network, source, seed, accuracy, **model):
         run = write_run(tmp_path / f"{network}{source}{accuracy}", seed=seed, accuracies=(0, accuracy),
-                        model={"name": network, **model}, optimizer={"momentum": 0.9})
+                        model={"name": network, **model})
         return {**results.read(run), "data": results.data_name(source)}
 
     half = {"width": 0.5}
-    records = [record("mlp", "fashion_mnist", 0, 0.5), record("mlp", "folder:cifar10", 0, 0.25),
-               record("lenet", "fashion_mnist", 0, 0.75, **half), record("lenet", "folder:cifar10", 1, 0.5, **half),
-               record("lenet", "fashion_mnist", 1, 0.51, **half), record("lenet", "fashion_mnist", 0, 0.99)]
-    sets = ("Fashion-MNIST", "CIFAR-10")
+    records = [record("lenet", "fashion_mnist", 0, 0.9), record("lenet", "fashion_mnist", 1, 0.6),
+               record("lenet", "fashion_mnist", 0, 0.75, **half), record("lenet", "fashion_mnist", 1, 0.77, **half),
+               record("resnet20", "folder:cifar10", 0, 0.5)]
     same = {"epochs": 1, "data.batch_size": 25, "schedule.name": "constant", "data.source": "fashion_mnist"}
-    configs = {"configs/lenet.py": {"model.name": "lenet", **same}, "configs/mlp.py": {"model.name": "mlp", **same}}
-    rows = results.on_all(records, sets)
-    assert results.side_by_side(rows, configs, sets).splitlines() == [
-        "| command: `python scripts/train.py` | parameters | Fashion-MNIST | CIFAR-10 |",
-        "| --- | --- | --- | --- |",
-        "| `--config=configs/mlp.py` | 61,706 | 50.00 % (n = 1) | 25.00 % (n = 1) |",
-        "| `--config=configs/lenet.py --config.model.width=0.5` | 61,706 | 63.00 ± 16.97 % (n = 2) | 50.00 % (n = 1) |",
-        "",
-        "All with `--config.optimizer.momentum=0.9`, seeds 0 to 1, on Linux, 2 cores (cpu), jax 1.2, commit abc."]
-    assert results.side_by_side([], configs, sets) == "None yet."
-    # the page of all results has them once, a family's page beside what ran on one set alone
-    alone, own = (pages.part(*where, configs, records) for where in (("Fashion-MNIST", "results"),
-                                                                    ("results", "lenet")))
-    assert ("63.00" in alone, "99.00" in alone) == (False, True)
-    assert ("63.00" in own, "99.00" in own) == (True, True)
+    configs = {"configs/lenet.py": {"model.name": "lenet", **same}}
+    first, second = pages.part("best", "results", configs, records).splitlines()[2:]
+    assert first.startswith("| [`lenet`](lenet.md) | 61,706 | Fashion-MNIST | **76.00 ± 1.41 % (n = 2)** | 78 to ")
+    assert "| `--config=configs/lenet.py --config.model.width=0.5` | 2 s ± 0 s |" in first
+    assert second.startswith("| [`resnet20`](resnet.md) | 61,706 | CIFAR-10 as image files | **50.00 % (n = 1)** | 91.25")
     assert pages.part("results", "vgg", configs, records) == "None yet."
 
 
