@@ -174,8 +174,8 @@ class Settings:
                                    resume=ALWAYS)
     log_every_steps: int = _field(100, "write a training record after every so many steps and at the end of an epoch; "
                                   "0: only there", 0, resume=ALWAYS)
-    log_norms: bool = _flag("also record the running statistics of batch norm, and the sizes of the gradients by layer, for "
-                            "visualize.py --what=batch_norm and --what=gradients", resume=ALWAYS)
+    log_norms: bool = _flag("also record the running statistics of batch norm, and the sizes of the gradients by "
+                            "layer, for visualize.py --what=batch_norm and --what=gradients", resume=ALWAYS)
     accumulate: int = _field(1, "go through each batch in this many parts, one after the other, to save memory", 1)
     checkpoint_every_steps: int = _field(0, "also save every so many steps; 0: at evaluations only", 0, resume=ALWAYS)
     parallel: Parallel = dataclasses.field(default_factory=Parallel)

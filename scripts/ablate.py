@@ -16,11 +16,11 @@ from ml_collections import config_flags
 from modern_cnn import cli, runtime
 from modern_cnn.errors import UserError
 
-WHAT = flags.DEFINE_enum("what", None, ["contours", "gradients", "gridding", "handmade", "publish"], "contours: gradient "
-                         "descent over badly scaled inputs; gradients: the picture of the experiment that has run in "
-                         "--workdir; gridding: the pixels that stacked dilated convolutions see; handmade: histograms "
-                         "of oriented gradients and a linear classifier; publish: the pages of all experiments that "
-                         "have run.", required=True)
+WHAT = flags.DEFINE_enum("what", None, ["contours", "gradients", "gridding", "handmade", "publish"], "contours: "
+                         "gradient descent over badly scaled inputs; gradients: the picture of the experiment that has "
+                         "run in --workdir; gridding: the pixels that stacked dilated convolutions see; handmade: "
+                         "histograms of oriented gradients and a linear classifier; publish: the pages of all "
+                         "experiments that have run.", required=True)
 CONFIG = config_flags.DEFINE_config_file("config", None, "For handmade: the config whose `data` section is used.")
 WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "The directory of the experiment; not for publish.")
 SIZES = flags.DEFINE(cli.Numbers(1), "sizes", [300, 1000, 3000, 10000], "For handmade: numbers of training images.")

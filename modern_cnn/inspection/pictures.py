@@ -162,7 +162,8 @@ def gradients(records: Sequence[Mapping[str, Any]], layers: Sequence[str], title
 
     A record has 'step' and 'gradient' (layer -> size). Sizes of 0 have no place on the logarithmic axis.
     """
-    chosen = [records[i] for i in np.unique(np.linspace(0, len(records) - 1, min(most, len(records))).round().astype(int))]
+    numbers = np.linspace(0, len(records) - 1, min(most, len(records))).round().astype(int)
+    chosen = [records[i] for i in np.unique(numbers)]
     figure, axes = _panels(max(5.0, min(10.0, 2 + 0.35 * len(layers))), 4.6, 1, 1)
     axis = axes[0, 0]
     for i, record in enumerate(chosen):
@@ -183,7 +184,7 @@ def plain_log_axis(axis: Any) -> None:
     """Give a panel a grid and a logarithmic y axis with plain numbers: 0.0001, 3."""
     low, high = axis.dataLim.intervaly
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 3) if 0 < low and high < 300 * low else (1,)))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 3) if high < 300 * low else (1,)))
     axis.yaxis.set_major_formatter(lambda value, _: np.format_float_positional(value, 3, fractional=False, trim="-"))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)

@@ -95,7 +95,8 @@ class Log:
     def write_norms(self, step: int, epoch: float, batch_stats: Any, gradients: dict[str, Any]) -> None:
         """Write NORM_PERCENTILES over the channels of each batch norm's running mean and deviation, and `gradients`."""
         sizes = {layer: float(f"{size:.6g}") for layer, size in jax.device_get(gradients).items()}
-        record: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "mean": {}, "deviation": {}, "gradient": sizes}
+        record: dict[str, Any] = {"step": step, "epoch": round(epoch, 4), "mean": {}, "deviation": {},
+                                  "gradient": sizes}
         flat: dict[tuple[str, ...], Any] = flatten_dict(jax.device_get(batch_stats))
         for (*layer, kind), values in flat.items():
             if kind not in ("mean", "var"):  # a kernel that is not learned

@@ -183,7 +183,8 @@ class Program:
     `step(state, metrics, *batch)` returns (state, metrics with this batch, a small array that is ready when the step is
     done). `state` and `metrics` are donated: their buffers are used again, so the caller must not. `evaluate(state,
     split)` returns the metrics of a split, and `gradients(state, *batch)` the sizes of the gradients with which the
-    step would learn (`steps.kernel_gradients`); it donates nothing. Raise UserError for images that do not fit the network, or as `make_plan`.
+    step would learn (`steps.kernel_gradients`); it donates nothing. Raise UserError for images that do not fit the
+    network, or as `make_plan`.
     """
 
     def __init__(self, settings: Settings, dataset: Dataset, devices: Devices | None = None):

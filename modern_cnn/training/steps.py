@@ -55,7 +55,7 @@ def kernel_gradients(state: TrainState, batch: Batch, key: jax.Array, *, label_s
 
 def _mean_gradients(state: TrainState, batch: Batch, key: jax.Array, label_smoothing: float | jax.Array,
                     accumulate: int, axis_name: str | None) -> tuple[Any, dict[str, Any], Metrics]:
-    """Return the gradients of the loss of a batch, the other collections after it, and the metrics: see `train_step`."""
+    """Return the gradients of a batch's loss, the other collections after it, and the metrics: see `train_step`."""
     key = jax.random.fold_in(key, state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))

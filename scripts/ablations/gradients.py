@@ -44,7 +44,7 @@ def scores(trial: Path) -> dict[str, float]:
 def draw_picture(directory: Path) -> None:
     """Write picture.png: sizes by layer, their geometric mean over the seeds, and the smallest and largest shaded.
 
-    A sweep in a folder '3-depth 56, plain' is the line 'plain' of the panel 'depth 56'. Raise UserError if none has run.
+    A sweep in the folder '3-depth 56, plain' is the line 'plain' of the panel 'depth 56'. Raise UserError if none ran.
     """
     panels: dict[str, dict[str, np.ndarray]] = {}
     for sweep in sorted(path.parent for path in directory.glob("*/sweep.json")):

@@ -33,6 +33,7 @@ def test_layers_are_in_the_order_of_their_numbers():
 IMAGES = np.random.default_rng(0).random((3, 8, 8, 3))
 RECORDS = [{"epoch": epoch, "mean": {f"norm{i}": [-1, epoch, 1] for i in range(14)},
             "deviation": {f"norm{i}": [1, 2, 3] for i in range(14)}} for epoch in (1, 2)]
+SIZES = [{"step": step, "gradient": {"b": 0.0, "c": 0.5 / step, "a": 0.0001}} for step in range(1, 12)]
 DRAWN = {
     "filters in colour": lambda path: pictures.filters(normal(3, 3, 3, 5), "t", path),
     "filters of many channels": lambda path: pictures.filters(normal(3, 3, 7, 5), "t", path),
@@ -44,6 +45,7 @@ DRAWN = {
     "heat over images": lambda path: pictures.beside(IMAGES, "abc", normal(3, 2, 2), "t", path, labels="def", over=0.5,
                                                      bar="probability", smooth=True),
     "norms": lambda path: pictures.norms(RECORDS, (15, 50, 85), "t", path),
+    "gradients": lambda path: pictures.gradients(SIZES, ["a", "b", "c"], "t", path),
     "surface": lambda path: pictures.surface([("a", "step", [0, 1], {"one": ([1, 2], [0, 1])})] * 2, "t", path),
     "augmented": lambda path: pictures.augmented(IMAGES, "abc", IMAGES[None].repeat(2, 0), "t", path),
 }
@@ -65,6 +67,20 @@ def test_names_are_drawn_letter_by_letter(tmp_path, name):
     pictures.beside(IMAGES[:1], [name], normal(1, 4, 4), name, tmp_path / "b.png")
     with Image.open(tmp_path / "b.png") as picture:
         picture.verify()
+
+
+def test_gradients_are_lines_of_plain_numbers_by_layer(tmp_path, monkeypatch):
+    """The first and the last record are among the lines; a layer without a gradient is a gap."""
+    figures = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, title, path: figures.append(figure))
+    pictures.gradients(SIZES, ["a", "b", "c"], "t", tmp_path / "picture.png")
+    figures[0].draw_without_rendering()
+    axis = figures[0].axes[0]
+    assert [line.get_label() for line in axis.lines] == [f"step {step}" for step in (1, 3, 5, 7, 9, 11)]
+    np.testing.assert_array_equal(axis.lines[1].get_ydata(), [0.0001, np.nan, 0.5 / 3])
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["a", "b", "c"]
+    assert {"0.0001", "0.001", "0.1"} <= {tick.get_text() for tick in axis.get_yticklabels()}
+    assert axis.get_yscale() == "log"
 
 
 def test_grad_cam_without_evidence_says_so(tmp_path, monkeypatch):

@@ -43,7 +43,8 @@ def test_a_run_records_statistics_and_gradients_that_it_had(config, tmp_path):
     @jax.jit
     def by_hand(variables, images, labels):
         def loss(params):
-            logits, _ = program.module.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+            variables["params"] = params
+            logits, _ = program.module.apply(variables, images, train=True, mutable=["batch_stats"])
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         return jax.grad(loss)(variables["params"])
@@ -62,7 +63,8 @@ def test_a_run_records_statistics_and_gradients_that_it_had(config, tmp_path):
         state, metrics, _ = program.step(state, metrics, *next(batches))
 
 
-@pytest.mark.parametrize("fields", [{"accumulate": 4, "augment.crop": 2, "loss.label_smoothing": 0.1}, "stacked"], ids=str)
+@pytest.mark.parametrize("fields", [{"accumulate": 4, "augment.crop": 2, "loss.label_smoothing": 0.1}, "stacked"],
+                         ids=["in parts", "trials together"])
 def test_the_gradients_are_those_that_the_step_takes(config, fields):
     """By plain SGD, whose step is the gradient times the rate; each of trials together has its own smoothing."""
     config.optimizer.momentum = 0.0
@@ -78,8 +80,9 @@ def test_the_gradients_are_those_that_the_step_takes(config, fields):
     state, _, _ = program.step(state, program.empty_metrics(), *batch)
     assert len(sizes) == len(rates)
     for size, old, new, rate in zip(sizes, before, program.unstack(jax.device_get(state.params)), rates, strict=True):
-        assert size == pytest.approx({name: np.sqrt(np.mean(np.square((old[name]["kernel"] - new[name]["kernel"]) / rate)))
-                                      for name in ("dense1", "dense2")}, rel=1e-3)
+        taken = {name: (old[name]["kernel"] - new[name]["kernel"]) / rate for name in ("dense1", "dense2")}
+        wanted = {name: np.sqrt(np.mean(np.square(each))) for name, each in taken.items()}
+        assert size == pytest.approx(wanted, rel=1e-3)
 
 
 def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
