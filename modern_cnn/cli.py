@@ -249,10 +249,10 @@ def new_workdir(prefix: str = "", config: str = "") -> str:
     return "runs/" + "-".join(filter(None, [prefix, PurePath(file).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
 
 
-def define_trained(required: bool = False) -> flags.FlagHolder[str | None]:
+def define_trained(required: bool = False) -> flags.FlagHolder[Any]:
     """Define --workdir, and its other name --weights, of a script that reads a trained network."""
-    holder: Any = flags.DEFINE(Path(), "workdir", None, "Directory of a trained or imported run, or zoo:NAME, a "
-                               "network that comes with the package (scripts/zoo.py lists them).", required=required)
+    holder = flags.DEFINE(Path(), "workdir", None, "Directory of a trained or imported run, or zoo:NAME, a network "
+                          "that comes with the package (scripts/zoo.py lists them).", required=required)
     flags.DEFINE_alias("weights", "workdir")
     return holder
 

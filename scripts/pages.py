@@ -2,6 +2,7 @@
 
     python scripts/pages.py
     python scripts/pages.py --runs=runs/lenet-0,runs/lenet-1
+    python scripts/pages.py --accelerator=runs/accelerator
     python scripts/pages.py --check
 
 A run that --runs adds to docs/results.jsonl replaces an old one with the same settings, data and seed.
@@ -17,6 +18,8 @@ from absl import flags
 from modern_cnn import cli, runtime
 
 RUNS = flags.DEFINE_list("runs", [], "Workdirs of finished runs to add to the tables.")
+ACCELERATOR = flags.DEFINE(cli.Path(), "accelerator", None, "The folder that scripts/accelerator.sh wrote: its JSON is "
+                           "kept in docs/accelerator and shown on the page of speed.")
 CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail where a file is out of date.")
 ONLY = flags.DEFINE_list("only", [], "Only these pages: --only=lenet,vgg.")
 
@@ -25,7 +28,8 @@ def main():
     runtime.configure()
     from scripts.publish import pages
 
-    written = pages.update(ROOT, [Path(cli.Path().parse(run)) for run in RUNS.value], CHECK.value, ONLY.value)
+    written = pages.update(ROOT, [Path(cli.Path().parse(run)) for run in RUNS.value], CHECK.value, ONLY.value,
+                           Path(ACCELERATOR.value) if ACCELERATOR.value else None)
     print("\n".join(written) or "nothing to do")
 
 

@@ -78,8 +78,10 @@ def main() -> None:
 
     if bool(ADD.value) != bool(WORKDIR.value):
         raise UserError("--add=NAME and --workdir=DIR belong together")
-    cards = [add(ADD.value, WORKDIR.value, STORE.value, DATA.value)] if ADD.value else [
-        zoo.card(name) for name in ([CARD.value] if CARD.value is not None else zoo.names())]
+    if ADD.value and WORKDIR.value:
+        cards = [add(ADD.value, WORKDIR.value, STORE.value, DATA.value)]
+    else:
+        cards = [zoo.card(name) for name in ([CARD.value] if CARD.value is not None else zoo.names())]
     if JSON.value or CARD.value is not None:
         print(json.dumps(cards if JSON.value else cards[0], indent=1, ensure_ascii=False))
     else:

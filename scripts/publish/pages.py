@@ -19,7 +19,7 @@ from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
 from modern_cnn.runs import zoo
 from modern_cnn.sweeps.report import markdown_table
-from scripts.publish import blocks, results
+from scripts.publish import accelerator, blocks, results
 from scripts.publish.blocks import Panel
 
 RECORDS = "results.jsonl"
@@ -211,8 +211,12 @@ def missing(records: Sequence[results.Record], configs: results.Configs) -> str:
     return "\n".join(lines)
 
 
-def part(name: str, page: str, configs: results.Configs, records: Sequence[results.Record]) -> str:
-    """Return what stands between the markers `name` of a page. Raise UserError if it may not have such a marker."""
+def part(name: str, page: str, configs: results.Configs, records: Sequence[results.Record],
+         kept: Path = Path()) -> str:
+    """Return what stands between the markers `name` of a page. Raise UserError if it may not have such a marker.
+
+    `kept` is the folder of what an accelerator showed.
+    """
     def of_data(names: str | tuple[str, ...], wanted: bool = True) -> str:
         return results.table([record for record in records if record["data"].startswith(names) == wanted], configs)
 
@@ -221,7 +225,9 @@ def part(name: str, page: str, configs: results.Configs, records: Sequence[resul
 
     parts: dict[str, Callable[[], str]] = {
         "config": config_fields, "missing": lambda: missing(records, configs), "others": lambda: of_data(DATA, False),
-        "best": lambda: best(records, configs), "zoo": shipped}
+        "best": lambda: best(records, configs), "zoo": shipped,
+        "accelerator-steps": lambda: accelerator.steps(kept),
+        "accelerator-exactness": lambda: accelerator.exactness(kept)}
     parts |= {data: partial(of_data, data) for data in DATA}
     if family := FAMILIES.get(page):
         parts |= {"blocks": lambda: blocks.draw(family.panels), "variants": lambda: variants(family),
@@ -239,18 +245,22 @@ def fill(page: str, part: Callable[[str], str]) -> str:
     return re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- /\1 -->", replaced, page, flags=re.DOTALL)
 
 
-def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequence[str] = ()) -> list[str]:
+def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequence[str] = (),
+           measured: Path | None = None) -> list[str]:
     """Add finished runs to docs/results.jsonl, write the pages that are out of date, and return their names.
 
-    With `check` nothing is written; `only` names pages. Raise UserError if a run has not finished or a check fails.
+    `measured` is a folder of scripts/accelerator.sh, whose JSON is kept in docs/accelerator/. With `check` nothing is
+    written; `only` names pages. Raise UserError if a run has not finished or a check fails.
     """
     path, configs, stale = root / "docs" / RECORDS, read_configs(root), {}
     old = results.load(path)
     records = results.merge(old, [results.read(directory) for directory in workdirs], list(VARIANTS))
-    pages = {page.stem: page for page in sorted((root / "docs").glob("*.md"))}
+    pages, kept = {page.stem: page for page in sorted((root / "docs").glob("*.md"))}, root / "docs/accelerator"
+    if measured and not check:
+        accelerator.keep(measured, kept)
     for page in [lookup(pages, name, "page") for name in only or pages]:
         if "\n<!-- /" in (text := page.read_text()):
-            new = fill(text, partial(part, page=page.stem, configs=configs, records=records))
+            new = fill(text, partial(part, page=page.stem, configs=configs, records=records, kept=kept))
             stale |= {page: new} if new != text else {}
     names = [str(page.relative_to(root)) for page in stale]
     if check and names:

@@ -11,7 +11,8 @@ import pytest
 
 from modern_cnn import models, settings
 from modern_cnn.errors import UserError
-from scripts.publish import pages, results
+from modern_cnn.runs import workdir
+from scripts.publish import accelerator, pages, results
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -194,7 +195,7 @@ def test_the_best_of_each_family(tmp_path):
     first, second = pages.part("best", "results", configs, records).splitlines()[2:]
     assert first.startswith("| [`lenet`](lenet.md) | 61,706 | Fashion-MNIST | **76.00 ± 1.41 % (n = 2)** | 78 to ")
     assert "| `--config=configs/lenet.py --config.model.width=0.5` | 2 s ± 0 s |" in first
-    assert second.startswith("| [`resnet20`](resnet.md) | 61,706 | CIFAR-10 as image files | **50.00 % (n = 1)** | 91.25")
+    assert second.startswith("| [`resnet20`](resnet.md) | 61,706 | CIFAR-10 as image files | **50.00 % (n = 1)** | 91")
     assert pages.part("results", "vgg", configs, records) == "None yet."
 
 
@@ -217,3 +218,28 @@ def test_a_config_that_was_run_with_other_fields_alone_is_missing():
     changed = own | {"config": own["config"] | {"optimizer.learning_rate": 0.1}}
     for records, lacks in (([own], False), ([changed], True), ([], True)):
         assert ("`configs/lenet.py`," in pages.missing(records, configs)) == lacks
+
+
+def test_what_an_accelerator_showed_is_kept_and_shown(tmp_path):
+    with pytest.raises(UserError, match="has none of exactness"):
+        accelerator.keep(tmp_path, tmp_path / "kept")
+    assert accelerator.steps(tmp_path) == accelerator.exactness(tmp_path) == accelerator.NOBODY
+    made = {"versions": {"jax": "1.2", "torch": "3.4"}, "commit": "abc", "device": "chip", "device_count": 1}
+    step = {"model": "resnet50", "batch_size": 128, "image_shape": [224, 224, 3], "dtype": "bfloat16", "who": "ours",
+            "median_ms": 12.34, "images_per_second": 10372.8, "matrix_share": 0.25, "ready_s": 20, "ours_is_faster": 1,
+            "memory_bytes": 2**30}
+    other = step | {"who": "torch", "matrix_share": None, "memory_bytes": None, "ours_is_faster": 1.5}
+    errors = [{"what": "conv 3x3", "precision": name, "error": error} for name, error in (("a", 4e-7), ("b", 0.01))]
+    workdir.write_json(tmp_path / "steps.json", made | {"results": [step, other]})
+    workdir.write_json(tmp_path / "exactness.json", made | {"results": errors})
+    (tmp_path / "new/docs").mkdir(parents=True)
+    (tmp_path / "new/configs").mkdir()
+    for name in ("steps", "exactness"):
+        (tmp_path / "new/docs" / f"{name}.md").write_text(
+            f"one\n<!-- accelerator-{name} -->\n\n<!-- /accelerator-{name} -->\ntwo\n")
+    pages.update(tmp_path / "new", [], measured=tmp_path)
+    text = (tmp_path / "new/docs/steps.md").read_text()
+    assert "`resnet50`, batch 128, 224x224x3, bfloat16 | ours | 12.3 | 10,373 | 25.0% | 20.0 | 1,024 | 1.00x |" in text
+    assert "| torch | 12.3 | 10,373 |  | 20.0 |  | 1.50x |" in text
+    assert text.endswith("1 x chip, jax 1.2, torch 3.4, commit abc.\n<!-- /accelerator-steps -->\ntwo\n")
+    assert "| conv 3x3 | 4.0e-07 | 1.0e-02 |" in (tmp_path / "new/docs/exactness.md").read_text()
