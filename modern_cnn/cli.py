@@ -249,6 +249,9 @@ def new_workdir(prefix: str = "", config: str = "") -> str:
     return "runs/" + "-".join(filter(None, [prefix, PurePath(file).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
 
 
+flags.disclaim_key_flags()  # a flag that is defined here is the script's own, and stands in its --help
+
+
 def define_trained(required: bool = False) -> flags.FlagHolder[Any]:
     """Define --workdir, and its other name --weights, of a script that reads a trained network."""
     holder = flags.DEFINE(Path(), "workdir", None, "Directory of a trained or imported run, or zoo:NAME, a network "
