@@ -3,9 +3,8 @@
     python scripts/train.py --config=configs/alexnet.py
     python scripts/train.py --config=configs/alexnet.py:alexnet_2012 --config.data.source=folder:DIR
 
-Cost and result on two CPU cores (seed 0, jax 0.10.2; other work ran at the same time, so the time is too long):
-`:alexnet --config.data.image_size=96 --config.epochs=1`, 421 steps in 9 minutes: test accuracy 73.9 %. `alexnet_d2l` at
-that size was still at a loss of 2.29 after 400 steps: without momentum it learns slowly in its first epoch.
+docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
+this family at a size for two CPU cores.
 
 `alexnet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.1): images
 enlarged to 224x224, batch 128, plain SGD at 0.01, 10 epochs. `alexnet` (torchvision's) and `alexnet_2012` have the

@@ -3,9 +3,8 @@
     python scripts/train.py --config=configs/nin.py
     python scripts/train.py --config=configs/nin.py:nin_cifar
 
-Cost and result on two CPU cores (seed 0, jax 0.10.2; other work ran at the same time, so the time is too long):
-`--config.data.image_size=96 --config.epochs=2`, 936 steps in 36 minutes: test accuracy 40.7 % (18.9 % after one epoch:
-without normalisation the loss does not change for about 300 steps).
+docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
+this family at a size for two CPU cores.
 
 `nin_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.3): images enlarged to
 224x224, batch 128, plain SGD at 0.1, 10 epochs. `nin_cifar` and `nin_imagenet` follow the authors' Caffe models: SGD

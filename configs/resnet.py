@@ -4,9 +4,8 @@
     python scripts/train.py --config=configs/resnet.py:resnet20
     python scripts/train.py --config=configs/resnet.py:resnet50 --config.data.source=folder:DIR
 
-Cost and result on two CPU cores (seed 0, jax 0.10.2; other work ran at the same time, so the times are too long):
-`:resnet20 --config.epochs=2 --config.schedule.milestones='(1.0,)'` on CIFAR-10, 702 steps in 29 minutes: test accuracy
-59.7 %. `resnet1202` takes 12 seconds a step at batch 16; a quick test of it is
+docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
+this family at a size for two CPU cores. `resnet1202` takes 12 seconds a step at batch 16; a quick test of it is
 --config.data.source=digits --config.data.batch_size=2.
 
 - `resnet18_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.6): images

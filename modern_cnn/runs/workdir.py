@@ -99,6 +99,20 @@ def _commit() -> str:
     return result.stdout.strip() or "unknown"
 
 
+def _processor() -> str:
+    """Return the cores that this process may use, and of which processor: '2 cores of AMD EPYC, AVX2'."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+        known = {key.strip(): value.strip() for key, _, value in lines}
+    except OSError:  # not Linux
+        known = {}
+    vectors = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"))
+                    if flag in known.get("flags", "").split()), "")
+    name = known.get("model name") or platform.processor() or platform.machine()
+    return f"{cores} core{'s' * (cores > 1)} of {', '.join(filter(None, [name, vectors]))}"
+
+
 def describe_machine() -> dict[str, Any]:
     """Return what a measurement depends on: versions, commit, platform and devices."""
     return {
@@ -106,7 +120,7 @@ def describe_machine() -> dict[str, Any]:
         "commit": _commit(),
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
     }
