@@ -2,6 +2,7 @@
 
 A trial's records are those of its first step, which learns from the initial weights, to its last.
 """
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from modern_cnn.sweeps import report
 
 TIMES = ("first step", "last step")
 STYLES = {"first step": "--", "last step": "-"}
+summarize = functools.cache(summary.summarize)  # many trials have the same network
 
 
 def sizes(trial: Path) -> np.ndarray | None:
@@ -27,7 +29,7 @@ def sizes(trial: Path) -> np.ndarray | None:
         return None
     config, run = workdir.read_run(trial)
     network = models.build(**config["model"], num_classes=run["data"]["num_classes"])
-    layers = [row.name for row in summary.summarize(network, run["data"]["image_shape"]).layers
+    layers = [row.name for row in summarize(network, tuple(run["data"]["image_shape"])).layers
               if row.name in records[0]]
     return np.array([[record[layer] for layer in layers] for record in (records[0], records[-1])])
 
@@ -68,4 +70,5 @@ def draw_picture(directory: Path) -> None:
         axes.set_xlabel("layer (1: at the image)")
         axes.legend(fontsize=7)
     figure.axes[0].set_ylabel("root mean square of the kernel's gradient")
+    figure.suptitle("geometric mean over the seeds; shaded: from the smallest to the largest", fontsize=10)
     figure.savefig(directory / "picture.png", dpi=130)

@@ -4,7 +4,6 @@ An experiment's directory holds a sweep, or several in directories of their own 
 number in front, `1-`, where the order is not the alphabet's); `seconds`, with the seconds that each call of its script
 took and what bash's `times` said after it; and `picture.png` where the experiment has drawn one itself.
 """
-import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from matplotlib.ticker import EngFormatter, LogLocator
 
 from modern_cnn import models
 from modern_cnn.errors import UserError, lookup
-from modern_cnn.inspection import summary
 from modern_cnn.runs import log, workdir
 from modern_cnn.settings import flatten
 from modern_cnn.sweeps import report
@@ -33,7 +31,6 @@ WIDE = 8.0  # a number that varies by more than this factor goes on a logarithmi
 LABELS = {"test_accuracy": "test accuracy (%)", "train_accuracy": "train accuracy (%)",
           "train_loss": "train loss (nats)", "MACs": "multiply-accumulates"}
 PARAGRAPHS = ("Claim", "Source", "Here", "Full size", "Found")
-_summarize = functools.cache(summary.summarize)  # many runs have the same network
 
 
 def read(directory: Path) -> tuple[list[SeedGroup], dict[str, Any]]:
@@ -65,7 +62,7 @@ def _size(path: Path) -> dict[str, int]:
     config, run = workdir.read_run(path)
     options = config["model"] | ({"aux_logits": False} if "aux_logits" in config["model"] else {})  # as it classifies
     network = models.build(**options, num_classes=run["data"]["num_classes"])
-    found = _summarize(network, tuple(run["data"]["image_shape"]))
+    found = gradients.summarize(network, tuple(run["data"]["image_shape"]))
     return {"parameters": found.params, "MACs": found.macs}
 
 

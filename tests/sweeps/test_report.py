@@ -24,6 +24,13 @@ def records(values, split="train"):
             for i, value in enumerate(values, start=1)]
 
 
+@pytest.mark.parametrize(("score", "values", "text"), [
+    ("steps", [150, 250], "200 ± 71"), ("condition", [3, 5], "4.00 ± 1.41"), ("share", [0, 0], "0.00 ± 0.00"),
+    ("first layer", [0.0011, 0.0014], "0.0013 ± 0.0002"), ("test_accuracy", [0.01, 0.03], "2.00 ± 1.41 %")])
+def test_a_small_number_has_two_digits(score, values, text):
+    assert report.figure(score, values) == text
+
+
 def test_mean_and_deviation_over_the_seeds_that_were_done():
     rows = [row(0, 0.1, 0.5), row(1, 0.1, 0.6), row(2, 0.1, 0.7), row(0, 0.3, 0.9), row(1, 0.3, 0, "diverged: x | y")]
     lines = report.table(report.groups_of(rows, [[]] * 5))
