@@ -7,30 +7,31 @@ import inspect
 import json
 import re
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
 
 from modern_cnn import models, settings
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
 from modern_cnn.runs import zoo
-from modern_cnn.sweeps.report import markdown_table
+from modern_cnn.sweeps.report import SeedGroup, deviation, markdown_table
 from scripts.publish import accelerator, blocks, results
 from scripts.publish.blocks import Panel
 
 RECORDS = "results.jsonl"
 DATA = ("Fashion-MNIST", "CIFAR-10")  # what the families are compared on
-# What others report of a family or, with its own name, of a network.
-REPORTED = {
-    "Fashion-MNIST": {page: f"{figure} %, the textbook, one run" for page, figure in {
-        "lenet": "78 to 82", "alexnet": "87.9", "vgg": "92.0", "nin": "79.0", "googlenet": "88.6", "resnet": "89.3",
-        "densenet": "88.5"}.items()},
-    "CIFAR-10": {"resnet20": "91.25 %, He et al. 2015, table 6",
-                 "airbench94": "94.01 %, its author, 200 runs on the original images"}}
+# The textbook's test accuracy on Fashion-MNIST in per cent, by the page of the family: lowest and highest, single runs.
+TEXTBOOK = {"lenet": (78.0, 82.0), "alexnet": (87.9, 87.9), "nin": (79.0, 79.0), "vgg": (92.0, 92.0),
+            "googlenet": (88.6, 88.6), "resnet": (89.3, 89.3), "densenet": (88.5, 88.5)}
+# What others report of a network on CIFAR-10.
+REPORTED = {"resnet20": "91.25 %, He et al. 2015, table 6",
+            "airbench94": "94.01 %, its author, 200 runs on the original images"}
 PIXELS = {"unit": "0 to 1", "symmetric": "-1 to 1", "standard": "standardised"}
 # Networks that a page also shows with other options, and whose these are.
 MORE = {"vgg11_d2l": ({"width": 0.25}, "the textbook's, 7.2.3: the one it trains"),
@@ -165,20 +166,45 @@ def config_fields() -> str:
     return "\n".join(f"## {section}\n\n{markdown_table(lines)}" for section, lines in sections.items())
 
 
+def _best(records: Sequence[results.Record], data: str) -> Iterator[tuple[str, SeedGroup]]:
+    """Yield the page of each family with runs on a data set, and the experiment of the best mean accuracy there."""
+    for page, family in FAMILIES.items():
+        own = [record for record in records if record["data"].startswith(data) and family.made(record)]
+        if family.modules and own:
+            yield page, max(results.experiments(own), key=lambda group: fmean(group.values("accuracy")))
+
+
 def best(records: Sequence[results.Record], configs: results.Configs) -> str:
     """Return the table of the experiment with the best mean accuracy of each family on each data set."""
     lines = [["network", "parameters", "data", "test accuracy", "reported elsewhere", results.COMMAND, "training"]]
     for data in DATA:
-        own = [record for record in records if record["data"].startswith(data)]
-        for page, family in FAMILIES.items():
-            groups = results.experiments(filter(family.made, own)) if family.modules else []
-            if groups:
-                group = max(groups, key=lambda group: fmean(group.values("accuracy")))
-                first, (command, accuracy, took) = group.runs[0].scores, results.cells(group, configs)
-                reported = REPORTED[data].get(first["network"], REPORTED[data].get(page, ""))
-                lines.append([f"[`{first['network']}`]({page}.md)", f"{first['parameters']:,}", first["data"],
-                              f"**{accuracy}**", reported, command, took])
+        for page, group in _best(records, data):
+            first, (command, accuracy, took) = group.runs[0].scores, results.cells(group, configs)
+            reported = REPORTED.get(first["network"], "")
+            if data == "Fashion-MNIST" and page in TEXTBOOK:
+                reported = f"{' to '.join(f'{figure:g}' for figure in sorted({*TEXTBOOK[page]}))} %, the textbook"
+            lines.append([f"[`{first['network']}`]({page}.md)", f"{first['parameters']:,}", first["data"],
+                          f"**{accuracy}**", reported, command, took])
     return markdown_table(lines)
+
+
+def draw_best(records: Sequence[results.Record], out: Path) -> None:
+    """Draw the best of each family on Fashion-MNIST beside the textbook's figures, which lie on a line each."""
+    rows = [*_best(records, "Fashion-MNIST")][::-1]
+    figure = Figure(figsize=(7, 1.0 + 0.35 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    for y, (page, group) in enumerate(rows):
+        values = [100 * value for value in group.values("accuracy")]
+        axes.errorbar(fmean(values), y, xerr=deviation(values), fmt="o", color="tab:blue", capsize=3,
+                      label=None if y else "here, mean ± standard deviation")
+        axes.plot(TEXTBOOK[page], [y, y], "o-", color="tab:gray", markerfacecolor="white",
+                  label=None if y else "the textbook, single runs", zorder=1)
+    axes.set_yticks(range(len(rows)), [group.fields["network"] for _, group in rows])
+    axes.set_xlabel("test accuracy on Fashion-MNIST (%)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower left")
+    figure.savefig(out, dpi=120)
 
 
 def shipped() -> str:
@@ -267,6 +293,7 @@ def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequ
         raise UserError(f"out of date: {', '.join(names)}; run python scripts/pages.py")
     if records != old and not check:
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        draw_best(records, path.with_name("best.png"))
     for page, text in stale.items():
         page.write_text(text)
     return names

@@ -71,8 +71,10 @@ def load(path: Path) -> list[Record]:
 
 
 def _differing(record: Record) -> dict[str, Any]:
-    """Return the fields of a run that are on. The others do not tell runs apart: older versions lack some of them."""
-    return {name: value for name, value in record["config"].items() if value}
+    """Return the fields of a run that differ from their defaults, which older versions lack some of."""
+    defaults = set_fields({name: field.default for name, field in settings.FIELDS.items()})
+    return {name: value for name, value in record["config"].items()
+            if value != defaults.get(name, type(value)())}
 
 
 def merge(old: Sequence[Record], new: Sequence[Record], networks: Sequence[str]) -> list[Record]:

@@ -160,6 +160,8 @@ def test_a_table_has_means_over_seeds_and_commands(tmp_path):
     short = results.read(write_run(tmp_path / "short", max_steps=4, model={"name": "lenet", "width": 0.5}))
     records = results.merge(runs, [again, short], ["lenet"])
     assert len(records) == 4  # the same seed again takes the old one's place
+    newer = {**again, "config": again["config"] | {"optimizer.epsilon": 1e-8}}  # a field that earlier versions lacked
+    assert len(results.merge(records, [newer], ["lenet"])) == 4
     configs = {"configs/mlp.py": {"model.name": "mlp"},
                "configs/lenet.py": {"model.name": "lenet", "epochs": 1, "data.batch_size": 25,
                                     "schedule.name": "constant", "data.source": "fashion_mnist"}}
@@ -193,7 +195,7 @@ def test_the_best_of_each_family(tmp_path):
     same = {"epochs": 1, "data.batch_size": 25, "schedule.name": "constant", "data.source": "fashion_mnist"}
     configs = {"configs/lenet.py": {"model.name": "lenet", **same}}
     first, second = pages.part("best", "results", configs, records).splitlines()[2:]
-    assert first.startswith("| [`lenet`](lenet.md) | 61,706 | Fashion-MNIST | **76.00 ± 1.41 % (n = 2)** | 78 to ")
+    assert first.startswith("| [`lenet`](lenet.md) | 61,706 | Fashion-MNIST | **76.00 ± 1.41 % (n = 2)** | 78 to 82 %")
     assert "| `--config=configs/lenet.py --config.model.width=0.5` | 2 s ± 0 s |" in first
     assert second.startswith("| [`resnet20`](resnet.md) | 61,706 | CIFAR-10 as image files | **50.00 % (n = 1)** | 91")
     assert pages.part("results", "vgg", configs, records) == "None yet."
