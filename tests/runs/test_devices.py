@@ -14,6 +14,7 @@ from modern_cnn import runtime
 from modern_cnn.errors import UserError
 from modern_cnn.runs import loop, record
 from modern_cnn.runs.load import load_run
+from modern_cnn.runs.log import read_norms
 from modern_cnn.training.devices import Devices
 from tests.data import files
 from tests.runs import processes, small
@@ -21,10 +22,11 @@ from tests.runs import processes, small
 # Of what draws for a batch, mixes it, or looks at all of it or of the weights, each kind is in some of the runs.
 STILL = {"augment.rotate": 0.0, "augment.zoom": 0.0, "augment.shift": 0.0}
 RECIPE = STILL | {"augment.cutmix": 1.0, "augment.test_flip": True, "loss.label_smoothing": 0.1,
-                  "optimizer.clip_norm": 1.0, "optimizer.ema_decay": 0.9, "data.image_size": 0}
+                  "optimizer.clip_norm": 1.0, "optimizer.ema_decay": 0.9, "data.image_size": 0,
+                  "log_norms": True}
 ONE, PMAP = {"parallel.count": 1}, {"parallel.compile": "pmap"}
 STREAM = STILL | {"model.norm": "none", "augment.resized_crop": 0.5, "data.stream": True}
-NORM = {"parallel.batch_norm": "device"}
+NORM = {"parallel.batch_norm": "device", "log_norms": True}
 RUNS = {  # fields of the run; which one it must equal
     "recipe": (RECIPE | ONE, None),
     "jit": (RECIPE, "recipe"),
@@ -63,9 +65,10 @@ def end(both, code=0):
 
 
 def result(workdir):
-    """The losses that it wrote down, and its variables."""
+    """The losses that it wrote down, its variables, and the gradients that it wrote down."""
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [record["loss"] for record in records], load_run(workdir).variables
+    gradients = [record["gradient"] for record in read_norms(workdir)]
+    return [record["loss"] for record in records], load_run(workdir).variables, gradients
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,15 @@ def test_losses_and_parameters_are_those_of_one_device(runs, name):
     same(runs[name], runs[RUNS[name][1]])
 
 
+@pytest.mark.parametrize("name", ["jit", "pmap, norm by device"])
+def test_gradients_are_those_of_one_device(runs, name):
+    (_, _, got), (_, _, want) = runs[name], runs[RUNS[name][1]]
+    assert len(got) == len(want) == STEPS
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
+        assert min(ours.values()) > 1e-4
+
+
 def test_two_processes_are_one_device(runs):
     same(runs["two"], runs["plain"])
 
@@ -133,8 +145,9 @@ def test_a_stream_under_pmap_is_that_of_one_device(server, runs, source, tmp_pat
 
 @pytest.mark.slow
 def test_each_of_two_processes_decodes_its_half_of_a_stream(server, runs, source, tmp_path):
-    end(start_two(server, tmp_path, **source, **STREAM))
+    end(start_two(server, tmp_path, **source, **STREAM, log_norms=True))
     same(result(tmp_path), runs["streamed"])
+    assert [min(gradients.values()) > 1e-4 for gradients in result(tmp_path)[2]] == [True] * STEPS
 
 
 @pytest.mark.slow
