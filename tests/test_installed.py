@@ -75,6 +75,15 @@ def test_a_config_that_is_not_there_is_named(site, tmp_path):
     assert "there is no config file 'quickstar'" in result.stderr
 
 
+def test_the_zoo_is_installed(site, tmp_path):
+    code = ("import modern_cnn; module, variables = modern_cnn.load('zoo:lenet_relu_fashion_mnist')\n"
+            "print(modern_cnn.__file__, module.num_classes)")
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600,
+                            env=os.environ | {"PYTHONPATH": str(site)}, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [str(site / "modern_cnn/__init__.py"), "10"]
+
+
 def test_the_extra_is_the_file():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["dynamic"]["optional-dependencies"]["tfds"]["file"] == "requirements-tfds.txt"
