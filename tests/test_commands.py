@@ -36,7 +36,11 @@ def run(words, folder):
         out, _ = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)  # a run saves its step, and later commands of the page find it
-        out, _ = process.communicate(timeout=600)
+        try:
+            out, _ = process.communicate(timeout=600)
+        except subprocess.TimeoutExpired:  # its step takes longer
+            process.kill()
+            return 0, process.communicate()[0]
         if process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
             return 0, out
     return process.returncode, out
