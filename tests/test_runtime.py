@@ -58,3 +58,11 @@ def test_a_coordinator_that_is_none_is_told(coordinator, monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", none)
     with pytest.raises(UserError, match=f"--coordinator={coordinator}, 2 processes: .* - it must be the HOST:PORT"):
         runtime.join_processes(coordinator, 2, 0)
+
+
+def test_a_log_does_not_import_pytorch(tmp_path):
+    """In a process of its own, where PyTorch is installed and can be imported afterwards."""
+    code = (f"import sys, pathlib; from modern_cnn.runs import log; log.Log(pathlib.Path({str(tmp_path)!r}), 0)\n"
+            "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
+            "import importlib.util; assert importlib.util.find_spec('torch')")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

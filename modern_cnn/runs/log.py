@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,25 @@ def _read_records(path: Path, fields: dict[str, type], more: dict[str, type] | N
     return records
 
 
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Let what is imported here find that a package is not installed, unless it is imported already."""
+    absent = sys.modules.setdefault(package, None) is None  # type: ignore[arg-type] - Python's own mark of absence
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[package]
+
+
 class Log:
     """The files of a run's metrics. Opening them drops records beyond `step`: a resumed run writes them again."""
 
     def __init__(self, workdir: Path, step: int):
         # Written in this thread: the thread of SummaryWriter dies on a full disk, and whoever waits for it hangs.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        with _without("torch"):  # which takes seconds to import, only for arrays of its own
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         self._metrics, self._norms = workdir / "metrics.jsonl", workdir / "norms.jsonl"
         for path, records in ((self._metrics, read_metrics(self._metrics)), (self._norms, read_norms(workdir))):
