@@ -5,7 +5,15 @@
 
 Narrow networks and small images: 28x28 pixels, 32x32 and 64x64 where a network needs them. The recipe is the same for
 all and was not tuned: 10 epochs, batch 128, Adam at 1e-3 that falls to 0 by a cosine after one epoch of warm-up,
-pad-and-crop by 2 pixels and flips. Cost and result: *not measured* yet.
+pad-and-crop by 2 pixels and flips.
+Cost and result (seed 0, commit fa5b47ff3a05, jax 0.10.2): minutes of training on one core of an AMD EPYC without
+AVX-512, beside other work, and test accuracy after the last epoch.
+
+    resnet20       64 min   92.50 %
+    densenet_d2l   29 min   91.56 %
+    googlenet      16 min   90.23 %
+    vgg11_bn       42 min   91.73 %
+    alexnet        28 min   90.39 %
 """
 from configs import base
 
