@@ -173,7 +173,7 @@ def gradients(records: Sequence[Mapping[str, Any]], layers: Sequence[str], title
                   label=f"step {record['step']:,}")
     plain_log_axis(axis)
     named = np.unique(np.linspace(0, len(layers) - 1, min(30, len(layers))).round().astype(int))
-    axis.set_xticks(named, [plain(layers[i]) for i in named], rotation=90, fontsize=7)
+    axis.set_xticks(named, [plain(layers[int(i)]) for i in named], rotation=90, fontsize=7)
     axis.set_xlabel("layer, from the image to the class", fontsize=9)
     axis.set_ylabel("root mean square of the gradient", fontsize=9)
     axis.legend(fontsize=8)

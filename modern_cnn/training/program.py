@@ -196,8 +196,8 @@ class Program:
         self.evaluate = make_evaluate(self.spec, self.devices, self._feed, self.plan.batch_size,
                                       settings.augment)
         self._init_key, key = map(jax.random.key_data, jax.random.split(jax.random.key(settings.seed)))
-        make, make_sizes = (partial(each, self._parts, self.spec, self.devices, self._feed)
-                            for each in (make_step, make_gradients))
+        shared = self._parts, self.spec, self.devices, self._feed
+        make, make_sizes = partial(make_step, *shared), partial(make_gradients, *shared)
         if self.devices.pmapped:
             self.step: Step = make(key)
             self.gradients: Gradients = make_sizes(key)

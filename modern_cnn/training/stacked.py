@@ -104,7 +104,8 @@ class StackedProgram:
 
     def _parts_of(self, numbers: dict[str, jax.Array]) -> Parts:
         """Return the parts of the trial with these numbers."""
-        options = {name.removeprefix("model."): value for name, value in numbers.items() if name.startswith("model.")}
+        options: dict[str, Any] = {name.removeprefix("model."): value for name, value in numbers.items()
+                                   if name.startswith("model.")}
         return make_parts(self.settings.replace(numbers), self.spec, self.devices, self.module.clone(**options))
 
     def _count(self, own: tuple, shared: tuple) -> Metrics:

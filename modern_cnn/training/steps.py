@@ -49,8 +49,9 @@ def kernel_gradients(state: TrainState, batch: Batch, key: jax.Array, *, label_s
     blocks of a scan, whose kernels are one array, count as one layer.
     """
     gradients, _, _ = _mean_gradients(state, batch, key, label_smoothing, accumulate, axis_name)
-    return {"/".join(path).removesuffix("/kernel"): jnp.sqrt(jnp.mean(jnp.square(gradient)))
-            for path, gradient in flatten_dict(gradients).items() if path[-1].endswith("kernel")}
+    flat: dict[str, Any] = flatten_dict(gradients, sep="/")
+    return {path.removesuffix("/kernel"): jnp.sqrt(jnp.mean(jnp.square(gradient)))
+            for path, gradient in flat.items() if path.endswith("kernel")}
 
 
 def _mean_gradients(state: TrainState, batch: Batch, key: jax.Array, label_smoothing: float | jax.Array,

@@ -171,17 +171,17 @@ def gridding_experiment(directory: Path, seeds: int = 3) -> None:
         "receptive field (pixels)": found.size, "with influence": int((found > 0).sum()),
         "share with influence (%)": 100 * float((found > 0).mean())}) for (name, seed), found in maps.items()])
     figure = Figure(figsize=(3.3 * len(STACKS) + 0.8, 3.7), layout="constrained")
-    panels, reach, shown = figure.subplots(1, len(STACKS)), max(map(sum, STACKS.values())), None
+    panels, reach, shown = figure.subplots(1, len(STACKS)), max(map(sum, STACKS.values())), []
     for axes, name in zip(panels, STACKS, strict=True):
         mean = np.mean([maps[name, seed] / maps[name, seed].max() for seed in range(seeds)], axis=0)
         radius = sum(STACKS[name]) + 0.5
-        shown = axes.imshow(np.ma.masked_equal(mean, 0), vmin=0, vmax=1, cmap="viridis",
-                            extent=(-radius, radius, radius, -radius))
+        shown.append(axes.imshow(np.ma.masked_equal(mean, 0), vmin=0, vmax=1, cmap="viridis",
+                                 extent=(-radius, radius, radius, -radius)))
         axes.set(xlim=(-reach - 1, reach + 1), ylim=(reach + 1, -reach - 1), xticks=range(-reach, reach + 1, 3),
                  yticks=range(-reach, reach + 1, 3))
         axes.add_patch(Rectangle((-radius, -radius), 2 * radius, 2 * radius, fill=False, color="tab:red"))
         axes.set_xlabel("pixels from the output's place")
         axes.set_title(f"rates {name}: {(mean > 0).sum()} of {mean.size} pixels", fontsize=10)
-    figure.colorbar(shown, ax=panels, label="influence, of the largest")
+    figure.colorbar(shown[0], ax=panels, label="influence, of the largest")
     figure.suptitle("pixels that have an influence on one output; white: none; red: the receptive field", fontsize=10)
     figure.savefig(directory / "picture.png", dpi=130)
