@@ -15,6 +15,14 @@ import numpy as np
 PATH = Path(__file__).with_suffix(".npz")
 
 
+def images_of(name):
+    """The name of the stored images that a network of the zoo takes: 'Fashion-MNIST 28x28x1'."""
+    from modern_cnn.runs import zoo
+
+    card = zoo.card(name)
+    return f"{card['data'].split(' as ')[0]} {'x'.join(map(str, card['run']['data']['image_shape']))}"
+
+
 def logits(name, images):
     """The logits float32 [N, classes] of a network of the zoo for images uint8 [N, H, W, C]."""
     from modern_cnn.runs.load import load_run
@@ -42,12 +50,12 @@ def main(*sets):
     found = dict(np.load(PATH)) if PATH.exists() else {}
     sources = dict(each.split("=", 1) for each in sets)
     for name in zoo.names():
-        data = zoo.card(name)["data"].split(" as ")[0]
+        data = images_of(name).split()[0]
         if data in sources:
             source = {"source": sources[data]} if sources[data] else None
             dataset = load.load_data(f"zoo:{name}", "test", source)
             images, _ = load.examples(dataset, "test", np.linspace(0, dataset.spec.sizes["test"] - 1, 16).astype(int))
-            found |= {f"{data} images": images, name: logits(name, images)}
+            found |= {images_of(name): images, name: logits(name, images)}
     np.savez_compressed(PATH, **found | {"compiler": np.array(compiler())})
 
 

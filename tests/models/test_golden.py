@@ -37,7 +37,7 @@ STAGES = {
 
 
 def test_every_stored_file_is_compared():
-    others = {"keras_resnet", "keras_adam"}  # the first is below, the second in test_optim
+    others = {"keras_resnet", "keras_adam", "zoo"}  # below, in test_optim, and in test_zoo
     assert {path.stem for path in GOLDEN.glob("*.npz")} == {*STORED, *others}
     assert STAGES.keys() == STORED.keys()
 

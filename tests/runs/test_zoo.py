@@ -22,7 +22,7 @@ SOURCES = {"Fashion-MNIST": "fashion_mnist", "CIFAR-10": os.environ.get("MODERN_
 
 
 def data_of(name):
-    return zoo.card(name)["data"].split(" as ")[0]
+    return golden.images_of(name).split()[0]
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -48,7 +48,7 @@ def test_all_of_them_are_small():
 @pytest.mark.parametrize("name", zoo.names())
 def test_logits_of_sixteen_images(name):
     """To the bit where the compiler makes the same program, and within rounding everywhere."""
-    found = golden.logits(name, ARRAYS[f"{data_of(name)} images"])
+    found = golden.logits(name, ARRAYS[golden.images_of(name)])
     if str(ARRAYS["compiler"]) == golden.compiler():
         np.testing.assert_array_equal(found, ARRAYS[name])
     np.testing.assert_allclose(found, ARRAYS[name], atol=1e-5 * abs(ARRAYS[name]).max(), rtol=0)
