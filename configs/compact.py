@@ -13,6 +13,7 @@ AVX-512, beside other work, and test accuracy after the last epoch.
     densenet_d2l   29 min   91.56 %
     googlenet      16 min   90.23 %
     vgg11_bn       42 min   91.73 %
+    nin_cifar      34 min   86.53 %
     alexnet        28 min   90.39 %
 """
 from configs import base
