@@ -102,15 +102,8 @@ def _commit() -> str:
 def _processor() -> str:
     """Return the cores that this process may use, and of which processor: '2 cores of AMD EPYC, AVX2'."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
-        known = {key.strip(): value.strip() for key, _, value in lines}
-    except OSError:  # not Linux
-        known = {}
-    vectors = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"))
-                    if flag in known.get("flags", "").split()), "")
-    name = known.get("model name") or platform.processor() or platform.machine()
-    return f"{cores} core{'s' * (cores > 1)} of {', '.join(filter(None, [name, vectors]))}"
+    name = runtime.cpu_info().get("model name") or platform.processor() or platform.machine()
+    return f"{cores} core{'s' * (cores > 1)} of {', '.join(filter(None, [name, runtime.cpu_vectors()]))}"
 
 
 def describe_machine() -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from modern_cnn.errors import UserError, lookup
-from modern_cnn.weights import files
 
 PREFIX = "zoo:"
 FOLDER = Path(__file__).resolve().parents[1] / "zoo"
@@ -37,6 +36,8 @@ def card(name: str) -> dict[str, Any]:
 
 def weights(name: str) -> dict[str, Any]:
     """Return the variables of a network, as float32 arrays. Raise UserError if the file is not that of the card."""
+    from modern_cnn.weights import files  # a training run, which asks for `named`, reads no weights
+
     path = FOLDER / f"{name}.safetensors"
     if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != card(name)["sha256"]:
         raise UserError(f"{path} is missing or damaged: install the package again")
@@ -45,6 +46,8 @@ def weights(name: str) -> dict[str, Any]:
 
 def write(name: str, variables: dict[str, Any], content: dict[str, Any], dtype: str) -> None:
     """Write a network, its numbers as `dtype`, and its card of this `content`."""
+    from modern_cnn.weights import files
+
     path, flat = FOLDER / f"{name}.safetensors", flatten_dict(variables, sep="/")
     files.write_state_dict(path, {key: files.as_array(leaf).astype(dtype) for key, leaf in sorted(flat.items())})
     digest = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "stored_as": dtype}

@@ -12,6 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from modern_cnn import runtime
+
 PATH = Path(__file__).with_suffix(".npz")
 
 
@@ -35,12 +37,7 @@ def logits(name, images):
 
 def compiler():
     """What the bits of a sum depend on: the widest vectors of the CPU, the version of jax, and its flags."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        flags = []
-    vectors = next((name for name in ("avx512f", "avx2") if name in flags), "unknown")
-    return f"{vectors}, jax {jax.__version__}, {os.environ['XLA_FLAGS']}"
+    return f"{runtime.cpu_vectors()}, jax {jax.__version__}, {os.environ['XLA_FLAGS']}"
 
 
 def main(*sets):
