@@ -1,8 +1,16 @@
 """Convolutional networks that made the field, in JAX and Flax. Importing it sets and starts nothing."""
+import importlib
 from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the part of the package that notebooks use, when it is first asked for."""
+    if name not in ("data", "functional", "layers", "models"):
+        raise AttributeError(f"module 'modern_cnn' has no attribute {name!r}")
+    return importlib.import_module(f"modern_cnn.{name}")
 
 
 def load(workdir: str | Path) -> tuple[Any, dict[str, Any]]:

@@ -50,9 +50,8 @@ OTHER = flags.DEFINE(cli.Path(), "other", None, "For surface: another run of the
 
 def main() -> None:
     runtime.configure()
-    from modern_cnn import settings
+    from modern_cnn import settings, zoo
     from modern_cnn.inspection import views
-    from modern_cnn.runs import zoo
 
     what, workdir = WHAT.value, WORKDIR.value
     if not OUT.value and not workdir:

@@ -36,7 +36,8 @@ LICENCES = {"Fashion-MNIST": "MIT (Zalando SE)", "digits": "CC BY 4.0 (UCI, opti
 
 def add(name: str, directory: str, store: str, data: str | None = None) -> dict[str, Any]:
     """Store the result of a run in the zoo, score what is stored on the test split, and return the card."""
-    from modern_cnn.runs import load, workdir, zoo
+    from modern_cnn import zoo
+    from modern_cnn.runs import load, workdir
     from scripts.publish import pages, results
 
     record, trained = results.read(Path(directory)), load.load_run(directory)
@@ -74,7 +75,7 @@ def rows(cards: list[dict[str, Any]]) -> list[list[str]]:
 
 def main() -> None:
     runtime.configure()
-    from modern_cnn.runs import zoo
+    from modern_cnn import zoo
 
     if bool(ADD.value) != bool(WORKDIR.value):
         raise UserError("--add=NAME and --workdir=DIR belong together")

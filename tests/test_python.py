@@ -2,12 +2,13 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import modern_cnn
-import modern_cnn.data
 from modern_cnn.errors import UserError
 from modern_cnn.runs import load, log
 
@@ -41,6 +42,15 @@ def test_arrays_without_a_run():
         modern_cnn.data.load("digits", "validation")
     with pytest.raises(UserError, match="is not the workdir of a run"):
         modern_cnn.data.load("digits", like="/nowhere")
+
+
+def test_the_parts_are_imported_when_they_are_asked_for():
+    code = ("import modern_cnn, sys; assert 'jax' not in sys.modules\n"
+            "modern_cnn.models.build('lenet'), modern_cnn.data.load\n"
+            "modern_cnn.functional.max_pool, modern_cnn.layers.Conv")
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="modern_cnn' has no attribute 'model'"):
+        modern_cnn.model  # noqa: B018
 
 
 def test_a_notebook_shows_scores_and_curves(result):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from modern_cnn import zoo
 from modern_cnn.data import augment, cache, decoding, download, folders, formats, streamed
 from modern_cnn.data.resident import Resident, spaced
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
@@ -209,16 +210,19 @@ def load_arrays(source: str, split: str = "test", like: str | Path = "",
                 **fields: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return (images float32 [N, H, W, C], normalised, and labels int32 [N]) of a split of a data set in memory.
 
-    `fields` are others of the `data` section: image_size=28, normalize="standard". With `like`, the workdir of a run,
-    size, channels, normalisation and the numbers of the classes are those that its network has learnt. Raise UserError
-    if there is no such set or split, or `like` is no workdir.
+    `fields` are others of the `data` section: image_size=28, normalize="standard". With `like`, the workdir of a run or
+    zoo:NAME, size, channels, normalisation and the numbers of the classes are those that its network has learnt. Raise
+    UserError if there is no such set, split or zoo network, or `like` is no workdir.
     """
     if not like:
         dataset = load(Data(source, **fields))
         shape, mean, std = dataset.spec.image_shape, dataset.spec.mean, dataset.spec.std
     else:
         try:
-            config, run = (parse_json((Path(like) / f"{name}.json").read_bytes())["data"] for name in ("config", "run"))
+            name = zoo.named(like)
+            files = zoo.card(name) if name else {file: parse_json((Path(like) / f"{file}.json").read_bytes())
+                                                 for file in ("config", "run")}
+            config, run = files["config"]["data"], files["run"]["data"]
             shape, mean, std, names = (run[name] for name in ("image_shape", "mean", "std", "class_names"))
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise UserError(f"{like} is not the workdir of a run: cannot read its files ({e})") from e

@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from modern_cnn import models, settings
+from modern_cnn import models, settings, zoo
 from modern_cnn.data import sources
 from modern_cnn.data.sources import Dataset
 from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError, some
-from modern_cnn.runs import workdir, zoo
+from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
 from modern_cnn.settings import Settings
 from modern_cnn.training import finetune

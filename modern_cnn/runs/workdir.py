@@ -14,10 +14,9 @@ from typing import Any, get_args, get_origin
 
 import jax
 
-from modern_cnn import runtime, settings
+from modern_cnn import runtime, settings, zoo
 from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError, parse_json, sealed
-from modern_cnn.runs import zoo
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from modern_cnn import models, settings
+from modern_cnn import models, settings, zoo
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
-from modern_cnn.runs import zoo
 from modern_cnn.sweeps.report import SeedGroup, deviation, markdown_table
 from scripts.publish import accelerator, blocks, results
 from scripts.publish.blocks import Panel

@@ -19,7 +19,7 @@ PATH = Path(__file__).with_suffix(".npz")
 
 def images_of(name):
     """The name of the stored images that a network of the zoo takes: 'Fashion-MNIST 28x28x1'."""
-    from modern_cnn.runs import zoo
+    from modern_cnn import zoo
 
     card = zoo.card(name)
     return f"{card['data'].split(' as ')[0]} {'x'.join(map(str, card['run']['data']['image_shape']))}"
@@ -41,7 +41,8 @@ def compiler():
 
 
 def main(*sets):
-    from modern_cnn.runs import load, zoo
+    from modern_cnn import zoo
+    from modern_cnn.runs import load
     from tests import conftest  # noqa: F401 - it sets XLA_FLAGS
 
     found = dict(np.load(PATH)) if PATH.exists() else {}

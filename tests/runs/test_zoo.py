@@ -11,8 +11,10 @@ import pytest
 
 import modern_cnn
 from configs import base
+from modern_cnn import zoo
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load, loop, zoo
+from modern_cnn.runs import load, loop
+from tests.data import files
 from tests.golden import zoo as golden
 
 SMALL = "lenet_relu_fashion_mnist"
@@ -67,6 +69,19 @@ def test_unknown_names_and_damaged_files(tmp_path, monkeypatch):
         file.write(bytes([last ^ 1]))
     with pytest.raises(UserError, match="missing or damaged: install the package again"):
         modern_cnn.load(f"zoo:{SMALL}")
+
+
+def test_arrays_that_fit_a_network_of_the_zoo(tmp_path):
+    """In its size, its normalisation and its numbering of the classes, of which the folder has only two."""
+    files.write_images(tmp_path / "test", ("truck", "cat"), 3, size=(32, 32))
+    files.write_images(tmp_path / "train", ("truck", "cat"), 3, size=(32, 32))
+    images, labels = modern_cnn.data.load(f"folder:{tmp_path}", like="zoo:airbench94_cifar10")
+    assert sorted(labels) == [3] * 3 + [9] * 3
+    plain, _ = modern_cnn.data.load(f"folder:{tmp_path}")
+    card = zoo.card("airbench94_cifar10")
+    np.testing.assert_allclose(images, (plain - np.array(card["mean"])) / np.array(card["std"]), atol=1e-5)
+    with pytest.raises(UserError, match="no zoo network 'lenet'"):
+        modern_cnn.data.load("digits", like="zoo:lenet")
 
 
 def test_nothing_trains_into_the_zoo():

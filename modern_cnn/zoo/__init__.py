@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from modern_cnn.errors import UserError, lookup
 
 PREFIX = "zoo:"
-FOLDER = Path(__file__).resolve().parents[1] / "zoo"
+FOLDER = Path(__file__).resolve().parent
 
 
 def named(workdir: str | Path) -> str:
