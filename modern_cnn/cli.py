@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from modern_cnn import runtime, settings
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, lack_of_memory
 
 
 class _Console(logging.Handler):
@@ -183,6 +183,11 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
             main(*argv[1:])
         except UserError as e:
             _fail(e, 1)
+        except Exception as e:
+            if lack := lack_of_memory(e):
+                _fail(f"out of memory ({lack}): make the batch or the images smaller (config.accumulate goes through "
+                      "the batch of a training step in parts)", 1)
+            raise
 
     def interrupt(number: int, _: Any) -> NoReturn:
         interrupted.append(number)  # an import may turn the exception into another

@@ -1,6 +1,7 @@
 """Errors in what the user gives: one line that says what is wrong, where, and what to do."""
 import difflib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -19,6 +20,13 @@ class UserError(ValueError):
     def __init__(self, text: object):
         line = " ".join(str(text).splitlines())
         super().__init__(line if len(line) <= 600 else f"{line[:400]} ... {line[-190:]}")
+
+
+def lack_of_memory(error: object) -> str:
+    """Return what XLA or NumPy says of the memory that it did not get, on one line; '' for any other error."""
+    text = " ".join(str(error).split())[:300]
+    lacks = isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED.*(memory|allocat)", text, re.IGNORECASE)
+    return (text or type(error).__name__) if lacks else ""
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:

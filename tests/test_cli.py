@@ -121,6 +121,15 @@ def test_config_file_that_raises(script, tmp_path):
         refused(script("train.py", f"--config={tmp_path}/own.py"), 2, *words)
 
 
+@pytest.mark.parametrize("lack", [
+    "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 32824642624 bytes.')", "MemoryError()"])
+def test_too_little_memory(lack):
+    code = f"import jax\nfrom modern_cnn import cli\ndef main():\n    raise {lack}\ncli.run(main)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    said = "32824642624 bytes" if "jax" in lack else "MemoryError"
+    refused(Result(result.returncode, result.stdout, result.stderr), 1, "out of memory", said, "config.accumulate")
+
+
 def test_evaluate_without_a_run(script, tmp_path):
     refused(script("evaluate.py"), 2, "--workdir is missing")
     refused(script("evaluate.py", "--workdir=nowhere"), 1, "nowhere is not a run's workdir", "config.json")

@@ -19,7 +19,7 @@ from typing import Any
 import ml_collections
 
 from modern_cnn import settings
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, lack_of_memory
 from modern_cnn.runs import loop, workdir
 from modern_cnn.runs.log import read_metrics
 from modern_cnn.runs.record import NotFinite
@@ -162,9 +162,9 @@ def _status(outcome: Outcome) -> str:
         return outcome
     if isinstance(outcome, NotFinite):
         return f"{DIVERGED}: the loss is not finite at step {outcome.step}"
+    if lack := lack_of_memory(outcome):
+        return f"failed: out of memory ({lack})"
     text = " ".join(str(outcome).split())[:300] or type(outcome).__name__
-    if "RESOURCE_EXHAUSTED" in text or isinstance(outcome, MemoryError):
-        return f"failed: out of memory ({text})"
     return f"failed: {text}" if isinstance(outcome, UserError) else f"failed: {type(outcome).__name__}: {text}"
 
 
