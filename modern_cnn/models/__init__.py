@@ -71,10 +71,11 @@ def _wanted(option: str, kind: Any, value: Any) -> str:
         return "" if right else f"a number of at least {low} and {'below 1' if high < 1 else f'at most {high}'}"
     if kind is int:
         low = 0 if option in ("padding", "pooled_size", "bottleneck") else 1
-        return "" if _is_number(value, Integral) and low <= value <= _LARGEST else f"a whole number of at least {low}"
+        right = _is_number(value, Integral) and low <= value <= _LARGEST
+        return "" if right else f"a whole number from {low} to {_LARGEST:,}"
     if Sequence[int] in kinds:
         right = isinstance(value, tuple) and all(_is_number(part, Integral) and 1 <= part <= _LARGEST for part in value)
-        return "" if right and (value or option == "hidden") else "whole numbers of at least 1: (2, 2)"
+        return "" if right and (value or option == "hidden") else f"whole numbers from 1 to {_LARGEST:,}: (2, 2)"
     return "" if callable(value) or typing.get_origin(kind) is not Callable else "a function"
 
 

@@ -199,7 +199,7 @@ def test_no_width_leaves_a_layer_without_channels():
     for width in (0, -1.0, float("inf")):
         with pytest.raises(UserError, match=rf"width={width}.* must be (above 0|a number of at least 0)"):
             initialised(build("resnet20", width=width), (1, 8, 8, 3))
-    with pytest.raises(UserError, match=r"stage_features=\(0, 8, 8\) .* must be whole numbers of at least 1"):
+    with pytest.raises(UserError, match=r"stage_features=\(0, 8, 8\) .* must be whole numbers from 1 to 1,000,000"):
         initialised(build("resnet20", stage_features=(0, 8, 8)), (1, 8, 8, 3))
 
 
@@ -254,7 +254,7 @@ NORMALISED = ("lenet", "lenet_relu", "alexnet", "vgg11", "nin_d2l", "googlenet",
     ("resnet18", {"stride_in_1x1": True}, "stride_in_1x1 .* 'residual'"),
     ("lenet", {"activation": "rleu"}, "no activation 'rleu'; did you mean 'relu'"),
     ("googlenet", {"branches": (1, 5)}, r"branches=\(1, 5\) must be some of \(1, 2, 3, 4\)"),
-    ("googlenet", {"branches": ()}, r"branches=\(\) .* must be whole numbers of at least 1"),
+    ("googlenet", {"branches": ()}, r"branches=\(\) .* must be whole numbers from 1 to 1,000,000"),
     *(("densenet121", {"compression": share}, f"compression={share} must be above 0 and at most 1")
       for share in (0, 1.5)),
     ("densenet121", {"compression": float("nan")}, "compression=nan .* must be a number of at least 0"),

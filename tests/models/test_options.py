@@ -281,12 +281,15 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(("name", "options", "words"), [
-    ("mlp", {"hidden_sizes": ()}, "whole numbers of at least 1"), ("mlp", {"hidden_sizes": 7}, "whole numbers"),
-    ("alexnet", {"hidden": (0,)}, "whole numbers of at least 1"), ("alexnet", {"hidden": (2.5,)}, "whole numbers"),
+    ("mlp", {"hidden_sizes": ()}, "whole numbers from 1 to 1,000,000"), ("mlp", {"hidden_sizes": 7}, "whole numbers"),
+    ("mlp", {"hidden_sizes": (2_000_000,)}, "from 1 to 1,000,000"),
+    ("alexnet", {"hidden": (0,)}, "whole numbers from 1 to 1,000,000"),
+    ("alexnet", {"hidden": (2.5,)}, "whole numbers"),
     ("resnet18", {"stage_sizes": (0, 0, 0, 0)}, "whole numbers"),
     ("resnet18", {"stage_sizes": "2222"}, "whole numbers"),
-    ("resnet18", {"stage_sizes": [1, -1, 1, 1]}, "whole numbers of at least 1"),
-    ("densenet121", {"growth": 2.5}, "a whole number of at least 1"), ("lenet", {"padding": -1}, "of at least 0"),
+    ("resnet18", {"stage_sizes": [1, -1, 1, 1]}, "whole numbers from 1 to 1,000,000"),
+    ("densenet121", {"growth": 2.5}, "a whole number from 1 to 1,000,000"),
+    ("lenet", {"padding": -1}, "from 0 to 1,000,000"),
     ("googlenet", {"aux_logits": 7}, "True or False"), ("resnet18", {"scan": "yes"}, "True or False"),
     ("mlp", {"dropout_rate": 7}, "at least 0 and below 1"), ("mlp", {"dropout_rate": 1.0}, "at least 0 and below 1"),
     ("mlp", {"dropout_rate": NAN}, "at least 0 and below 1"), ("lenet", {"width": "half"}, "a number of at least 0"),

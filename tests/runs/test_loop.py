@@ -266,7 +266,7 @@ def test_checkpoints_by_steps_count_epoch_ends_too(config, tmp_path):
     ("optimizer.ema_decay", 2.0, r"ema_decay=2\.0 must be a number between 0 and 0\.999999"),
     ("optimizer.clip_norm", -1.0, r"clip_norm=-1\.0 must be a number between 0 and"),
     ("model.dropout_rate", 1.5, r"dropout_rate=1\.5 of the network 'mlp' must be a number of at least 0 and below 1"),
-    ("model.hidden_sizes", (0,), r"hidden_sizes=\(0,\) .* must be whole numbers of at least 1"),
+    ("model.hidden_sizes", (0,), r"hidden_sizes=\(0,\) .* must be whole numbers from 1 to 1,000,000"),
     ("model.num_classes", 3, r"the data say how many classes there are \(config\.data\.num_classes\)"),
     ("model.dtype", jnp.bfloat16, "write a dtype by its name"),
     ("data.batch_size", 1438, "batch_size=1438 is more than the 1437 training images of digits"),
