@@ -97,7 +97,8 @@ def _in_parts(gradient: Callable, count: int, state: TrainState, batch: Batch,
     parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
 
     def add(carried, part):
-        total, collections, metrics = carried
+        # Without the barrier XLA's CPU compiler computes all parts side by side, in the memory of the whole batch.
+        (total, collections, metrics), part = lax.optimization_barrier((carried, part))
         gradients, (collections, new) = gradient(state.params, collections, part[1], jax.random.fold_in(key, part[0]))
         return (jax.tree.map(jnp.add, total, gradients), collections, metrics.merge(new)), None
 

@@ -180,6 +180,14 @@ def test_mixed_batches_in_parts_are_the_same_step():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_parts_take_the_memory_of_one():
+    batch = {"image": jax.ShapeDtypeStruct((256, 28, 28, 1), "float32"),
+             "label": jax.ShapeDtypeStruct((256,), "int32")}
+    taken = [step.lower(lenet(), batch, KEY, accumulate=parts).compile().memory_analysis().temp_size_in_bytes
+             for parts in (1, 4)]
+    assert taken[1] < 0.4 * taken[0], taken
+
+
 class Normed(nn.Module):
     """Batch norm of the pixels, then one dense layer."""
 
