@@ -1,6 +1,10 @@
 """Score a trained run on its test split, or another. The last line is a JSON object with accuracy, loss and count.
 
     python scripts/evaluate.py --workdir=runs/mine
+    python scripts/evaluate.py --workdir=runs/mine --report=runs/mine/report
+
+The report is a page, report.html, with figures by class, the confusion matrix, the worst images and the calibration.
+Beside it are its tables as CSV and its pictures as PNG.
 """
 import json
 import sys
@@ -17,16 +21,25 @@ WORKDIR = cli.define_trained(required=True)
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 SOURCE = flags.DEFINE_string("source", None, "Data source to score on, by default that of the run, e.g. idx:DIR.")
 LAYOUT = flags.DEFINE_enum("layout", "auto", ["auto", "splits", "classes"], "What the folders in folder:DIR are.")
+REPORT = flags.DEFINE(cli.Path(), "report", None, "Folder to write a report into: figures by class, confusions, the "
+                      "worst images, calibration.")
 
 
 def main() -> None:
     if SOURCE.value == "":
         raise UserError("--source is empty; is a shell variable unset?")
     runtime.configure()
-    from modern_cnn.runs.load import evaluate_workdir
-
     data = {"source": SOURCE.value, "layout": LAYOUT.value} if SOURCE.value else None
-    print(json.dumps(evaluate_workdir(WORKDIR.value, SPLIT.value, data)))
+    if REPORT.value:
+        from modern_cnn.reuse import report
+
+        scores = report.write(Path(REPORT.value), WORKDIR.value, SPLIT.value, data)
+        print(f"{Path(REPORT.value) / 'report.html'} has the report")
+    else:
+        from modern_cnn.runs.load import evaluate_workdir
+
+        scores = evaluate_workdir(WORKDIR.value, SPLIT.value, data)
+    print(json.dumps(scores))
 
 
 if __name__ == "__main__":

@@ -144,15 +144,17 @@ def test_evaluate_on_splits_and_sources_that_do_not_exist(script, tmp_path):
     trained = script("train.py", f"--config={ROOT}/configs/mlp.py", "--config.data.source=digits",
                      "--config.max_steps=1", "--config.test_every_epoch=False", run)
     assert trained.code == 0, trained.err
-    scored = script("evaluate.py", run)
-    assert json.loads(scored.out.splitlines()[-1])["count"] == 360
+    for flags in ([], ["--report=report"]):
+        scored = script("evaluate.py", run, *flags)
+        assert json.loads(scored.out.splitlines()[-1])["count"] == 360
+        assert (tmp_path / "report" / "report.html").exists() == bool(flags)
     refused(script("evaluate.py", run, "--split=tset"), 1, "no split 'tset'", "train, test")
     refused(script("evaluate.py", run, "--source=idx:/no/such"), 1, "no directory /no/such")
 
 
 @pytest.mark.parametrize(("name", "flags"), [
     ("train.py", ["--config", "--workdir", "--profile", "--debug_nans"]),
-    ("evaluate.py", ["--workdir", "--weights", "--split", "--source"]),
+    ("evaluate.py", ["--workdir", "--weights", "--split", "--source", "--report"]),
     ("summarize.py", ["--model", "--image_size", "--option", "--json", "--list"]),
     ("import_weights.py", ["--model", "--weights", "--workdir", "--export", "--classes"]),
     ("export.py", ["--workdir", "--out", "--format", "--platforms"]),

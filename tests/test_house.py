@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "weights": {"weights", "models", "errors"},
     "zoo": {"weights", "errors"},
     "inspection": {"inspection", "runs", "data", "functional", "errors", "settings", "cli"},
-    "reuse": {"reuse", "runs", "training", "data", "functional", "errors", "cli"},
+    "reuse": {"reuse", "inspection", "runs", "training", "data", "functional", "errors", "cli"},
     "__init__": {"runs", "runtime"},
 }
 

@@ -114,6 +114,25 @@ def resolve(source: str, manual_dir: str = "") -> tuple[str, str]:
     return kind, str(directory)
 
 
+def keep_out(directory: Path, config: Data, flag: str) -> None:
+    """Raise UserError if the directory of a flag, 'workdir', lies in the folder of the data, and would be read."""
+    kind, place = resolve(config.source, config.manual_dir)
+    if kind in formats.READERS and directory.resolve().is_relative_to(Path(place).resolve()):
+        raise UserError(f"the {flag} {directory} lies in the folder of the data, {place}, where its files would be "
+                        f"part of the data: choose another --{flag}")
+
+
+def file_names(config: Data, split: str) -> list[str]:
+    """Return the path of each image in a split of `load(config)`, in its order; [] if they are not files of their own.
+
+    Raise UserError as `load`.
+    """
+    if resolve(config.source, config.manual_dir)[0] != "folder":
+        return []
+    listed = dataclasses.replace(config, stream=True, image_size=config.image_size or 1, normalize="unit")
+    return list(map(str, load(listed).splits[split].paths))
+
+
 def _keep_size(splits: Mapping[str, Arrays], config: Data) -> bool:
     shapes = (images.shape for images, _ in splits.values())
     return decoding.keep_size(config.image_size, *shapes, scaled=config.resize)

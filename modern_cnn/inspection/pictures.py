@@ -228,3 +228,40 @@ def augmented(images: np.ndarray, names: Sequence[str], draws: np.ndarray, title
     axes[0, 0].set_title(plain(f"original\n{names[0]}"), fontsize=9)
     axes[0, columns // 2].set_title("augmented", fontsize=9)
     return _save(figure, title, path)
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str], title: str, path: Path) -> Path:
+    """Draw a confusion matrix int [K, K], true classes in its rows; the colour is the share of the row.
+
+    Up to 50 classes are named, and up to 25 have their counts in the fields.
+    """
+    count = len(matrix)
+    side = float(np.clip(0.36 * count + 2.4, 4.5, 14))
+    figure, axes = _panels(side, side, 1, 1)
+    axis, shares = axes[0, 0], matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    if count <= 50:
+        short = [plain(name if len(name) <= 20 else f"{name[:18]}...") for name in names]
+        axis.set_xticks(range(count), short, rotation=90, fontsize=8)
+        axis.set_yticks(range(count), short, fontsize=8)
+    for row, column in np.argwhere(matrix) if count <= 25 else ():
+        axis.text(column, row, f"{matrix[row, column]}", ha="center", va="center", fontsize=8,
+                  color="white" if shares[row, column] > 0.5 else "black")
+    axis.set_xlabel("predicted class", fontsize=9)
+    axis.set_ylabel("true class", fontsize=9)
+    return _save(figure, title, path)
+
+
+def reliability(confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, title: str, path: Path) -> Path:
+    """Draw the accuracy of predictions by their confidence, [B] means of bins, above how many images a bin has."""
+    figure, axes = _panels(4.8, 5.4, 2, 1, sharex=True, height_ratios=(3, 1))
+    top, bottom = axes[:, 0]
+    top.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":", label="as confident as right")
+    top.plot(confidence, accuracy, marker="o", markersize=4, linewidth=1.4, label="this network")
+    bottom.vlines(confidence, 0, counts, linewidth=6)
+    top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
+    bottom.set(ylim=(0, None), ylabel="images", xlabel="confidence: probability of the predicted class")
+    top.legend(fontsize=8, loc="upper left")
+    for axis in (top, bottom):
+        axis.grid(alpha=0.3)
+    return _save(figure, title, path)

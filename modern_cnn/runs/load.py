@@ -20,10 +20,11 @@ from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError, some
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
-from modern_cnn.settings import Settings
+from modern_cnn.settings import Data, Settings
 from modern_cnn.training import finetune
 from modern_cnn.training.devices import Devices
-from modern_cnn.training.program import make_evaluate
+from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.program import make_evaluate, make_predict
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -84,25 +85,60 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     state = TrainState(jnp.int32(0), variables.pop("params"), variables, (), trained.module, optax.identity())
     evaluate = make_evaluate(dataset.spec, devices, dataset.feed(devices), trained.settings.data.batch_size,
                              trained.settings.augment)
-    metrics = evaluate(devices.replicate(state), split)
-    means = metrics.means(dataset.spec.num_classes)
+    return _scores(trained, split, evaluate(devices.replicate(state), split), dataset.spec.num_classes)
+
+
+def _scores(trained: TrainedRun, split: str, metrics: Metrics, num_classes: int) -> dict[str, Any]:
+    means = metrics.means(num_classes)
     return {"split": split, "step": trained.step, "accuracy": means["accuracy"], "loss": means["loss"],
             "count": int(metrics.count)} | means
 
 
-def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> Dataset:
-    """Return the data of a run, or other `data`, to be normalised as in training. It raises as `evaluate_workdir`."""
+class Predicted(NamedTuple):
+    """The logits of a network for every example of a split, in their order."""
+    trained: TrainedRun
+    dataset: Dataset
+    section: Data  # with which the data were loaded
+    logits: np.ndarray  # float32 [N, K], mean of the views that the run scores
+    labels: np.ndarray  # int32 [N]
+    scores: dict[str, Any]  # as `evaluate_workdir` returns them
+
+
+def predict_split(directory: str | Path, split: str = "test", data: dict[str, Any] | None = None) -> Predicted:
+    """Return the logits of the result of a workdir for each example of a split. It raises as `evaluate_workdir`."""
+    dataset, section = load_data(directory, split, data), data_section(directory, split, data)
+    trained, devices = load_run(directory), Devices()
+    log.info("scoring %d images of %s of %s", dataset.spec.sizes[split], split, dataset.spec.origin)
+    predict = make_predict(trained.module, dataset.spec, devices, dataset.feed(devices),
+                           trained.settings.data.batch_size, trained.settings.augment)
+    logits, labels = predict(trained.variables, split)
+    scores = _scores(trained, split, Metrics.from_batch(jnp.asarray(logits), jnp.asarray(labels)),
+                     dataset.spec.num_classes)
+    return Predicted(trained, dataset, section, logits, labels, scores)
+
+
+def data_section(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> Data:
+    """Return the `data` section with which `load_data` loads: the run's, with other `data` fields.
+
+    Raise UserError if the run has no data, and `data` names none.
+    """
     config, run = workdir.read_run(Path(directory))
-    own, trained = settings.from_json(config).data, _spec(run)
+    own = settings.from_json(config).data
     section = dataclasses.replace(own, **(data or {}))
     if not section.source:
         raise UserError(f"the weights in {directory} were imported without data: name the data, --source=folder:DIR")
-    if not trained.digest or section.source != own.source:  # other data than in training
+    if not _spec(run).digest or section.source != own.source:  # other data than in training
         kind, _ = sources.resolve(section.source)
         divided = {} if split != "test" else {"validation": 0.0, "train_size": 0}
         # A stream decodes nothing but the split that is scored. The statistics of the data are not used.
         streams = (kind == "folder" and section.image_size > 0) or (kind == "tfds" and section.stream)
         section = dataclasses.replace(section, stream=streams, normalize="unit", **divided)
+    return section
+
+
+def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> Dataset:
+    """Return the data of a run, or other `data`, to be normalised as in training. It raises as `evaluate_workdir`."""
+    section, trained = data_section(directory, split, data), _spec(workdir.read_run(Path(directory))[1])
     dataset = sources.load(section, trained.image_shape[2])
     if dataset.spec.image_shape != trained.image_shape:
         raise UserError(f"{section.source} has {[*dataset.spec.image_shape]} images, but the network was trained on "

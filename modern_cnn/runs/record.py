@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from modern_cnn import cli
-from modern_cnn.data import formats, sources
+from modern_cnn.data import sources
 from modern_cnn.errors import UserError, some
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
@@ -45,10 +45,7 @@ class Record(contextlib.ExitStack):
         self._log: Log | None = None
 
     def __enter__(self) -> "Record":
-        kind, place = sources.resolve(self.settings.data.source, self.settings.data.manual_dir)
-        if kind in formats.READERS and self.directory.resolve().is_relative_to(Path(place).resolve()):
-            raise UserError(f"the workdir {self.directory} lies in the folder of the data, {place}, where its files "
-                            "would be part of the data: choose another --workdir")
+        sources.keep_out(self.directory, self.settings.data, "workdir")
         if devices.leads():
             self.enter_context(workdir.lock(self.directory))
         return self

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modern_cnn.runs import html_page
 from modern_cnn.runs.log import plain, scale_axes
 
 SEED, DONE = "seed", "done"
@@ -220,28 +221,12 @@ def _svg(groups: Sequence[SeedGroup], split: str, score: str) -> str:
 
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem; color: #1a1a1a;
-  background: #fff }
-h1 { font-size: 1.4rem; line-height: 1.25 } h2 { font-size: 1.1rem; margin-top: 2rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }
 td:last-child { white-space: normal; min-width: 7rem } tr.best { background: #eaf5ea }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .5rem }
 .panels svg { width: 100%; height: auto }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .85rem; padding: 0; list-style: none }
 .legend i { display: inline-block; width: 1.2em; height: .25em; vertical-align: middle; margin-right: .4em }
-pre { overflow-x: auto; background: #f5f5f5; padding: .7rem; font-size: .8rem } summary { cursor: pointer }
 """
-
-
-def _html_table(lines: Sequence[Sequence[str]], marked: int = 0) -> str:
-    """Return lines of cells as a table in HTML; `marked` is the number of the line that stands out, or 0."""
-    rows = []
-    for number, line in enumerate(lines):
-        tag = "td" if number else "th"
-        cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
-        rows.append(f"<tr{' class=best' if number and number == marked else ''}>{cells}</tr>")
-    return f"<div class=wide><table>{''.join(rows)}</table></div>"
 
 
 def page(groups: Sequence[SeedGroup], title: str, config: dict[str, Any], machine: dict[str, Any]) -> str:
@@ -254,25 +239,21 @@ def page(groups: Sequence[SeedGroup], title: str, config: dict[str, Any], machin
     panels = "".join(_svg(groups, split, score) for split, score in _panels(groups))
     rows = [{**run.fields, **run.scores} for group in groups for run in group.runs]
     trials = [list(rows[0]), *([short_value(value) for value in row.values()] for row in rows)]
-    return f"""<!doctype html>
-<html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>
-<h1>{html.escape(title)}</h1>
+    return html_page.document(title, f"""
 <p>Mean and standard deviation over the trials of a setting that are done.</p>
-{_html_table(table(groups), groups.index(chosen) + 1 if chosen else 0)}
+{html_page.table(table(groups), groups.index(chosen) + 1 if chosen else 0)}
 <h2>Curves</h2>
 <p>Lines are means over the trials of a setting, bands one standard deviation to either side.</p>
 <ul class=legend>{legend if len(groups) > 1 else ''}</ul>
 <div class=panels>{panels}</div>
 <h2>Trials</h2>
-{_html_table(trials)}
+{html_page.table(trials)}
 <h2>Settings</h2>
 <details><summary>What all trials share, but for the fields above</summary>
 <pre>{html.escape(json.dumps(config, indent=1))}</pre></details>
 <h2>Machine and versions</h2>
 <pre>{html.escape(json.dumps(machine, indent=1))}</pre>
-</body></html>
-"""
+""", STYLE)
 
 
 def write(directory: Path, rows: Sequence[dict[str, Any]], curves: Sequence[Records], config: dict[str, Any],

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from modern_cnn import models
@@ -165,16 +166,45 @@ def make_count(spec: Spec, feed: Feed, section: Augment) -> Callable[..., Metric
 def make_evaluate(spec: Spec, devices: Devices, feed: Feed, batch_size: int,
                   section: Augment | None = None) -> Callable[[TrainState, str], Metrics]:
     """Return (state, split) -> metrics, compiled: every example of the split counts once; see `make_count`."""
-    shares, count = devices.batch_shares, make_count(spec, feed, section or Augment())
-    count = jax.jit(count, out_shardings=devices.everywhere)
+    count = jax.jit(make_count(spec, feed, section or Augment()), out_shardings=devices.everywhere)
 
     def evaluate(state, split):
         metrics = devices.replicate(Metrics.empty())
-        for args in feed.evaluation(split, -(-min(batch_size, spec.sizes[split]) // shares) * shares):
+        for args in _visit_all(spec, devices, feed, batch_size, split):
             metrics = count(state, metrics, *args)
         return metrics
 
     return evaluate
+
+
+def make_predict(module: nn.Module, spec: Spec, devices: Devices, feed: Feed, batch_size: int,
+                 section: Augment) -> Callable[[Any, str], tuple[np.ndarray, np.ndarray]]:
+    """Return (variables, split) -> (logits float32 [N, K], labels int32 [N]) of all its examples, in their order.
+
+    `section` is that of `make_count`.
+    """
+    def predict(variables, *args):
+        batch = feed.eval_batch(*args)
+        images = augment.normalize(batch["image"], spec.mean, spec.std)
+        logits = steps.evaluation_logits(module, variables, images, section.test_flip, section.test_shift)
+        return logits.astype(jnp.float32), batch["label"], batch["mask"]
+
+    compiled = jax.jit(predict, out_shardings=devices.everywhere)
+
+    def predict_split(variables, split):
+        variables = devices.replicate(variables)
+        batches = [jax.device_get(compiled(variables, *args))
+                   for args in _visit_all(spec, devices, feed, batch_size, split)]
+        logits, labels, mask = map(np.concatenate, zip(*batches, strict=True))
+        return logits[mask], labels[mask]
+
+    return predict_split
+
+
+def _visit_all(spec: Spec, devices: Devices, feed: Feed, batch_size: int, split: str) -> Iterator[tuple]:
+    """Return the arguments of `Feed.eval_batch` for the batches of a split, which all devices share equally."""
+    shares = devices.batch_shares
+    return feed.evaluation(split, -(-min(batch_size, spec.sizes[split]) // shares) * shares)
 
 
 class Program:

@@ -4,13 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from modern_cnn import settings
-from modern_cnn.data import formats
+from modern_cnn.data import decoding, formats, sources
 from modern_cnn.errors import UserError
 from tests.data import files
 
@@ -177,3 +178,16 @@ def test_more_classes_than_the_data_have():
 
 def test_spec_can_be_written_as_json():
     assert json.loads(json.dumps(vars(files.load("digits").spec)))["image_shape"] == [8, 8, 1]
+
+
+def test_the_names_of_files_are_in_the_order_of_the_images(tmp_path):
+    """Of each split, also where a part is held out and damaged files are left out; other sources have none."""
+    files.write_images(tmp_path / "set", count=12, size=(6, 6))
+    (tmp_path / "set" / "cat" / "3.png").write_text("no image")
+    config = settings.Data(f"folder:{tmp_path / 'set'}", validation=0.25, train_size=10, skip_damaged=True)
+    dataset = sources.load(config)
+    for split in ("train", "validation", "test"):
+        names = sources.file_names(config, split)
+        np.testing.assert_array_equal(dataset.splits[split].images,
+                                      [decoding.decode(Path(name), 0) for name in names])
+    assert sources.file_names(settings.Data("digits"), "test") == []

@@ -47,6 +47,9 @@ DRAWN = {
     "norms": lambda path: pictures.norms(RECORDS, (15, 50, 85), "t", path),
     "gradients": lambda path: pictures.gradients(SIZES, ["a", "b", "c"], "t", path),
     "surface": lambda path: pictures.surface([("a", "step", [0, 1], {"one": ([1, 2], [0, 1])})] * 2, "t", path),
+    "confusions by name": lambda path: pictures.confusion(np.diag([3, 0, 1]), "abc", "t", path),
+    "confusions of many classes": lambda path: pictures.confusion(np.eye(100, dtype=int), ["x"] * 100, "t", path),
+    "reliability": lambda path: pictures.reliability(np.array([0.2, 0.9]), np.array([0.1, 1]), [5, 9], "t", path),
     "augmented": lambda path: pictures.augmented(IMAGES, "abc", IMAGES[None].repeat(2, 0), "t", path),
 }
 

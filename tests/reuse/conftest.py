@@ -13,6 +13,7 @@ from tests.models.conftest import short_googlenet
 
 __all__ = ["short_googlenet"]
 
+CLASSES = ("cat", "dog", "emu")
 GAIN = 1.25  # of the kernels: logits of two images differ by much more than the tolerance, and are below 20
 
 
@@ -27,17 +28,17 @@ def draw(random, path, leaf):
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Return make_run: make_run('lenet_bn', (28, 28, 1), width=0.5) -> (workdir, module, variables), three classes."""
-    def make(name, image_shape, normalize="symmetric", test_flip=False, test_shift=0, **options):
+    """Return make_run: make_run('lenet_bn', (28, 28, 1), width=0.5) -> (workdir, module, variables)."""
+    def make(name, image_shape, normalize="symmetric", test_flip=False, test_shift=0, classes=CLASSES, **options):
         config = base.get_config()
         config.augment.update(test_flip=test_flip, test_shift=test_shift)
         config.model.update(options, name=name)
         config.data.update(source="", image_size=image_shape[0], normalize=normalize, batch_size=4)
-        module = models.build(name, 3, **options)
+        module = models.build(name, len(classes), **options)
         shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), jnp.zeros((1, *image_shape)))
         variables = jax.tree_util.tree_map_with_path(partial(draw, np.random.RandomState(0)), shapes)
         directory = tmp_path / name
-        imported.write_run(directory, settings.read(config), module, variables, image_shape, ("cat", "dog", "emu"),
+        imported.write_run(directory, settings.read(config), module, variables, image_shape, classes,
                            {"file": "drawn"})
         return directory, module, variables
 
