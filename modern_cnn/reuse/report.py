@@ -132,14 +132,15 @@ def _page(out: Path, title: str, found: load.Predicted, split: str, matrix: np.n
     """Return the report as HTML; the pictures in it are files in `out` too."""
     names, right, count = found.dataset.spec.class_names, int(np.trace(matrix)), int(matrix.sum())
     confidence = np.exp(scores.log_softmax(found.logits).max(1))
-    error, *bins = scores.calibrate(confidence, found.logits.argmax(1) == found.labels)
+    calibration = scores.calibrate(confidence, found.logits.argmax(1) == found.labels)
     confusion = pictures.confusion(matrix, names, title, out / "confusion.png")
-    reliability = pictures.reliability(*bins, title, out / "reliability.png")
-    accuracy = _percent(right / count, *map(float, scores.wilson(right, count)))
+    reliability = pictures.reliability(*calibration[1:], title, out / "reliability.png")
+    low, high = map(float, scores.wilson(right, count))
+    accuracy = _percent(right / count, low, high)
     summary = [["accuracy", accuracy], ["correct", f"{right:,} of {count:,} images"],
                ["loss (nats)", f"{found.scores['loss']:.4f}"],
                *([["top-5 accuracy", f"{100 * found.scores['top5']:.1f} %"]] if "top5" in found.scores else []),
-               ["expected calibration error", f"{100 * error:.1f} %"], ["network", workdir],
+               ["expected calibration error", f"{100 * calibration.error:.1f} %"], ["network", workdir],
                ["step", f"{found.trained.step:,}"], ["images from", found.dataset.spec.origin]]
     pairs = _pairs(matrix, names)
     return html_page.document(title, f"""
@@ -160,5 +161,5 @@ images predicted as a class that are of this class. F1: the harmonic mean of bot
 <h2>Calibration</h2>
 <p>Predictions with a confidence of 80 % should be right in 80 % of the cases. The expected calibration error is the
 mean distance between confidence and accuracy, over {scores.BINS} bins of confidence.</p>
-{_picture(reliability, f"accuracy by confidence; expected calibration error {error:.3f}")}
+{_picture(reliability, f"accuracy by confidence; expected calibration error {calibration.error:.3f}")}
 """, STYLE)

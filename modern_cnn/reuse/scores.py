@@ -63,6 +63,7 @@ def calibrate(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> 
     number = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
     count = np.bincount(number, minlength=bins)
     used = count > 0
-    means = [np.bincount(number, values, bins)[used] / count[used] for values in (confidence, correct)]
-    error = np.sum(count[used] * np.abs(means[0] - means[1])) / len(confidence)
-    return Calibration(float(error), *means, count[used])
+    count = count[used]
+    confidences, accuracies = (np.bincount(number, values, bins)[used] / count for values in (confidence, correct))
+    error = np.sum(count * np.abs(confidences - accuracies)) / len(confidence)
+    return Calibration(float(error), confidences, accuracies, count)

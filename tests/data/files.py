@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from modern_cnn.data import sources
 from modern_cnn.settings import Data
@@ -91,6 +91,24 @@ def write_images(directory, classes=("cat", "dog"), count=5, mode="RGB", size=(8
         for i in range(count):
             image = Image.fromarray(pixels(size[1], size[0], 3, seed=seed + 100 * c + i)).convert(mode)
             image.save(Path(directory) / name / f"{i}{ending}")
+
+
+def write_shapes(directory, count=200) -> str:
+    """Write `count` noisy 'photos' of coloured circles, squares and triangles, and return the source."""
+    random, names = np.random.RandomState(0), ("circle", "square", "triangle")
+    for i in range(count):
+        name, (width, height) = names[i % 3], ((160, 120), (120, 160), (140, 140))[random.randint(3)]
+        image = Image.new("RGB", (width, height), tuple(random.randint(60, 200, 3).tolist()))
+        radius, color = int(random.randint(25, 50)), tuple(random.randint(0, 256, 3).tolist())
+        x, y = (int(random.randint(radius, side - radius)) for side in (width, height))
+        if name == "circle":
+            ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+        else:
+            ImageDraw.Draw(image).regular_polygon((x, y, radius), 4 if name == "square" else 3, fill=color)
+        noisy = np.clip(np.asarray(image) + random.normal(0, 30, (height, width, 3)), 0, 255).astype(np.uint8)
+        (Path(directory) / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(Path(directory) / name / f"{i:03}.jpg")
+    return f"folder:{directory}"
 
 
 def write_digits(directory, count) -> str:

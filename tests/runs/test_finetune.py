@@ -10,14 +10,16 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import base
+from configs import finetune as photographs
 from modern_cnn import models, settings
 from modern_cnn.data import sources
 from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError
-from modern_cnn.runs import imported, load, loop
+from modern_cnn.runs import imported, load, loop, zoo
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
 from modern_cnn.training import finetune, optim, program, steps
 from modern_cnn.training.state import TrainState
+from tests.data import files
 
 KEY = jax.random.key(0)
 
@@ -219,3 +221,29 @@ def test_what_does_not_fit(config, source, caplog):
 def test_no_statistics_to_freeze(config):
     with pytest.raises(UserError, match="no batch norm"):
         finetune.adapt(section(freeze_statistics=True), models.build("mlp"), None, (8, 8, 1))
+
+
+def test_the_config_for_photographs_fits_a_small_folder(tmp_path):
+    """Its source is there, its weights are taken but for the head, and an epoch has several steps."""
+    config = photographs.get_config()
+    config.data.source = files.write_shapes(tmp_path / "photos", 60)
+    asked = settings.read(config)
+    dataset = sources.load(asked.data, 3)
+    assert dataset.spec.sizes == {"train": 38, "validation": 10, "test": 12}
+    assert [*dataset.spec.image_shape] == zoo.card("airbench94_cifar10")["run"]["data"]["image_shape"]
+    assert program.make_plan(asked, dataset.spec).steps_per_epoch == 2
+    start, origin = load.pretrained(asked, program.build_network(asked.model, dataset.spec), dataset.spec)
+    assert origin["finetuned_from"] | {"digest": ""} == {
+        "workdir": "zoo:airbench94_cifar10", "step": 200, "source": "cifar10", "head": "new", "digest": ""}
+    assert set(start["params"]) == {"whiten", "block1", "block2", "block3"}
+    assert "whiten" in start["batch_stats"]
+
+
+@pytest.mark.slow
+def test_the_config_for_photographs_learns(tmp_path):
+    """Of 200 made-up ones, printed with pytest -s."""
+    config = photographs.get_config()
+    config.data.source = files.write_shapes(tmp_path / "photos")
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    print(f"\ntest accuracy {result['test']['accuracy']:.4f} at step {result['step']}")
+    assert result["test"]["accuracy"] > 0.8  # a third of them are of a class
