@@ -2,6 +2,7 @@
 
     python scripts/predict.py --workdir=runs/mine cat.jpg dog.png
     python scripts/predict.py --workdir=runs/mine --top_k=3 --format=csv --out=found.csv photos/
+    python scripts/predict.py --workdir=runs/mine --embeddings=features.npz photos/
 
 Images are resized and normalised as in training. CSV has the columns file, rank, class, probability. A file that cannot
 be read is named and skipped; the exit code is then 1.
@@ -20,13 +21,16 @@ TOP_K = flags.DEFINE_integer("top_k", 1, "Number of classes for each file, the m
                              upper_bound=settings.MOST_CLASSES)
 FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "Format of the output.")
 OUT = flags.DEFINE(cli.Path(), "out", None, "File to write to; by default the terminal.")
+EMBEDDINGS = flags.DEFINE(cli.Path(), "embeddings", None, "File to write the features before the head to, as npz: "
+                          "names [N] and features [N, D].")
 
 
 def main(*paths: str) -> None:
     runtime.configure()
     from modern_cnn.reuse import predict
 
-    predict.report(WORKDIR.value, paths, top_k=TOP_K.value, format=FORMAT.value, out=OUT.value or "")
+    predict.report(WORKDIR.value, paths, top_k=TOP_K.value, format=FORMAT.value, out=OUT.value or "",
+                   embeddings=EMBEDDINGS.value or "")
 
 
 if __name__ == "__main__":

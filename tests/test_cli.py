@@ -158,7 +158,7 @@ def test_evaluate_on_splits_and_sources_that_do_not_exist(script, tmp_path):
     ("summarize.py", ["--model", "--image_size", "--option", "--json", "--list"]),
     ("import_weights.py", ["--model", "--weights", "--workdir", "--export", "--classes"]),
     ("export.py", ["--workdir", "--out", "--format", "--platforms"]),
-    ("predict.py", ["--workdir", "--top_k", "--format", "--out"])])
+    ("predict.py", ["--workdir", "--top_k", "--format", "--out", "--embeddings"])])
 def test_help(script, name, flags):
     result = script(name, "--help")
     text = result.out + result.err

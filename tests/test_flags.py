@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [path.stem for path in sorted((ROOT / "scripts").glob("*.py")) if path.stem != "__init__"]
 PATHS = {"ablate.runs", "ablate.workdir", "benchmark.out", "evaluate.report", "evaluate.weights", "evaluate.workdir",
          "export.out", "export.weights", "export.workdir", "import_weights.classes", "import_weights.export",
-         "import_weights.weights", "import_weights.workdir", "pages.accelerator", "predict.out", "predict.weights",
-         "predict.workdir", "sweep.workdir", "train.workdir", "visualize.other", "visualize.out", "visualize.weights",
-         "visualize.workdir", "zoo.workdir"}
+         "import_weights.weights", "import_weights.workdir", "pages.accelerator", "predict.embeddings", "predict.out",
+         "predict.weights", "predict.workdir", "sweep.workdir", "train.workdir", "visualize.other", "visualize.out",
+         "visualize.weights", "visualize.workdir", "zoo.workdir"}
 
 
 def parsers(script):

@@ -20,6 +20,7 @@ from modern_cnn.data import augment, decoding, folders
 from modern_cnn.errors import UserError
 from modern_cnn.runs.load import load_run
 from modern_cnn.runs.workdir import disk_errors
+from modern_cnn.training import finetune
 from modern_cnn.training.steps import evaluation_logits
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Prediction:
     """The most probable classes of a file, the most probable first, as (name, probability)."""
     file: str
     classes: list[tuple[str, float]]
+    features: np.ndarray | None = None  # float32 [D], `finetune.features` of its image, where they are asked for
 
 
 def image_files(paths: Sequence[str]) -> list[str]:
@@ -64,10 +66,12 @@ def read_image(file: str, image_shape: Sequence[int], scaled: int = 0) -> np.nda
     return decoding.to_rgb(image)
 
 
-def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iterator[Prediction | UserError]:
+def predict(directory: str | Path, files: Sequence[str], top_k: int = 1,
+            features: bool = False) -> Iterator[Prediction | UserError]:
     """Yield for each file, in order, its prediction by the result of a workdir, or the error that it cannot be read.
 
-    A prediction has at most `top_k` classes. Raise UserError for no good checkpoint, or images not of 1 or 3 channels.
+    A prediction has at most `top_k` classes, and with `features` those of the image. Raise UserError for no good
+    checkpoint, or images not of 1 or 3 channels.
     """
     trained = load_run(directory)
     spec, section = trained.spec, trained.settings.augment
@@ -76,10 +80,11 @@ def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iter
                         "have 1 or 3")
 
     @jax.jit
-    def probabilities(variables: Any, images: jax.Array) -> jax.Array:
+    def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         images = augment.normalize(images, spec.mean, spec.std)
         logits = evaluation_logits(trained.module, variables, images, section.test_flip, section.test_shift)
-        return jax.nn.softmax(logits.astype(np.float32))
+        before_head = finetune.features(trained.module, variables, images) if features else None
+        return jax.nn.softmax(logits.astype(np.float32)), before_head
 
     def read(file: str) -> np.ndarray | UserError:
         try:
@@ -95,11 +100,12 @@ def predict(directory: str | Path, files: Sequence[str], top_k: int = 1) -> Iter
             for row, image in enumerate(images):
                 if not isinstance(image, UserError):
                     batch[row] = image
-            found = np.asarray(probabilities(trained.variables, batch))
-            for name, image, row in zip(files[start:], images, found, strict=False):
+            found, before_head = jax.device_get(forward(trained.variables, batch))
+            for name, image, row, own in zip(files[start:], images, found, before_head if features else [None] * size,
+                                             strict=False):
                 best = np.argsort(-row, kind="stable")[:top_k]
                 yield image if isinstance(image, UserError) else Prediction(
-                    name, [(spec.class_names[i], float(row[i])) for i in best])
+                    name, [(spec.class_names[i], float(row[i])) for i in best], own)
 
 
 def text_of(predictions: Sequence[Prediction], format: str) -> str:
@@ -119,15 +125,24 @@ def text_of(predictions: Sequence[Prediction], format: str) -> str:
     return "".join(f"{line}\n" for line in cli.text_table([heading, *rows], "l" + "r" * ranks))
 
 
-def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: str = "table", out: str = "") -> None:
+def write_embeddings(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write an npz file with `names` [N] of files, as text, and their `features` float32 [N, D]."""
+    with open(path, "wb") as file:  # of a path, numpy would change the ending
+        np.savez(file, names=np.array([p.file for p in predictions], str),
+                 features=np.array([p.features for p in predictions], np.float32))
+
+
+def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: str = "table", out: str = "",
+           embeddings: str = "") -> None:
     """Write the predictions for files and folders to `out` (if '', print them), in a format of `text_of`.
 
-    Raise UserError for bad input; or, after the other predictions were written, for files that could not be read.
+    With `embeddings` the features before the head go to this file (`write_embeddings`). Raise UserError for bad input;
+    or, after the other predictions were written, for files that could not be read.
     """
     done, failed = [], []
     files = image_files(paths)
-    for result in tqdm(predict(directory, files, top_k), "predicting", len(files), leave=False, disable=None,
-                       unit="img"):
+    for result in tqdm(predict(directory, files, top_k, bool(embeddings)), "predicting", len(files), leave=False,
+                       disable=None, unit="img"):
         (failed if isinstance(result, UserError) else done).append(result)
         if isinstance(result, UserError):
             log.warning("skipped: %s", result)
@@ -137,6 +152,9 @@ def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: 
             Path(out).write_text(text, "utf-8", "backslashreplace")
     else:
         print(text, end="")
+    if embeddings:
+        with disk_errors(Path(embeddings)):
+            write_embeddings(Path(embeddings), done)
     if failed:
         raise UserError(f"{len(failed)} of {len(done) + len(failed)} files could not be read; they are named above, "
                         "and the predictions for the others were written")

@@ -34,6 +34,26 @@ def head_paths(module: Any, image_shape: tuple[int, int, int]) -> set[str]:
             if more.get(path) != shape and path.startswith("params/")}
 
 
+def features(module: Any, variables: Any, images: jax.Array) -> jax.Array:
+    """Return what the head of a network takes in, float32 [N, D], for images [N, H, W, C] normalised as in training.
+
+    The network is in evaluation mode. Of a head that takes a map, a convolution, it is the mean over the pixels.
+    """
+    height, width, channels = images.shape[1:]
+    heads = {path.rpartition("/")[0] for path in head_paths(module, (height, width, channels))}
+    found = []  # auxiliary heads are not called in evaluation, and what follows the head's first layer comes later
+
+    def note(call, args, kwargs, context):
+        if "/".join(context.module.path) in heads:
+            found.append(args[0])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        module.apply(variables, images, train=False)
+    taken = found[0].astype(jnp.float32)
+    return taken.mean(axis=(1, 2)) if taken.ndim == 4 else taken
+
+
 def frozen_paths(freeze: str, paths: Iterable[str], head: set[str]) -> set[str]:
     """Return the parameters, of all `paths`, that config.finetune.freeze names.
 

@@ -116,6 +116,28 @@ def test_what_cannot_be_read_is_named_and_nothing_is_lost(make_run, tmp_path, ca
     assert lines[1].endswith(" %")
 
 
+def test_embeddings_are_what_the_head_takes_in(make_run, tmp_path, capsys):
+    """By the last dense layer they become the predictions; a file that cannot be read has none."""
+    directory, _, variables = make_run("mlp", (8, 8, 1), hidden_sizes=(5,))
+    names = [write(tmp_path / f"{i}é.png", files.pixels(8, 8, seed=i)) for i in range(6)]
+    (tmp_path / "3a.png").write_text("no image")
+    with pytest.raises(UserError, match="1 of 7 files could not be read"):
+        predict.report(directory, [str(tmp_path)], embeddings=str(tmp_path / "found"), format="json")
+    predictions = json.loads(capsys.readouterr().out)
+    with np.load(tmp_path / "found") as file:
+        assert sorted(file.files) == ["features", "names"]
+        assert [*file["names"]] == names == [each["file"] for each in predictions]
+        features = file["features"]
+    assert (features.shape, features.dtype) == ((6, 5), np.float32)
+    head = variables["params"]["dense2"]
+    shares = jax.nn.softmax(features @ head["kernel"] + head["bias"])
+    found = [each["predictions"][0]["probability"] for each in predictions]
+    np.testing.assert_allclose(found, shares.max(1), rtol=1e-5)
+    assert next(predict.predict(directory, names[:1])).features is None
+    with pytest.raises(UserError, match=r"cannot write .*nowhere"):
+        predict.report(directory, names, embeddings=str(tmp_path / "nowhere" / "found"))
+
+
 @pytest.mark.parametrize("kind", ["csv", "json", "table"])
 def test_file_names_that_are_no_text(make_run, tmp_path, kind):
     directory, *_ = make_run("mlp", (8, 8, 1))
