@@ -61,7 +61,8 @@ class Parallel:
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Where the images come from and how they are prepared."""
-    source: str = _field("fashion_mnist", "digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, or a name", resume=PLACE)
+    source: str = _field("fashion_mnist", "digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, csv:FILE, or a name",
+                         resume=PLACE)
     batch_size: int = _field(128, "images in a batch, over all devices; an incomplete last batch is left out", 1)
     image_size: int = _field(0, "resize images to this many pixels, square; 0: keep their size", 0, LARGEST_IMAGE)
     resize: int = _field(0, "scale the shorter side to this many pixels (256) before the centre of image_size is cut "
@@ -72,7 +73,7 @@ class Data:
     train_size: int = _field(0, "train on this many training images, stratified and always the same; 0: all", 0)
     validation: float = _field(0.0, "share of the training images that is held out to choose the best checkpoint, "
                                "stratified and always the same", 0, 1)
-    stream: bool = _flag("decode images during training: for folder: and tfds: sets that do not fit into memory")
+    stream: bool = _flag("decode images during training: for folder:, csv: and tfds: sets that do not fit into memory")
     layout: str = _field("auto", "of folder:DIR: the folders in it are splits (DIR/train/CLASS/FILE) or classes "
                          "(DIR/CLASS/FILE); auto: names say which", choices=("auto", "splits", "classes"), resume=PLACE)
     skip_damaged: bool = _flag("leave out image files that do not decode, and say how many; a streamed set is decoded "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from modern_cnn import runtime
-from modern_cnn.data import folders, formats
+from modern_cnn.data import folders, formats, tables
 from modern_cnn.data.spec import Arrays
 from modern_cnn.errors import parse_json, sealed
 
@@ -46,6 +46,10 @@ def fingerprint(kind: str, place: str) -> str:
         for entry in entries:
             stat = entry.stat(follow_symlinks=entry.is_file())
             lines.append(f"{entry.path.removeprefix(place)} {stat.st_size} {stat.st_mtime_ns}")
+    if kind == "csv":
+        listed, names = tables.list_csv(Path(place))
+        lines += [f"{split} {path} {names[label]} {path.stat().st_size} {path.stat().st_mtime_ns}"
+                  for split, files in listed.items() for path, label in zip(files.paths, files.labels, strict=True)]
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 

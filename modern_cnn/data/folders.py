@@ -139,13 +139,20 @@ def read_folder(directory: Path, size: int, layout: str = "auto", skip_damaged: 
     Return (splits, class names, how many were left out). Raise UserError if some do not decode, unless `skip_damaged`.
     """
     listed, classes = list_folder(directory, layout)
+    splits, left_out = decode_files(listed, str(directory), size, skip_damaged, scaled)
+    return splits, classes, left_out
+
+
+def decode_files(listed: dict[str, Files], place: str, size: int, skip_damaged: bool = False,
+                 scaled: int = 0) -> tuple[dict[str, Arrays], int]:
+    """Return (splits, how many images were left out) of files below a place: see `read_folder`."""
     train, shape = listed["train"], (size, size)
     if not size:
         images = (decode_example(train, 0, 0, i) for i in range(len(train)))
         shape = next((image.shape[:2] for image in images if isinstance(image, np.ndarray)), (0, 0))
     count = sum(map(len, listed.values()))
-    check_memory(str(directory), count, *shape)
-    listed, decoded = decode_all(listed, size, str(directory), skip_damaged, scaled)
+    check_memory(place, count, *shape)
+    listed, decoded = decode_all(listed, size, place, skip_damaged, scaled)
     shapes = {image.shape[:2]: path for split, images in decoded.items()
               for image, path in zip(images, listed[split].paths, strict=True)}
     if len(shapes) > 1:
@@ -155,4 +162,4 @@ def read_folder(directory: Path, size: int, layout: str = "auto", skip_damaged: 
     gray = all(image.ndim == 2 for images in decoded.values() for image in images)
     splits = {split: Arrays(np.stack([image[..., None] if gray else to_rgb(image) for image in images]),
                             listed[split].labels) for split, images in decoded.items()}
-    return splits, classes, count - sum(map(len, listed.values()))
+    return splits, count - sum(map(len, listed.values()))

@@ -17,6 +17,7 @@ from modern_cnn.data.decoding import IMAGE_ENDINGS as IMAGE_ENDINGS  # so that t
 from modern_cnn.data.decoding import decode as decode
 from modern_cnn.data.folders import read_folder
 from modern_cnn.data.spec import Arrays
+from modern_cnn.data.tables import read_csv
 from modern_cnn.errors import UserError, some
 
 log = logging.getLogger(__name__)
@@ -189,4 +190,4 @@ def read_digits() -> tuple[dict[str, Arrays], list[str]]:
     return {"train": Arrays(images, labels.astype(np.int32))}, [str(i) for i in range(10)]
 
 
-READERS: dict[str, Callable] = {"idx": read_idx, "cifar": read_cifar, "folder": read_folder}
+READERS: dict[str, Callable] = {"idx": read_idx, "cifar": read_cifar, "folder": read_folder, "csv": read_csv}

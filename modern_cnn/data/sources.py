@@ -1,8 +1,8 @@
 """Data sets by name: `config.data.source`, one string, gives a data set in memory or as a stream.
 
-A source is `digits`, `tfds:NAME`, `idx:DIR`, `cifar:DIR`, `folder:DIR`, or a bare name. A bare name is looked for in
-the cache, in $MODERN_CNN_DATA/NAME and where Debian's packages put data sets; at last it is fetched from its authors'
-host if it is one of `download.SETS`, else TensorFlow Datasets is asked.
+A source is `digits`, `tfds:NAME`, `idx:DIR`, `cifar:DIR`, `folder:DIR`, `csv:FILE`, or a bare name. A bare name is
+looked for in the cache, in $MODERN_CNN_DATA/NAME and where Debian's packages put data sets; at last it is fetched from
+its authors' host if it is one of `download.SETS`, else TensorFlow Datasets is asked.
 """
 import dataclasses
 import logging
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from modern_cnn import zoo
-from modern_cnn.data import augment, cache, decoding, download, folders, formats, streamed
+from modern_cnn.data import augment, cache, decoding, download, folders, formats, streamed, tables
 from modern_cnn.data.resident import Resident, spaced
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
 from modern_cnn.data.splits import divide_train, hold_out_test
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, as torchvision's networks expect them
+OF_FILES = ("folder", "csv")  # kinds whose images are files of the user
 SAMPLE = 5000  # of the images in memory in `Dataset.sample`; of streamed ones `streamed.SAMPLE`
 DIGITS_TEST = 360  # test images of the digits, which come without a test split
 
@@ -90,13 +91,14 @@ def resolve(source: str, manual_dir: str = "") -> tuple[str, str]:
     if source == "digits":
         return "digits", "scikit-learn"
     kind, colon, place = source.partition(":")
-    lacks = {"tfds": "name: tfds:NAME"} | {reader: f"directory: {reader}:DIR" for reader in formats.READERS}
+    lacks = {reader: f"directory: {reader}:DIR" for reader in formats.READERS} | {
+        "tfds": "name: tfds:NAME", "csv": "file: csv:FILE"}
     if kind in lacks and not place:
         raise UserError(f"config.data.source={source!r} lacks its {lacks[kind]}")
     if not colon:
         if not re.fullmatch(r"\w[\w-]*(/[\w-]+)*", source):
             raise UserError(f"config.data.source={source!r} is not a data source; use digits, tfds:NAME, idx:DIR, "
-                            "cifar:DIR, folder:DIR, or a name such as fashion_mnist")
+                            "cifar:DIR, folder:DIR, csv:FILE, or a name such as fashion_mnist")
         own = os.environ.get("MODERN_CNN_DATA")
         places = ([Path(own).expanduser() / source] if own else []) + [DEBIAN / source.replace("_", "-")]
         found = next((place for place in places if place.is_dir()), None)
@@ -108,10 +110,10 @@ def resolve(source: str, manual_dir: str = "") -> tuple[str, str]:
     if kind not in lacks:
         raise UserError(f"config.data.source={source!r}: there is no such kind of source as {kind!r}"
                         f"{did_you_mean(kind, lacks)}, and digits (without a colon)")
-    directory = Path(os.path.expanduser(place)).absolute()
-    if not directory.is_dir():
-        raise UserError(f"config.data.source={source!r}: there is no directory {directory}")
-    return kind, str(directory)
+    path = Path(os.path.expanduser(place)).absolute()
+    if not (path.is_file() if kind == "csv" else path.is_dir()):
+        raise UserError(f"config.data.source={source!r}: there is no {'file' if kind == 'csv' else 'directory'} {path}")
+    return kind, str(path)
 
 
 def keep_out(directory: Path, config: Data, flag: str) -> None:
@@ -127,7 +129,7 @@ def file_names(config: Data, split: str) -> list[str]:
 
     Raise UserError as `load`.
     """
-    if resolve(config.source, config.manual_dir)[0] != "folder":
+    if resolve(config.source, config.manual_dir)[0] not in OF_FILES:
         return []
     listed = dataclasses.replace(config, stream=True, image_size=config.image_size or 1, normalize="unit")
     return list(map(str, load(listed).splits[split].paths))
@@ -149,13 +151,16 @@ def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], lis
         splits, names, left_out = folders.read_folder(Path(place), image_size, config.layout, config.skip_damaged,
                                                        config.resize)
         same_size = False  # whether they have the same size is known only after decoding all of them
+    elif kind == "csv":
+        splits, names, left_out = tables.read_csv(Path(place), image_size, config.skip_damaged, config.resize)
+        same_size = False
     else:
         splits, names = formats.read_digits() if kind == "digits" else formats.READERS[kind](Path(place))
         same_size = _keep_size(splits, config)
     for split, (images, labels) in splits.items():
         if not images.size:
             raise UserError(f"{kind}:{place} has no images in its {split} split")
-        if not same_size and kind not in ("tfds", "folder"):  # which have resized each image as they read it
+        if not same_size and kind not in ("tfds", *OF_FILES):  # which have resized each image as they read it
             splits[split] = Arrays(decoding.resize_array(images, image_size, f"{kind}:{place}", config.resize), labels)
     splits = hold_out_test(splits, f"{kind}:{place}", DIGITS_TEST if kind == "digits" else 0)
     return splits, names, same_size, left_out
@@ -283,8 +288,9 @@ def _load_resident(config: Data, channels: int) -> Dataset:
 
 def _load_stream(config: Data, channels: int) -> Dataset:
     kind, place = resolve(config.source)
-    if kind not in ("folder", "tfds"):
-        raise UserError(f"config.data.stream=True is for folder: and tfds: sources; {kind} files are read as a whole")
+    if kind not in ("tfds", *OF_FILES):
+        raise UserError(f"config.data.stream=True is for folder:, csv: and tfds: sources; {kind} files are read as a "
+                        "whole")
     if not config.image_size:
         raise UserError("config.data.stream=True needs images of one size: set --config.data.image_size=N (224, say)")
     splits: dict[str, Any]
@@ -294,7 +300,8 @@ def _load_stream(config: Data, channels: int) -> Dataset:
         splits, names, own = tfds.records(place, config.manual_dir)
         channels = 3 if channels == 3 else own
     else:
-        splits, names = folders.list_folder(Path(place), config.layout)
+        splits, names = (folders.list_folder(Path(place), config.layout) if kind == "folder"
+                         else tables.list_csv(Path(place)))
         channels = 1 if channels == 1 else 3  # whether all are grayscale is known only after opening all of them
     if config.skip_damaged:
         splits, _ = decoding.decode_all(splits, 1, place, skip=True)

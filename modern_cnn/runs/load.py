@@ -131,7 +131,7 @@ def data_section(directory: str | Path, split: str, data: dict[str, Any] | None 
         kind, _ = sources.resolve(section.source)
         divided = {} if split != "test" else {"validation": 0.0, "train_size": 0}
         # A stream decodes nothing but the split that is scored. The statistics of the data are not used.
-        streams = (kind == "folder" and section.image_size > 0) or (kind == "tfds" and section.stream)
+        streams = (kind in sources.OF_FILES and section.image_size > 0) or (kind == "tfds" and section.stream)
         section = dataclasses.replace(section, stream=streams, normalize="unit", **divided)
     return section
 

@@ -121,7 +121,7 @@ def test_a_damaged_image_is_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("source", "fields", "words"), [
-    ("digits", {"image_size": 8}, "for folder: and tfds: sources"),
+    ("digits", {"image_size": 8}, "for folder:, csv: and tfds: sources"),
     ("folder", {"image_size": 0}, "needs images of one size"),
 ])
 def test_what_cannot_be_streamed(folder, source, fields, words):

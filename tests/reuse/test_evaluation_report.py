@@ -92,6 +92,19 @@ def test_a_hundred_classes(make_run, tmp_path):
     assert pairs.partition("</table>")[0].count("<tr>") == 1 + report.PAIRS
 
 
+def test_images_that_a_table_lists(make_run, photos, tmp_path):
+    """They have the scores of the folder, and the page names their files; other splits are not decoded."""
+    (photos / "train" / "emu" / "0.png").write_text("no image")
+    workdir, *_ = make_run("mlp", (8, 8, 3), classes=NAMES)
+    rows = [f"{path},{path.parent.name},{path.parent.parent.name}" for path in sorted(photos.rglob("*.png"))]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    sources = f"csv:{tmp_path / 'table.csv'}", f"folder:{photos}"
+    listed, folder = (report.write(tmp_path / source[:3], workdir, data={"source": source}) for source in sources)
+    assert listed == folder
+    listed, folder = ((tmp_path / source[:3] / "report.html").read_text() for source in sources)
+    assert re.findall("<figcaption>.*?</figure>", listed) == re.findall("<figcaption>.*?</figure>", folder)
+
+
 def test_a_network_of_the_zoo_without_names_of_files(tmp_path, monkeypatch):
     labels = files.labels(20, 10)
     monkeypatch.setattr(formats, "FASHION_LABELS", hashlib.sha256(labels).hexdigest())
