@@ -102,6 +102,8 @@ class Augment:
     lighting: float = _field(0.0, "standard deviation of AlexNet's shifts along ImageNet's principal colours (0.1); "
                              "colour images only", 0, 10)
     cutout: int = _field(0, "black out a square of this many pixels a side around a random pixel", 0, 1024)
+    erase: float = _field(0.0, "probability that a box of 2 to 33 % of the area is filled with random pixels (0.25)", 0,
+                          1)
     mixup: float = _field(0.0, "blend pairs of images and their labels; alpha of Beta(alpha, alpha) (0.2)", 0, 100)
     cutmix: float = _field(0.0, "paste a box of another image; alpha (1); with mixup, half of the images each", 0, 100)
     test_flip: bool = _flag("average the logits of a test image and of its mirror image")

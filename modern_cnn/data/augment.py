@@ -17,6 +17,8 @@ from modern_cnn.settings import Augment
 PILLOW_BITS = 22  # after the binary point, in the weights of Pillow's fixed-point arithmetic
 CROP_RATIOS = (3 / 4, 4 / 3)  # width to height, of random resized crops by torchvision's rule, as the next
 CROP_TRIES = 10
+ERASED = (0.02, 0.33)  # share of the area that is erased, and width to height of the box: torchvision's, too
+ERASED_RATIOS = (0.3, 3.3)
 MIX_FOLD = 100  # folded into the key of a batch for the draws of `mix`
 
 Mixed = tuple[jax.Array, jax.Array]  # images [N, H, W, C], and how much of each comes from the other image [N]
@@ -126,19 +128,23 @@ def crop_box(random: np.random.RandomState, width: int, height: int, smallest: f
     return left, top, left + w, top + h
 
 
-def crop_boxes(key: jax.Array, count: int, height: int, width: int, smallest: float | jax.Array) -> list[jax.Array]:
-    """Return [top, left, box height, box width], int32 [count] each: `crop_box` for a batch on the device."""
+def crop_boxes(key: jax.Array, count: int, height: int, width: int, smallest: float | jax.Array, largest: float = 1.0,
+               ratios: tuple[float, float] = CROP_RATIOS) -> list[jax.Array]:
+    """Return [top, left, box height, box width], int32 [count] each: `crop_box` for a batch on the device.
+
+    The boxes have at most the share `largest` of the area.
+    """
     area_key, ratio_key, *place_keys = jax.random.split(key, 4)
-    area = height * width * jax.random.uniform(area_key, (CROP_TRIES, count), minval=smallest, maxval=1.0)
-    low, high = map(math.log, CROP_RATIOS)
+    area = height * width * jax.random.uniform(area_key, (CROP_TRIES, count), minval=smallest, maxval=largest)
+    low, high = map(math.log, ratios)
     ratio = jnp.exp(jax.random.uniform(ratio_key, (CROP_TRIES, count), minval=low, maxval=high))
     sides = jnp.round(jnp.sqrt(jnp.stack([area / ratio, area * ratio]))).astype(jnp.int32)  # [2, CROP_TRIES, N]
     lengths = np.array([height, width]).reshape(2, 1, 1)
     fits = jnp.all((sides > 0) & (sides <= lengths), axis=0)
     # If no try fits: the largest central box with an allowed ratio.
-    largest = np.array([[[min(height, round(width / CROP_RATIOS[0]))]], [[min(width, round(height * CROP_RATIOS[1]))]]])
+    central = np.array([[[min(height, round(width / ratios[0]))]], [[min(width, round(height * ratios[1]))]]])
     first = jnp.argmax(fits, axis=0)
-    sides = jnp.where(fits.any(axis=0), jnp.take_along_axis(sides, first[None, None], axis=1), largest)[:, 0]
+    sides = jnp.where(fits.any(axis=0), jnp.take_along_axis(sides, first[None, None], axis=1), central)[:, 0]
     places = jnp.stack([jax.random.randint(place_key, (count,), 0, length - side + 1)
                         for place_key, length, side in zip(place_keys, (height, width), sides, strict=True)])
     places = jnp.where(fits.any(axis=0), places, (lengths[:, 0] - sides) // 2)
@@ -177,6 +183,23 @@ def _box(key: jax.Array, images: jax.Array, height: int | jax.Array, width: int 
 def cutout(key: jax.Array, images: jax.Array, side: int | jax.Array) -> jax.Array:
     """Return images, each with a black square around a random pixel (DeVries and Taylor 2017, in the mean colour)."""
     return jnp.where(_box(key, images, side, side), jnp.zeros((), images.dtype), images)
+
+
+def erase(key: jax.Array, images: jax.Array, rate: float | jax.Array) -> jax.Array:
+    """Return images, each with probability `rate` with a box of random pixels (Zhong et al. 2017, "Random erasing").
+
+    The share of the box is uniform in ERASED, the logarithm of its ratio in that of ERASED_RATIOS. All of the box lies
+    in the image.
+    """
+    count, height, width, _ = images.shape
+    which_key, box_key, pixel_key = jax.random.split(key, 3)
+    top, left, box_height, box_width = (each[:, None] for each in crop_boxes(
+        box_key, count, height, width, *ERASED, ERASED_RATIOS))
+    rows, columns = jnp.arange(height), jnp.arange(width)
+    box = (((rows >= top) & (rows < top + box_height))[:, :, None, None]
+           & ((columns >= left) & (columns < left + box_width))[:, None, :, None])
+    chosen = jax.random.bernoulli(which_key, rate, (count, 1, 1, 1))
+    return jnp.where(box & chosen, jax.random.randint(pixel_key, images.shape, 0, 256).astype(images.dtype), images)
 
 
 def mixup(key: jax.Array, images: jax.Array, others: jax.Array, alpha: float | jax.Array) -> Mixed:
@@ -226,9 +249,9 @@ def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool
     """Return uint8 images [N, H, W, C] changed as the `augment` section says: pixels 0..255, float32 if values change.
 
     In this order: random resized crop (unless `cropped`: the stream has done it), crop, flip, rotation with scale and
-    shift, brightness, contrast, saturation, hue (torchvision draws the order of these), lighting, cutout; then `mix`.
-    The images that are flipped are `mirrored`, bool [N], or drawn from the key where that is None. Raise UserError for
-    a number of pixels above the image's longer side, which would leave black images.
+    shift, brightness, contrast, saturation, hue (torchvision draws the order of these), lighting, cutout, erase; then
+    `mix`. The images that are flipped are `mirrored`, bool [N], or drawn from the key where that is None. Raise
+    UserError for a number of pixels above the image's longer side, which would leave black images.
     """
     for name in ("crop", "shift", "cutout"):
         pixels, side = getattr(config, name), max(images.shape[1:3])
@@ -251,4 +274,6 @@ def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool
             images = change(subkey(number), images.astype(jnp.float32), getattr(config, name))
     if not is_zero(config.cutout):
         images = cutout(subkey(4 + len(color.CHANGES)), images, config.cutout)
+    if not is_zero(config.erase):
+        images = erase(subkey(12), images, config.erase)
     return images

@@ -194,7 +194,8 @@ def test_augment_is_on_where_a_field_is():
 
 
 AMOUNTS = {"resized_crop": 0.3, "rotate": 20.0, "zoom": 0.2, "shift": 1.0, "brightness": 0.4, "contrast": 0.4,
-           "saturation": 0.4, "hue": 0.1, "lighting": 0.1, "cutout": 3, "mixup": 0.4, "cutmix": 1.0}
+           "saturation": 0.4, "hue": 0.1, "lighting": 0.1, "cutout": 3, "erase": 0.5,
+           "mixup": 0.4, "cutmix": 1.0}
 
 
 def test_a_change_of_colour_is_the_one_that_its_field_names():
@@ -235,7 +236,7 @@ def test_every_draw_has_a_key_of_its_own(monkeypatch):
         return [jax.random.key_data(each) for each in (jnp.stack(keys), jax.vmap(jax.random.split)(jnp.stack(keys)))]
 
     used, made = ({*map(tuple, each.reshape(-1, 2).tolist())} for each in used_and_made(KEY))
-    assert len(keys) == len(used) == 21
+    assert len(keys) == len(used) == 27
     assert not used & made
 
 
@@ -371,6 +372,27 @@ def test_half_of_the_images_are_mixed_by_either_where_both_are_on():
     images, *_, share = mixed(mixup=1.0, cutmix=1.0)
     blended = ((images % 1 != 0).any((1, 2, 3)))
     assert 0.45 < blended[share > 0.01].mean() < 0.6  # boxes of no pixel are not counted
+
+
+def test_erasing_fills_a_box_of_the_papers_size_with_random_pixels():
+    """The boxes are counted in the pixels, and compared with the distributions by SciPy."""
+    images = jnp.full((3000, 64, 64, 2), 1000.5)
+    out = np.asarray(augment.erase(KEY, images, 0.6))
+    erased = out[..., 0] != 1000.5
+    np.testing.assert_array_equal(erased, out[..., 1] != 1000.5)  # every channel
+    found = erased.any((1, 2))
+    assert abs(found.mean() - 0.6) < 0.03
+    high, wide = (erased[found].any(axis).sum(1) for axis in (2, 1))
+    np.testing.assert_array_equal(high * wide, erased[found].sum((1, 2)))  # a box, and all of it
+    assert stats.kstest(high * wide / 64**2, stats.uniform(0.02, 0.31).cdf).statistic < 0.04
+    assert stats.kstest(np.log(wide / high), stats.uniform(np.log(0.3), np.log(11)).cdf).statistic < 0.04
+    tops = erased[found].any(2).argmax(1)[high < 48] / (64 - high[high < 48])
+    assert abs(tops.mean() - 0.5) < 0.02
+    pixels = out[out != 1000.5]
+    assert np.bincount(pixels.astype(int), minlength=256).min() > 0.9 * len(pixels) / 256
+    assert (pixels == np.round(pixels)).all()
+    assert np.corrcoef(out[found][0][erased[found][0]].T)[0, 1] < 0.9  # each channel has its own
+    assert augment.erase(KEY, jnp.zeros((2, 8, 8, 1), jnp.uint8), 1.0).dtype == jnp.uint8
 
 
 @pytest.mark.parametrize("name", ["crop", "shift", "cutout"])
