@@ -117,6 +117,8 @@ class Loss:
     """The loss: cross-entropy."""
     label_smoothing: float = _field(0.0, "share of the target distribution that goes to all classes equally (0.1)",
                                     0, 0.99, varies=True)
+    class_weights: str = _field("none", "balanced: weigh each training image by the inverse of the size of its class, "
+                                "so that all classes count equally", choices=("none", "balanced"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,11 @@ class Resident(Feed):
 
     def __init__(self, spec: Spec, splits: Mapping[str, Arrays], devices: Placement):
         self._spec, self._devices = spec, devices
+        self._labels = splits["train"].labels if "train" in splits else np.zeros(0, np.int32)
         self._data = {split: devices.replicate(tuple(arrays)) for split, arrays in splits.items()}
+
+    def train_labels(self) -> np.ndarray:
+        return self._labels
 
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
         size = self._spec.sizes["train"]

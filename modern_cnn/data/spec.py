@@ -107,12 +107,14 @@ class Placement(Protocol):
 class Feed(Protocol):
     """The source of a run's batches on the devices: `resident.Resident` or `streamed.Streamed`.
 
-    On the host, `train` returns the arguments of `train_batch` for the batches of an epoch, from number `first` on, and
-    `evaluation` those of `eval_batch` for batches that visit each example of a split once. Inside the compiled step,
-    these two return 'image' uint8 [B, H, W, C] and 'label' int32 [B]; the former also 'number' int32 [B], of the image
-    in the training split, and the latter 'mask' bool [B], False for padding.
+    On the host, `train_labels` returns the labels of all training images; `train` the arguments of `train_batch` for
+    the batches of an epoch, from number `first` on; and `evaluation` those of `eval_batch` for batches that visit each
+    example of a split once. Inside the compiled step, these two return 'image' uint8 [B, H, W, C] and 'label' int32
+    [B]; the former also 'number' int32 [B], of the image in the training split, and the latter 'mask' bool [B], False
+    for padding.
     """
 
+    def train_labels(self) -> np.ndarray: ...
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]: ...
     def train_batch(self, number: Any, batch_size: int, *args: Any, **kwargs: Any) -> dict[str, jax.Array]: ...
     def evaluation(self, split: str, batch_size: int) -> Iterator[tuple]: ...

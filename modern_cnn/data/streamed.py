@@ -76,6 +76,9 @@ class Streamed(Feed):
         self._spec, self._splits, self._devices = spec, splits, devices
         self._smallest_crop, self._scaled = smallest_crop, scaled
 
+    def train_labels(self) -> np.ndarray:
+        return self._splits["train"].labels
+
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
         order = epoch_order(seed, epoch, len(self._splits["train"]))
         ends = range((first + 1) * batch_size, len(order) + 1, batch_size)

@@ -1,6 +1,7 @@
 """Loss and accuracy as sums and counts, so that batches of any size merge exactly."""
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import lax
@@ -21,6 +22,16 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float | jax.A
     if is_zero(smoothing):
         return losses
     return (1 - smoothing) * losses - smoothing * jnp.mean(jax.nn.log_softmax(logits), axis=1)
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the weight of each class, float32 [K], with which all classes of labels int [N] have the same weight.
+
+    They are N / (K' * images of the class), with K' classes that have images; their mean over the images is 1. A class
+    without images has weight 0. King and Zeng 2001, "Logistic regression in rare events data", as in scikit-learn.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.where(counts > 0, len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)), 0).astype(np.float32)
 
 
 class Metrics(struct.PyTreeNode):

@@ -22,7 +22,7 @@ from modern_cnn.functional.regularize import is_zero
 from modern_cnn.settings import Augment, Settings
 from modern_cnn.training import finetune, optim, steps, whiten
 from modern_cnn.training.devices import Devices
-from modern_cnn.training.metrics import Metrics
+from modern_cnn.training.metrics import Metrics, balanced_weights
 from modern_cnn.training.state import TrainState
 
 FLIP_FOLD = 2**32 - 1  # folded into the key of augmentation for what no step changes; steps are below
@@ -136,6 +136,8 @@ def make_batch(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.
     """Return (number of a step, *arguments of the feed) -> the batch it learns from; `key` draws the augmentation."""
     settings, plan = parts.settings, parts.plan
     flip_key = jax.random.fold_in(key, FLIP_FOLD)
+    balanced = settings.loss.class_weights == "balanced"
+    weights = balanced_weights(feed.train_labels(), spec.num_classes) if balanced else None
 
     def next_batch(number, *args):
         batch = feed.train_batch(number % plan.steps_per_epoch, plan.batch_size, *args)
@@ -145,6 +147,9 @@ def make_batch(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.
             mirrored = augment.alternating(flip_key, batch["number"], number // plan.steps_per_epoch)
         images = augment.augment(own, batch["image"], settings.augment, cropped=settings.data.stream, mirrored=mirrored)
         batch = augment.mix(own, images, batch["label"], settings.augment)
+        if weights is not None:
+            batch |= {f"{label}_weight": jnp.take(weights, batch[label]) for label in ("label", "other")
+                      if label in batch}
         return devices.shard_batch(batch | {"image": augment.normalize(batch["image"], spec.mean, spec.std)})
 
     return jax.jit(next_batch) if devices.pmapped else next_batch

@@ -26,7 +26,8 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, label_smoothi
 
     Args:
       batch: 'image' float [N, H, W, C] and 'label' int [N]; for mixed images (`augment.mix`) also 'other' int [N] and
-        'share' [N], the share of the other label in the loss.
+        'share' [N], the share of the other label in the loss; with class weights 'label_weight' and 'other_weight' [N],
+        which multiply the losses of the labels. The loss is their mean over N, not over the sum of the weights.
       key: the key of the run, the same at every step; dropout draws from it folded with `state.step`.
       label_smoothing, ema_decay: see `cross_entropy` and `TrainState.average`.
       accumulate: process the batch in this many equal parts, one after the other, and add their gradients. It takes the
@@ -83,11 +84,17 @@ def _mean_gradients(state: TrainState, batch: Batch, key: jax.Array, label_smoot
 
 
 def _losses(logits: jax.Array, batch: Batch, smoothing: float | jax.Array) -> jax.Array:
-    """Return the loss of each example [N]: its cross-entropy; for mixed images that of both labels by their shares."""
-    losses = cross_entropy(logits, batch["label"], smoothing)
+    """Return the loss of each example [N]: its cross-entropy, weighted by its class where there are class weights.
+
+    For mixed images it is that of both labels by their shares.
+    """
+    def losses(label):
+        found, weight = cross_entropy(logits, batch[label], smoothing), f"{label}_weight"
+        return found * batch[weight] if weight in batch else found
+
     if "other" not in batch:
-        return losses
-    return (1 - batch["share"]) * losses + batch["share"] * cross_entropy(logits, batch["other"], smoothing)
+        return losses("label")
+    return (1 - batch["share"]) * losses("label") + batch["share"] * losses("other")
 
 
 def _in_parts(gradient: Callable, count: int, state: TrainState, batch: Batch,

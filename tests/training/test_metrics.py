@@ -3,8 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
-from modern_cnn.training.metrics import Metrics, cross_entropy
+from modern_cnn.training.metrics import Metrics, balanced_weights, cross_entropy
 
 
 def batch(n=257, classes=23, seed=0):
@@ -73,3 +74,13 @@ def test_label_smoothing_is_torchs():
             label_smoothing=smoothing)
         for ours in (cross_entropy(logits, labels, smoothing), jax.jit(cross_entropy)(logits, labels, smoothing)):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    """A class without images has none."""
+    labels = np.repeat([0, 1, 3], [100, 1, 30])
+    weights = balanced_weights(labels, 5)
+    wanted = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels)
+    np.testing.assert_allclose(weights[[0, 1, 3]], wanted, rtol=1e-6)
+    assert (weights[2], weights[4], weights.dtype) == (0, 0, np.float32)
+    np.testing.assert_allclose(weights[labels].mean(), 1, rtol=1e-6)

@@ -8,8 +8,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from modern_cnn import models, runtime, settings
 from modern_cnn.data import sources
 from modern_cnn.runs.loop import fit
-from modern_cnn.training.program import Program
+from modern_cnn.training.program import Program, make_batch
 from modern_cnn.training.stacked import StackedProgram
+from tests.data import files
 
 
 @pytest.fixture
@@ -114,3 +115,21 @@ def test_fit_ends_where_it_is_told_and_goes_on(config, dataset):
     whole = fit(program)
     for ours, theirs in zip(jax.tree.leaves(rest.state.params), jax.tree.leaves(whole.state.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_class_weights_come_from_the_training_labels(config, tmp_path, stream):
+    """Of a set with three dogs to a cat; both kinds of feed."""
+    files.write_images(tmp_path, ["cat"], 10, size=(8, 8))
+    files.write_images(tmp_path, ["dog"], 30, size=(8, 8))
+    config.data.update(source=f"folder:{tmp_path}", batch_size=32, stream=stream, image_size=8)
+    config.augment.mixup = 0.5
+    config.loss.class_weights = "balanced"
+    made = Program(settings.read(config), sources.load(config.data))
+    batch = make_batch(made._parts, made.spec, made.devices, made._feed, jax.random.key(0))(0, *next(made.batches(0)))
+    for label in ("label", "other"):
+        np.testing.assert_allclose(batch[f"{label}_weight"], np.array([2, 2 / 3])[batch[label]], rtol=1e-6)
+    config.loss.class_weights = "none"
+    made = Program(settings.read(config), sources.load(config.data))
+    plain = make_batch(made._parts, made.spec, made.devices, made._feed, jax.random.key(0))(0, *next(made.batches(0)))
+    assert set(batch) - set(plain) == {"label_weight", "other_weight"}

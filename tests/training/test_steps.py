@@ -13,8 +13,9 @@ import torch
 
 from modern_cnn import models
 from modern_cnn.layers import BatchNorm, Dropout
+from modern_cnn.models.mlp import MLP
 from modern_cnn.training import steps
-from modern_cnn.training.metrics import Metrics, cross_entropy
+from modern_cnn.training.metrics import Metrics, balanced_weights, cross_entropy
 from modern_cnn.training.state import TrainState
 
 KEY = jax.random.key(0)
@@ -94,6 +95,30 @@ def test_ten_steps_equal_torch():
     for name in ("norm1", "norm4"):
         ours, theirs = state.collections["batch_stats"][name]["mean"], net[names[name]].running_mean
         np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_weighted_loss_is_torchs(mixed):
+    """Of a linear network, in a batch and in parts; mixed images have the weights of both labels."""
+    rng = np.random.default_rng(1)
+    weights = balanced_weights(rng.integers(0, 10, 300), 10)
+    state = fresh(MLP(num_classes=10, hidden_sizes=()), optax.sgd(0.5), (8, 8, 1))
+    labels, others = rng.integers(0, 10, (2, 32))
+    images, share = rng.normal(size=(32, 8, 8, 1)).astype(np.float32), rng.uniform(0, 0.5, 32).astype(np.float32)
+    share = share if mixed else 0 * share
+    more = {"other": others, "share": share, "other_weight": weights[others]} if mixed else {}
+    kernel = torch.tensor(np.array(state.params["dense1"]["kernel"]), requires_grad=True)
+    logits = torch.tensor(images).flatten(1) @ kernel + torch.tensor(np.array(state.params["dense1"]["bias"]))
+    own, other = (torch.nn.functional.cross_entropy(logits, torch.tensor(each), torch.tensor(weights), reduction="none")
+                  for each in (labels, others))
+    loss = ((1 - torch.tensor(share)) * own + torch.tensor(share) * other).mean()
+    loss.backward()
+    for parts in (1, 4):
+        after, counted = step(state, {"image": images, "label": labels, "label_weight": weights[labels]} | more, KEY,
+                              accumulate=parts)
+        np.testing.assert_allclose(counted.loss / 32, loss.item(), rtol=1e-5)
+        moved = (state.params["dense1"]["kernel"] - after.params["dense1"]["kernel"]) / 0.5
+        np.testing.assert_allclose(moved, kernel.grad, atol=1e-6)
 
 
 def test_dropout_differs_from_step_to_step_and_repeats_with_the_step():
