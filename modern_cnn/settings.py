@@ -175,6 +175,8 @@ class Settings:
     max_steps: int = _field(0, "end after this many steps, with evaluation and checkpoint; 0: after the epochs", 0,
                             resume=LENGTH)
     eval_every_epochs: int = _field(1, "evaluate and save after every so many epochs", 1, resume=ALWAYS)
+    early_stopping: int = _field(0, "end after this many evaluations on validation of which none is better than the "
+                                 "best before; 0: never", 0, resume=LENGTH)
     test_every_epoch: bool = _flag("also score the test split then, as textbooks plot it; it never chooses anything",
                                    resume=ALWAYS)
     log_every_steps: int = _field(100, "write a training record after every so many steps and at the end of an epoch; "

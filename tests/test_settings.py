@@ -35,7 +35,7 @@ def test_who_may_change_what():
     assert by_rule == {
         settings.ALWAYS: {"log_every_steps", "log_norms", "checkpoint_every_steps", "eval_every_epochs",
                           "test_every_epoch", "parallel.count", "parallel.compile"},
-        settings.LENGTH: {"max_steps"}, settings.EPOCHS: {"epochs"},
+        settings.LENGTH: {"max_steps", "early_stopping"}, settings.EPOCHS: {"epochs"},
         settings.PLACE: {"data.source", "data.layout", "data.manual_dir", "data.skip_damaged"}}
     assert set(settings.VARYING) == {
         "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.momentum", "optimizer.ema_decay",

@@ -50,27 +50,27 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).partition("See full TensorStore details")[0].split())[:250] or type(error).__name__
 
 
-def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+def rank(metrics: dict[str, float]) -> tuple[float, float]:
     """Return what is higher for a better checkpoint: validation accuracy, then the smaller loss."""
     return float(metrics["accuracy"]), -float(metrics["loss"])
 
 
 def _ranks(workdir: Path) -> dict[int, tuple[float, float]]:
     """Return {step: rank} of validated checkpoints, by metrics.jsonl or else their own copies; warn of bad copies."""
-    recorded = {record["step"]: _rank(record) for record in read_metrics(workdir / "metrics.jsonl")
+    recorded = {record["step"]: rank(record) for record in read_metrics(workdir / "metrics.jsonl")
                 if record["split"] == "validation"}
     ranks = {}
     for step in saved_steps(workdir):
         path, copy, why = workdir / "checkpoints" / str(step) / "metrics" / "metrics", None, "is another"
         try:
-            copy = _rank(parse_json(path.read_bytes()))
+            copy = rank(parse_json(path.read_bytes()))
         except (OSError, ValueError, TypeError, KeyError) as e:
             why = "is gone" if isinstance(e, FileNotFoundError) else f"cannot be read: {_reason(e)}"
         ranks[step] = recorded.get(step, copy)
         if copy != ranks[step] or why.startswith("cannot"):
             log.warning("the validation result in %s %s; %s", path, why, "metrics.jsonl has it too" if step in recorded
                         else f"the checkpoint of step {step} counts as not validated")
-    return {step: rank for step, rank in ranks.items() if rank}
+    return {step: found for step, found in ranks.items() if found}
 
 
 def _parts(state: TrainState, metrics: Metrics) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class Checkpoints:
         self.wait()
         self._saving = int(state.step)
         if validation:
-            self._ranks[self._saving] = _rank(validation)
+            self._ranks[self._saving] = rank(validation)
         with _writing(self._workdir):
             self._manager.save(self._saving, metrics=validation, force=True, args=ocp.args.Composite(**{
                 name: ocp.args.StandardSave(jax.device_get({"tree": tree, "digest": _digest(tree)}))

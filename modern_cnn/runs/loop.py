@@ -68,7 +68,8 @@ def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda s
     step = int(jnp.ravel(state.step)[0])
     progress = progress or Progress(program.plan, step, shown=False)
     last, batches, ended_by = until or program.plan.total_steps, None, 0
-    while step < last and not (ended_by := stop(step)):
+    done = bool(records) and all(record.stops_early for record in records)
+    while step < last and not done and not (ended_by := stop(step)):
         epoch, position = divmod(step, program.plan.steps_per_epoch)
         if batches is None or position == 0:
             batches = program.batches(epoch, position)
@@ -94,6 +95,7 @@ def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda s
             _save(program, records, step, state, metrics)
         if evaluates:
             progress.restart()
+            done = bool(records) and all(record.stops_early for record in records)
     return Trained(state, metrics, step, ended_by)
 
 

@@ -10,7 +10,7 @@ from modern_cnn import cli
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError, some
 from modern_cnn.runs import workdir
-from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
+from modern_cnn.runs.checkpoints import Checkpoints, rank, saved_steps
 from modern_cnn.runs.log import Log, Progress, draw_curves, duration, read_metrics
 from modern_cnn.settings import Settings
 from modern_cnn.training import devices
@@ -57,6 +57,9 @@ class Record(contextlib.ExitStack):
         `origin` is for run.json: where weights are from. Raise UserError for another or a longer run, or a damaged one.
         """
         saved, self._plan, self._spec = saved_steps(self.directory), program.plan, program.spec
+        if self.settings.early_stopping and "validation" not in self._spec.sizes:
+            raise UserError(f"config.early_stopping={self.settings.early_stopping} needs a validation split, and "
+                            f"{self._spec.source} has none: --config.data.validation=0.1 holds one out")
         if saved and saved[-1] > self._plan.total_steps:
             raise UserError(f"{self.directory} is at step {saved[-1]} already, beyond the {self._plan.total_steps} "
                             "steps that config.epochs and config.max_steps now ask for")
@@ -98,6 +101,13 @@ class Record(contextlib.ExitStack):
         if self._log:
             self._log.write(step, step / self._plan.steps_per_epoch, split, values)
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether the last `early_stopping` evaluations on validation were none better than the best before them."""
+        patience = self.settings.early_stopping
+        ranks = [rank(means) for (split, _), means in sorted(self.scores.items()) if split == "validation"]
+        return 0 < patience < len(ranks) and max(ranks[-patience:]) <= max(ranks[:-patience])
+
     def save(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Save a checkpoint with the validation metrics of its step, unless the run has become non-finite."""
         self._check(int(metrics.bad_step))
@@ -131,7 +141,7 @@ class Record(contextlib.ExitStack):
 
 def summarize(record: Record, program: Program, result: dict[str, Any], progress: Progress) -> None:
     """Draw curves.png and print the table of a finished run."""
-    spec, name, step = program.spec, record.settings.model["name"], program.plan.total_steps
+    spec, name, step = program.spec, record.settings.model["name"], record.saved_step
     trained = step - record.first_step
     seconds, why = progress.training_seconds, "best on validation" if "validation" in spec.sizes else "the last"
     curves = draw_curves(record.directory, f"{name} on {spec.source}, {record.parameters:,} parameters")
@@ -143,7 +153,8 @@ def summarize(record: Record, program: Program, result: dict[str, Any], progress
         ("device", f"{jax.devices()[0].device_kind} ({jax.default_backend()}), {program.devices.batch_shares} of "
                    f"{jax.device_count()} used"),
         ("trained", f"{step:,} steps of {program.plan.batch_size} images, {step / program.plan.steps_per_epoch:.4g} "
-         "epochs" + (f" ({trained:,} steps in this process)" if record.first_step else "")),
+         "epochs" + (", stopped early" if step < program.plan.total_steps else "")
+         + (f" ({trained:,} steps in this process)" if record.first_step else "")),
         *speed,
         ("checkpoint", f"step {result['step']}, {why}"),
         *((split, "  ".join(f"{key} {value:.4f}" for key, value in result[split].items()))

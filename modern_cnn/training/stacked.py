@@ -32,11 +32,12 @@ from modern_cnn.training.state import TrainState
 def group_key(settings: Settings) -> str | None:
     """Return the same text for runs that can train together; None for a run that must train alone.
 
-    Streamed sets (their images come from the host), runs that start from other weights, and settings of how devices
-    share a batch train alone. A number that is 0 or unset leaves out a part of the program: that is another group.
+    Streamed sets (their images come from the host), runs that start from other weights, those that may stop early, and
+    settings of how devices share a batch train alone. A number that is 0 or unset leaves out a part of the program:
+    that is another group.
     """
     plain = (settings.parallel.compile, settings.parallel.batch_norm) == ("jit", "global")
-    if settings.data.stream or settings.finetune.workdir or not plain:
+    if settings.data.stream or settings.finetune.workdir or settings.early_stopping or not plain:
         return None
     flat = flatten(settings)
     return json.dumps(flat | {"seed": 0} | {name: "any" for name in VARYING if flat.get(name)}, sort_keys=True)

@@ -16,6 +16,7 @@ from modern_cnn.errors import UserError
 from modern_cnn.runs import load, loop, workdir
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
 from modern_cnn.runs.log import duration, read_metrics
+from modern_cnn.runs.record import Record
 from modern_cnn.training import steps
 from modern_cnn.training.devices import Devices
 from modern_cnn.training.metrics import Metrics
@@ -394,3 +395,37 @@ def test_a_lost_key_of_the_run_files_is_named(config, tmp_path):
 @pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+SCORES = [0.5, 0.6, 0.7, 0.7, 0.6, 0.7, 0.9]  # of the evaluations that follow each other
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(0, 7), (1, 4), (2, 5), (3, 6), (4, 7), (9, 7)])
+def test_a_run_ends_early_when_validation_is_not_better(config, tmp_path, monkeypatch, caplog, patience, epochs):
+    """A step is an epoch here. The run is over then: the same command trains no more, and more patience goes on."""
+    caplog.set_level("INFO", "modern_cnn")
+    config.update(epochs=7, early_stopping=patience, log_every_steps=0)
+    config.data.update(train_size=128, validation=0.2)
+    real = Record.write_scores
+
+    def write(self, step, split, means):
+        real(self, step, split, means | {"accuracy": SCORES[step - 1], "loss": 1.0} if split == "validation" else means)
+
+    monkeypatch.setattr(Record, "write_scores", write)
+    result = loop.train_and_evaluate(config, tmp_path / "run")
+    assert [r["step"] for r in records(tmp_path / "run", "validation")] == [*range(1, epochs + 1)]
+    assert saved_steps(tmp_path / "run")[-1] == epochs
+    assert result["step"] == {4: 4, 5: 4, 6: 6, 7: 7}[epochs]  # of equals the last that is kept
+    assert (", stopped early" in caplog.text) == (epochs < 7)
+    assert f"{epochs} steps of 128 images" in caplog.text
+    assert loop.train_and_evaluate(config, tmp_path / "run")["step"] == result["step"]
+    assert saved_steps(tmp_path / "run")[-1] == epochs
+    config.early_stopping = 9
+    loop.train_and_evaluate(config, tmp_path / "run")
+    assert saved_steps(tmp_path / "run")[-1] == 7
+
+
+def test_early_stopping_needs_a_validation_split(config, tmp_path):
+    config.early_stopping = 1
+    with pytest.raises(UserError, match=r"early_stopping=1 needs a validation split, and digits has none"):
+        loop.train_and_evaluate(config, tmp_path / "run")

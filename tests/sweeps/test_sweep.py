@@ -63,3 +63,4 @@ def test_programs_are_told_apart_by_all_but_numbers():
     assert program(optimizer__momentum=0.9) == program(optimizer__momentum=0.5) != program(optimizer__momentum=0.0)
     assert program() != program(data__batch_size=32)
     assert program(data__stream=True) is None
+    assert program(early_stopping=2) is None
