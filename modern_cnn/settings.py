@@ -73,6 +73,8 @@ class Data:
     train_size: int = _field(0, "train on this many training images, stratified and always the same; 0: all", 0)
     validation: float = _field(0.0, "share of the training images that is held out to choose the best checkpoint, "
                                "stratified and always the same", 0, 1)
+    balanced: bool = _flag("an epoch has equally many training images of each class, those of a small class several "
+                           "times and those of a large one in part; for sets in memory")
     stream: bool = _flag("decode images during training: for folder:, csv: and tfds: sets that do not fit into memory")
     layout: str = _field("auto", "of folder:DIR: the folders in it are splits (DIR/train/CLASS/FILE) or classes "
                          "(DIR/CLASS/FILE); auto: names say which", choices=("auto", "splits", "classes"), resume=PLACE)

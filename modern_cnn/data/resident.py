@@ -19,6 +19,21 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return random.permutation(size).astype(np.int32)  # RandomState's streams are frozen across numpy versions
 
 
+def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
+    """Return the order of an epoch of N examples, as many of each class: int32 [N], the indices of labels int [N].
+
+    The examples of a class take turns, so that the numbers of times that two of them come differ by one at most. The
+    order depends on seed, epoch and labels alone.
+    """
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed % 2**32, epoch])))
+    classes, chosen = random.permutation(np.unique(labels)), []  # the first of them have the examples left over
+    for number, wanted in zip(classes, np.bincount(np.arange(len(labels)) % len(classes)), strict=True):
+        own = np.flatnonzero(labels == number)
+        turns = [random.permutation(own) for _ in range(-(-wanted // len(own)))]
+        chosen.append(np.concatenate(turns)[:wanted])
+    return random.permutation(np.concatenate(chosen)).astype(np.int32)
+
+
 def spaced(size: int, most: int) -> np.ndarray:
     """Return at most `most` indices of `size` examples, evenly spaced and ascending: classes often lie one by one."""
     return np.unique(np.linspace(0, size - 1, min(most, size)).astype(int))
@@ -41,10 +56,13 @@ def gather(data: tuple[jax.Array, jax.Array], indices: jax.Array, shape: tuple[i
 
 
 class Resident(Feed):
-    """The feed of a data set in memory (`sources.Dataset`), which lies on every device of the run as a whole."""
+    """The feed of a data set in memory (`sources.Dataset`), which lies on every device of the run as a whole.
 
-    def __init__(self, spec: Spec, splits: Mapping[str, Arrays], devices: Placement):
-        self._spec, self._devices = spec, devices
+    An epoch has the order of `epoch_order`, or if `balanced` that of `balanced_order`.
+    """
+
+    def __init__(self, spec: Spec, splits: Mapping[str, Arrays], devices: Placement, balanced: bool = False):
+        self._spec, self._devices, self._balanced = spec, devices, balanced
         self._labels = splits["train"].labels if "train" in splits else np.zeros(0, np.int32)
         self._data = {split: devices.replicate(tuple(arrays)) for split, arrays in splits.items()}
 
@@ -53,7 +71,8 @@ class Resident(Feed):
 
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
         size = self._spec.sizes["train"]
-        order = self._devices.replicate(epoch_order(seed, epoch, size))
+        order = balanced_order(seed, epoch, self._labels) if self._balanced else epoch_order(seed, epoch, size)
+        order = self._devices.replicate(order)
         return itertools.repeat((self._data["train"], order), size // batch_size - first)
 
     def train_batch(self, number: Any, batch_size: int, data: Any, order: jax.Array) -> dict[str, jax.Array]:

@@ -40,12 +40,13 @@ class Dataset:
     splits: Mapping[str, Any]  # Arrays, perhaps of smaller images (the device enlarges them), or Files, or Records
     streamed: bool = False  # the images are decoded during training
     scaled: int = 0  # of `decoding.resize`, for streamed images
+    balanced: bool = False  # an epoch has as many training images of each class
 
     def feed(self, devices: Placement, smallest_crop: float = 0.0) -> Feed:
         """Return the feed for these devices; only streamed sets use `smallest_crop` (see `Streamed`)."""
         if self.streamed:
             return streamed.Streamed(self.spec, self.splits, devices, smallest_crop, self.scaled)
-        return Resident(self.spec, self.splits, devices)
+        return Resident(self.spec, self.splits, devices, self.balanced)
 
     def sample(self) -> np.ndarray:
         """Return at most SAMPLE training images, evenly spaced, as the network sees them: uint8 [n, H, W, C]."""
@@ -131,7 +132,8 @@ def file_names(config: Data, split: str) -> list[str]:
     """
     if resolve(config.source, config.manual_dir)[0] not in OF_FILES:
         return []
-    listed = dataclasses.replace(config, stream=True, image_size=config.image_size or 1, normalize="unit")
+    listed = dataclasses.replace(config, stream=True, balanced=False, image_size=config.image_size or 1,
+                                 normalize="unit")
     return list(map(str, load(listed).splits[split].paths))
 
 
@@ -291,6 +293,9 @@ def _load_stream(config: Data, channels: int) -> Dataset:
     if kind not in ("tfds", *OF_FILES):
         raise UserError(f"config.data.stream=True is for folder:, csv: and tfds: sources; {kind} files are read as a "
                         "whole")
+    if config.balanced:
+        raise UserError("config.data.balanced=True is for sets in memory; --config.loss.class_weights=balanced is for "
+                        "streams too")
     if not config.image_size:
         raise UserError("config.data.stream=True needs images of one size: set --config.data.image_size=N (224, say)")
     splits: dict[str, Any]
@@ -322,4 +327,4 @@ def _describe(config: Data, splits: Mapping[str, Any], names: list[str], classes
              for split in ("train", "validation", "test") if split in splits}
     spec = Spec(config.source, origin, (height, width, pixels.shape[3]), classes,
                 (*names, *map(str, range(len(names), classes))), sizes, mean, std, digest)
-    return Dataset(spec, splits, config.stream, config.resize)
+    return Dataset(spec, splits, config.stream, config.resize, config.balanced)

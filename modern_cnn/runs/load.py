@@ -124,7 +124,7 @@ def data_section(directory: str | Path, split: str, data: dict[str, Any] | None 
     """
     config, run = workdir.read_run(Path(directory))
     own = settings.from_json(config).data
-    section = dataclasses.replace(own, **(data or {}))
+    section = dataclasses.replace(own, balanced=False, **(data or {}))  # which is for training
     if not section.source:
         raise UserError(f"the weights in {directory} were imported without data: name the data, --source=folder:DIR")
     if not _spec(run).digest or section.source != own.source:  # other data than in training

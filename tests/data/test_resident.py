@@ -26,6 +26,28 @@ def test_epoch_order_is_the_same_in_every_version():
     assert resident.epoch_order(0, 1, 100)[:5].tolist() == [26, 13, 3, 79, 48]
 
 
+@given(st.integers(0, 2**32), st.integers(0, 99), st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_balanced_order_has_as_many_of_each_class(seed, epoch, labels):
+    """And of each image of a class, to one."""
+    labels = np.array(labels)
+    order = resident.balanced_order(seed, epoch, labels)
+    assert (order.dtype, order.shape) == (np.int32, labels.shape)
+    counts = [np.sum(labels[order] == c) for c in np.unique(labels)]
+    assert max(counts) - min(counts) <= 1
+    for c in np.unique(labels):
+        times = np.bincount(order, minlength=len(labels))[labels == c]
+        assert times.max() - times.min() <= 1
+    np.testing.assert_array_equal(order, resident.balanced_order(seed, epoch, labels))
+
+
+def test_balanced_order_differs_by_epoch_and_seed_and_not_by_version():
+    labels = np.repeat([0, 1, 2], [3, 30, 7])
+    orders = {tuple(resident.balanced_order(seed, epoch, labels)) for seed in (0, 1) for epoch in range(5)}
+    assert len(orders) == 10
+    assert resident.balanced_order(0, 1, labels)[:6].tolist() == [27, 20, 1, 22, 30, 2]
+    assert np.mean(np.diff(labels[resident.balanced_order(0, 1, labels)]) == 0) < 0.6  # the classes are mixed
+
+
 @given(st.integers(1, 200), st.integers(1, 250))
 def test_evaluation_visits_each_example_once(size, batch_size):
     visited = resident.evaluation_batches(size, batch_size)

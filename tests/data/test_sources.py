@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from modern_cnn import settings
 from modern_cnn.data import decoding, formats, sources
 from modern_cnn.errors import UserError
+from modern_cnn.training.devices import Devices
 from tests.data import files
 
 DIGITS = "3e5d0f8c6a02b433"  # of the split that every result on digits was measured with
@@ -191,3 +192,14 @@ def test_the_names_of_files_are_in_the_order_of_the_images(tmp_path):
         np.testing.assert_array_equal(dataset.splits[split].images,
                                       [decoding.decode(Path(name), 0) for name in names])
     assert sources.file_names(settings.Data("digits"), "test") == []
+
+
+def test_a_balanced_set_gives_balanced_epochs(tmp_path):
+    files.write_images(tmp_path / "set", ["cat"], 5)
+    files.write_images(tmp_path / "set", ["dog"], 45)
+    for balanced, cats in ((True, 20), (False, 4)):
+        dataset = files.load(f"folder:{tmp_path / 'set'}", balanced=balanced)
+        _, order = next(dataset.feed(Devices()).train(0, 0, 0, 8))
+        assert np.bincount(dataset.splits["train"].labels[np.asarray(order)]).tolist() == [cats, 40 - cats]
+    with pytest.raises(UserError, match=r"balanced=True is for sets in memory; --config\.loss\.class_weights"):
+        files.load(f"folder:{tmp_path / 'set'}", balanced=True, stream=True, image_size=8)

@@ -20,11 +20,11 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MODERN_CNN_CACHE", str(tmp_path / "cache"))
 
 
-def network(directory, names=(), classes=0, answer=2, channels=1):
+def network(directory, names=(), classes=0, answer=2, channels=1, balanced=False):
     """Write the workdir of an imported network of 4x4 images that gives every image the class `answer`."""
     config, classes = base.get_config(), classes or len(names)
     config.model.update(name="mlp", hidden_sizes=(2,))
-    config.data.update(source="", image_size=4)
+    config.data.update(source="", image_size=4, balanced=balanced)
     module = models.build("mlp", classes, hidden_sizes=(2,))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros((1, 4, 4, channels)), train=False))
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
@@ -147,3 +147,10 @@ def test_fine_tuning_on_gray_images(tmp_path, stream):
     images, _ = load.examples(load.load_data(tmp_path / "run", "test"), "test", np.array([0]))
     gray = np.asarray(Image.open(tmp_path / "set" / "test" / "ant" / "0.png"))
     np.testing.assert_array_equal(images[0], np.repeat(gray[..., None], 3, 2))
+
+
+def test_a_run_of_balanced_epochs_is_scored_on_all_images(tmp_path):
+    run = network(tmp_path / "run", ["emu", "dog", "cat"], balanced=True)
+    source = folder(tmp_path / "set", {"cat": 3, "dog": 1, "emu": 1})
+    assert accuracy(run, source) == pytest.approx(3 / 5)
+    assert len(load.sources.file_names(settings.Data(source, balanced=True), "test")) == 5
