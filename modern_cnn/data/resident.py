@@ -62,16 +62,16 @@ class Resident(Feed):
     """
 
     def __init__(self, spec: Spec, splits: Mapping[str, Arrays], devices: Placement, balanced: bool = False):
-        self._spec, self._devices, self._balanced = spec, devices, balanced
-        self._labels = splits["train"].labels if "train" in splits else np.zeros(0, np.int32)
+        self._spec, self._splits, self._devices, self._balanced = spec, splits, devices, balanced
         self._data = {split: devices.replicate(tuple(arrays)) for split, arrays in splits.items()}
 
     def train_labels(self) -> np.ndarray:
-        return self._labels
+        _, labels = self._splits["train"]
+        return labels
 
     def train(self, seed: int, epoch: int, first: int, batch_size: int) -> Iterator[tuple]:
         size = self._spec.sizes["train"]
-        order = balanced_order(seed, epoch, self._labels) if self._balanced else epoch_order(seed, epoch, size)
+        order = balanced_order(seed, epoch, self.train_labels()) if self._balanced else epoch_order(seed, epoch, size)
         order = self._devices.replicate(order)
         return itertools.repeat((self._data["train"], order), size // batch_size - first)
 
