@@ -5,12 +5,11 @@ import os
 import shutil
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 import modern_cnn
-from configs import base
+from configs import base, lenet
 from modern_cnn import zoo
 from modern_cnn.errors import UserError
 from modern_cnn.runs import load, loop
@@ -92,7 +91,7 @@ def test_nothing_trains_into_the_zoo():
 
 
 def test_fine_tuning_begins_with_its_weights(tmp_path):
-    config = ml_collections.ConfigDict(zoo.card(SMALL)["config"])
+    config = lenet.get_config("lenet_relu")
     config.update(epochs=1, max_steps=1, eval_every_epochs=1, test_every_epoch=False)
     config.data.update(source="digits", image_size=28)
     config.finetune.update(workdir=f"zoo:{SMALL}", freeze="backbone")
