@@ -30,6 +30,11 @@ def cpu_info() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in lines}
 
 
+def cores() -> int:
+    """Return how many cores this process may use, on which speed and the last bits of sums depend."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_vectors() -> str:
     """Return the widest vectors of the processor, on which speed and the last bits of sums depend; '' if unknown."""
     flags = cpu_info().get("flags", "").split()

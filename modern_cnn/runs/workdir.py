@@ -100,7 +100,7 @@ def _commit() -> str:
 
 def _processor() -> str:
     """Return the cores that this process may use, and of which processor: '2 cores of AMD EPYC, AVX2'."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = runtime.cores()
     name = runtime.cpu_info().get("model name") or platform.processor() or platform.machine()
     return f"{cores} core{'s' * (cores > 1)} of {', '.join(filter(None, [name, runtime.cpu_vectors()]))}"
 

@@ -30,7 +30,7 @@ TEXTBOOK = {"lenet": (78.0, 82.0), "alexnet": (87.9, 87.9), "nin": (79.0, 79.0),
             "googlenet": (88.6, 88.6), "resnet": (89.3, 89.3), "densenet": (88.5, 88.5)}
 # What others report of a network on CIFAR-10.
 REPORTED = {"resnet20": "91.25 %, He et al. 2015, table 6",
-            "airbench94": "94.01 %, its author, 200 runs on the original images"}
+            "airbench94": "94.01 %, its author, 200 runs"}
 PIXELS = {"unit": "0 to 1", "symmetric": "-1 to 1", "standard": "standardised"}
 # Networks that a page also shows with other options, and whose these are.
 MORE = {"vgg11_d2l": ({"width": 0.25}, "the textbook's, 7.2.3: the one it trains"),

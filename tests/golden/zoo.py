@@ -1,6 +1,6 @@
 """Write zoo.npz: sixteen test images of each data set of the zoo, and the logits of every network for them.
 
-    python -m tests.golden.zoo Fashion-MNIST=fashion_mnist CIFAR-10=folder:DIR
+    python -m tests.golden.zoo Fashion-MNIST=fashion_mnist CIFAR-10=cifar:DIR
 
 Only the sets that are named are written again; the networks of the others keep what they have. The programs are
 compiled as those of the tests are.
@@ -36,8 +36,8 @@ def logits(name, images):
 
 
 def compiler():
-    """What the bits of a sum depend on: the widest vectors of the CPU, the version of jax, and its flags."""
-    return f"{runtime.cpu_vectors()}, jax {jax.__version__}, {os.environ['XLA_FLAGS']}"
+    """What the bits of a sum depend on: cores, the widest vectors of the CPU, the version of jax, and its flags."""
+    return f"{runtime.cores()}, {runtime.cpu_vectors()}, jax {jax.__version__}, {os.environ['XLA_FLAGS']}"
 
 
 def main(*sets):

@@ -19,7 +19,7 @@ from tests.golden import zoo as golden
 SMALL = "lenet_relu_fashion_mnist"
 ARRAYS = dict(np.load(golden.PATH))
 # Where the images of each data set are; the scores of the others cannot be repeated here.
-SOURCES = {"Fashion-MNIST": "fashion_mnist", "CIFAR-10": os.environ.get("MODERN_CNN_CIFAR10_JPEG"), "digits": "digits"}
+SOURCES = {"Fashion-MNIST": "fashion_mnist", "CIFAR-10": os.environ.get("MODERN_CNN_CIFAR10"), "digits": "digits"}
 
 
 def data_of(name):
@@ -106,6 +106,6 @@ def test_fine_tuning_begins_with_its_weights(tmp_path):
 def test_the_score_of_the_card_to_the_last_image(name):
     source = SOURCES[data_of(name)]
     if not source:
-        pytest.skip(f"the images of {zoo.card(name)['data']} are not here: set MODERN_CNN_CIFAR10_JPEG=folder:DIR")
+        pytest.skip(f"the images of {zoo.card(name)['data']} are not here: set MODERN_CNN_CIFAR10=cifar:DIR")
     score = load.evaluate_workdir(f"zoo:{name}", "test", {"source": source})
     assert round(score["accuracy"] * score["count"]) == zoo.card(name)["correct"]
