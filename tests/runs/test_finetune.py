@@ -11,11 +11,11 @@ from flax.traverse_util import flatten_dict
 
 from configs import base
 from configs import finetune as photographs
-from modern_cnn import models, settings
+from modern_cnn import models, settings, zoo
 from modern_cnn.data import sources
 from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError
-from modern_cnn.runs import imported, load, loop, zoo
+from modern_cnn.runs import imported, load, loop
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
 from modern_cnn.training import finetune, optim, program, steps
 from modern_cnn.training.state import TrainState
