@@ -22,7 +22,8 @@ epoch.
 `resnet20`: ResNet-20 in a tenth of the paper's 182 epochs, with Muon, alternating flips and six views of each test
 image. The rate of Muon was lowered from 0.1 to 0.03 after the training accuracy of the first four epochs; nothing else
 was tuned.
-Result: test accuracy 92.12 % (n = 1, seed 0), and 90.78 % with one view; He et al. 2015 have 91.25 % with one.
+Result: test accuracy 92.12 % (n = 1, seed 0), and 90.78 % with one view (docs/zoo.md); He et al. 2015 have 91.25 % with
+one.
 Cost: 1 h 34 min of training on about one core of the same machine, beside other work; 169 images/s in the last epoch.
 """
 from configs import base

@@ -1,5 +1,4 @@
 """A report on a trained network: its figures by class, its confusions, its worst images, and its calibration."""
-import base64
 import csv
 import html
 import io
@@ -98,15 +97,11 @@ def _pairs(matrix: np.ndarray, names: Sequence[str]) -> list[list[str]]:
         for i, j in zip(*np.unravel_index(order, errors.shape), strict=True) if errors[i, j])]
 
 
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
 def _picture(path: Path, text: str) -> str:
     """Return a picture as HTML, with the text that stands for it where it is not shown."""
     with Image.open(path) as picture:
         readable = 0.6 * picture.width  # on a narrower screen it is scrolled
-    return (f'<div class=wide><img src="{_uri(path.read_bytes())}" alt="{html.escape(text)}" '
+    return (f'<div class=wide><img src="{html_page.picture_uri(path.read_bytes())}" alt="{html.escape(text)}" '
             f'style="min-width: {readable:.0f}px"></div>')
 
 
@@ -122,7 +117,8 @@ def _worst(found: load.Predicted, split: str) -> str:
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "PNG")
         place = files[i] if files else f"image {i} of {split}"
         true, predicted = (html.escape(f"{names[c]} ({np.exp(logs[i, c]):.3f})") for c in (found.labels[i], best))
-        figures.append(f'<figure><img class={"small" if len(image) < 100 else "large"} src="{_uri(file.getvalue())}" '
+        uri = html_page.picture_uri(file.getvalue())
+        figures.append(f'<figure><img class={"small" if len(image) < 100 else "large"} src="{uri}" '
                        f'alt="{html.escape(place)}"><figcaption>true: {true}<br>predicted: {predicted}<br>'
                        f"loss {losses[i]:.3f}<br><small>{html.escape(place)}</small></figcaption></figure>")
     return f"<div class=images>{''.join(figures)}</div>"

@@ -1,4 +1,5 @@
 """Pages of HTML that need no other file: their frame, their style and their tables."""
+import base64
 import html
 from collections.abc import Sequence
 
@@ -19,6 +20,11 @@ def document(title: str, body: str, style: str = "") -> str:
 <title>{html.escape(title)}</title><style>{STYLE}{style}</style></head><body>
 <h1>{html.escape(title)}</h1>{body}</body></html>
 """
+
+
+def picture_uri(png: bytes) -> str:
+    """Return a PNG file as an address that holds the file itself."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def table(lines: Sequence[Sequence[str]], marked: int = 0) -> str:

@@ -1,5 +1,4 @@
 """Training from Python: one call, whose result a notebook shows with its curves."""
-import base64
 import dataclasses
 import html
 import runpy
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 
 from modern_cnn import cli, runtime, settings
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load, log, loop
+from modern_cnn.runs import html_page, load, log, loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Result:
         return "\n".join([f"{self.workdir}, step {self.scores['step']}", *cli.text_table(rows)])
 
     def _repr_html_(self) -> str:
-        picture = base64.b64encode((self.workdir / "curves.png").read_bytes()).decode()
-        return f'<pre>{html.escape(str(self))}</pre><img src="data:image/png;base64,{picture}">'
+        picture = html_page.picture_uri((self.workdir / "curves.png").read_bytes())
+        return f'<pre>{html.escape(str(self))}</pre><img src="{picture}">'
 
 
 def read_config(name: str) -> ConfigDict:
