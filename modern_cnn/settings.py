@@ -93,6 +93,8 @@ class Augment:
     flip: bool = _flag("mirror half of the images left to right")
     alternate_flip: bool = _flag("of flip: mirror an image in every other epoch, half of the images in the first "
                                  "(Jordan 2024)", needs="augment.flip")
+    randaugment: int = _field(0, "so many random operations of RandAugment on each image (2); 0: none", 0, 14)
+    magnitude: float = _field(9.0, "of randaugment: strength of its operations", 0, 30, needs="augment.randaugment")
     rotate: float = _field(0.0, "rotate by up to this many degrees to either side", 0, 180)
     zoom: float = _field(0.0, "scale by 1 - zoom to 1 + zoom, height and width separately", 0, 0.99)
     shift: float = _field(0.0, "move by up to this many pixels in each direction", 0, 512)

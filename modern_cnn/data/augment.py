@@ -1,4 +1,7 @@
-"""From uint8 pixels to what a network sees, in the compiled step; all amounts but `crop` and `flip` may be traced."""
+"""From uint8 pixels to what a network sees, in the compiled step.
+
+All amounts may be traced, but for `crop`, `flip` and the number of operations of `randaugment`.
+"""
 import functools
 import math
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modern_cnn.data import color
+from modern_cnn.data import color, randaugment
 from modern_cnn.data.decoding import resized_side
 from modern_cnn.errors import UserError
 from modern_cnn.functional.regularize import is_zero
@@ -248,10 +251,10 @@ def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool
             mirrored: jax.Array | None = None) -> jax.Array:
     """Return uint8 images [N, H, W, C] changed as the `augment` section says: pixels 0..255, float32 if values change.
 
-    In this order: random resized crop (unless `cropped`: the stream has done it), crop, flip, rotation with scale and
-    shift, brightness, contrast, saturation, hue (torchvision draws the order of these), lighting, cutout, erase; then
-    `mix`. The images that are flipped are `mirrored`, bool [N], or drawn from the key where that is None. Raise
-    UserError for a number of pixels above the image's longer side, which would leave black images.
+    In this order: random resized crop (unless `cropped`: the stream has done it), crop, flip, RandAugment, rotation
+    with scale and shift, brightness, contrast, saturation, hue (torchvision draws the order of these), lighting,
+    cutout, erase; then `mix`. The images that are flipped are `mirrored`, bool [N], or drawn from the key where that is
+    None. Raise UserError for a number of pixels above the image's longer side, which would leave black images.
     """
     for name in ("crop", "shift", "cutout"):
         pixels, side = getattr(config, name), max(images.shape[1:3])
@@ -266,6 +269,8 @@ def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool
         images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     elif config.flip:
         images = random_flip(subkey(11), images)
+    if config.randaugment:
+        images = randaugment.rand_augment(subkey(13), images, config.randaugment, config.magnitude)
     if not (is_zero(config.rotate) and is_zero(config.zoom) and is_zero(config.shift)):
         images = random_affine(key, images.astype(jnp.float32), rotate=config.rotate, zoom=config.zoom,
                                shift=config.shift)

@@ -143,7 +143,8 @@ def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
         rate.append(f"warm-up {config['schedule.warmup_epochs']:g}")
     pixels, size = str(config["data.normalize"]), config["data.image_size"]
     changes = [PIXELS.get(pixels, pixels)] + [f"{key.partition('.')[2]} {value:g}".removesuffix(" 1")
-                                              for key, value in config.items() if key.startswith("augment.") and value]
+                                              for key, value in config.items() if key.startswith("augment.")
+                                              and value != settings.FIELDS[key].default]
     return (results.data_name(config["data.source"]), f"{size}x{size}" if size else "as it is", ", ".join(changes),
             str(config["data.batch_size"]), ", ".join(optimizer), ", ".join(rate), str(config["epochs"]))
 

@@ -225,10 +225,10 @@ def test_every_draw_has_a_key_of_its_own(monkeypatch):
     def noted(draw):
         return lambda key, *args, **options: (keys.append(key), draw(key, *args, **options))[1]
 
-    for name in ("uniform", "normal", "randint", "bernoulli", "beta"):
+    for name in ("uniform", "normal", "randint", "bernoulli", "beta", "rademacher"):
         monkeypatch.setattr(jax.random, name, noted(getattr(jax.random, name)))
     keys: list[jax.Array] = []
-    images, config = jnp.asarray(files.pixels(4, 8, 8, 3)), Augment(**AMOUNTS, crop=2, flip=True)
+    images, config = jnp.asarray(files.pixels(4, 8, 8, 3)), Augment(**AMOUNTS, crop=2, flip=True, randaugment=2)
 
     @jax.jit
     def used_and_made(key):
@@ -236,7 +236,7 @@ def test_every_draw_has_a_key_of_its_own(monkeypatch):
         return [jax.random.key_data(each) for each in (jnp.stack(keys), jax.vmap(jax.random.split)(jnp.stack(keys)))]
 
     used, made = ({*map(tuple, each.reshape(-1, 2).tolist())} for each in used_and_made(KEY))
-    assert len(keys) == len(used) == 27
+    assert len(keys) == len(used) == 31
     assert not used & made
 
 
