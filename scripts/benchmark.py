@@ -1,6 +1,7 @@
-"""Times our training steps, or the epochs of a config, in turns with those of others; or whole runs of a config.
+"""Times training steps, forward passes or the epochs of a config, ours in turns with others; or whole runs.
 
     python scripts/benchmark.py --models=lenet,resnet18_cifar --peer=torch --out=steps.json
+    python scripts/benchmark.py --models=lenet,resnet18_cifar --peer=torch,torch_compile --evaluation
     python scripts/benchmark.py --models=lenet --operations
     python scripts/benchmark.py --config=configs/lenet.py --rounds=3
     python scripts/benchmark.py --config=configs/quickstart.py --startup
@@ -35,6 +36,7 @@ TRIALS = flags.DEFINE_integer("trials", 0, "With --config: time this many seeds 
                               "after the other, and as runs of scripts/train.py.", lower_bound=0, upper_bound=10_000)
 STARTUP = flags.DEFINE_bool("startup", False, "With --config: time a run from its command to its first step.")
 LOADING = flags.DEFINE_bool("loading", False, "With --config of a streamed folder: time only the loading of images.")
+EVALUATION = flags.DEFINE_bool("evaluation", False, "Time the forward pass in evaluation instead of training steps.")
 OPERATIONS = flags.DEFINE_bool("operations", False, "Print where the time of one step goes, ours and PyTorch's.")
 OUT = flags.DEFINE(cli.Path(), "out", None, "Also write the measurements to this JSON file, with machine and versions.")
 
@@ -52,13 +54,16 @@ def main() -> None:
     from modern_cnn import settings
     from scripts.bench import epochs, operations, steps, timing
 
+    if EVALUATION.value and (OPERATIONS.value or CONFIG.value):
+        raise UserError("--evaluation times the networks of --models; leave out --operations and --config")
     if OPERATIONS.value:
         operations.report_operations(steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value), ROUNDS.value)
     elif not CONFIG.value:
         if SEEDS.value or LOADING.value or STARTUP.value or TRIALS.value:
             raise UserError("--seeds, --startup, --trials and --loading need a --config: of which run?")
-        timing.report("ms a step", DTYPE.value, ROUNDS.value, out,
-                      lambda case: steps.compare_steps(case, PEERS.value, ROUNDS.value),
+        phase = "evaluation" if EVALUATION.value else "step"
+        timing.report(f"ms, {phase}", DTYPE.value, ROUNDS.value, out,
+                      lambda case: steps.compare_steps(case, PEERS.value, ROUNDS.value, phase),
                       steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value))
     elif STARTUP.value:
         timing.report_startup(_config_arguments(), ROUNDS.value, out)

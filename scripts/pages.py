@@ -3,6 +3,7 @@
     python scripts/pages.py
     python scripts/pages.py --runs=runs/lenet-0,runs/lenet-1
     python scripts/pages.py --accelerator=runs/accelerator
+    python scripts/pages.py --speed=steps.json,evaluation.json
     python scripts/pages.py --check
 
 A run that --runs adds to docs/results.jsonl replaces an old one with the same settings, data and seed.
@@ -20,6 +21,8 @@ from modern_cnn import cli, runtime
 RUNS = flags.DEFINE_list("runs", [], "Workdirs of finished runs to add to the tables.")
 ACCELERATOR = flags.DEFINE(cli.Path(), "accelerator", None, "The folder that scripts/accelerator.sh wrote: its JSON is "
                            "kept in docs/accelerator and shown on the page of speed.")
+SPEED = flags.DEFINE_list("speed", [], "Files that scripts/benchmark.py --out wrote, of steps or evaluations: they are "
+                          "kept in docs/speed, one for each processor, and shown on the page of speed.")
 CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail where a file is out of date.")
 ONLY = flags.DEFINE_list("only", [], "Only these pages: --only=lenet,vgg.")
 
@@ -29,7 +32,8 @@ def main():
     from scripts.publish import pages
 
     written = pages.update(ROOT, [Path(cli.Path().parse(run)) for run in RUNS.value], CHECK.value, ONLY.value,
-                           Path(ACCELERATOR.value) if ACCELERATOR.value else None)
+                           Path(ACCELERATOR.value) if ACCELERATOR.value else None,
+                           [Path(cli.Path().parse(file)) for file in SPEED.value])
     print("\n".join(written) or "nothing to do")
 
 

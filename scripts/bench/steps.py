@@ -1,4 +1,4 @@
-"""Training steps of a network: ours and those of its peers.
+"""Training steps of a network, or its forward passes in evaluation: ours and those of its peers.
 
 The peers are the same network in PyTorch, eager or compiled, and 'library': ours with XLA's own operation for every
 layer, which is what stock Flax computes. The PyTorch network is the twin that the tests hold equal to ours; it needs a
@@ -65,6 +65,19 @@ def our_step(case: Case, platform: str | None = None) -> Runner:
     return Runner(step, seconds, compiled, sum(allocated(compiled)))
 
 
+def our_evaluation(case: Case, platform: str | None = None) -> Runner:
+    """Return our forward pass in evaluation, as `our_step` returns the step."""
+    module = models.build(case.model, 10, dtype=None if case.dtype == "float32" else case.dtype)
+    images = jnp.asarray(make_batch(case)["image"])
+    variables = jax.jit(module.init)(jax.random.key(0), images[:1])
+    start = time.perf_counter()
+    with formulations.platform(platform):
+        compiled = jax.jit(lambda variables, images: module.apply(variables, images, train=False)).lower(
+            variables, images).compile()
+    seconds = time.perf_counter() - start
+    return Runner(lambda: np.asarray(compiled(variables, images)), seconds, compiled, sum(allocated(compiled)))
+
+
 def torch_packages() -> tuple[ModuleType, Callable]:
     """Return PyTorch, and the function of the tests that builds a network's twin in it; UserError if one is missing."""
     try:
@@ -76,15 +89,21 @@ def torch_packages() -> tuple[ModuleType, Callable]:
     return torch, torch_net
 
 
+def _torch_device() -> tuple[str, Callable[[], int | None]]:
+    """Return PyTorch's device, a GPU if there is one, and what says the most bytes that it has held since now."""
+    torch, _ = torch_packages()
+    if not torch.cuda.is_available():
+        return "cpu", lambda: None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    return "cuda", lambda: torch.cuda.max_memory_allocated() - before
+
+
 def torch_step(case: Case, compiled: bool = False) -> Runner:
     """Return PyTorch's step, compiled or not, on a GPU if there is one; it is ready after its first run."""
     torch, torch_net = torch_packages()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, held = _torch_device()
     batch = make_batch(case)
-    before = 0
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
     net = torch_net(case.model, 10, case.image_shape[2]).to(device, memory_format=torch.channels_last).train()
     forward = torch.compile(net) if compiled else net
     optimizer = torch.optim.SGD(net.parameters(), RATE, MOMENTUM)
@@ -104,12 +123,35 @@ def torch_step(case: Case, compiled: bool = False) -> Runner:
 
     start = time.perf_counter()
     step()
-    seconds = time.perf_counter() - start
-    return Runner(step, seconds, memory=torch.cuda.max_memory_allocated() - before if device == "cuda" else None)
+    return Runner(step, time.perf_counter() - start, memory=held())
 
 
-PEERS = {"torch": torch_step, "torch_compile": partial(torch_step, compiled=True),
-         "library": partial(our_step, platform="gpu")}
+def torch_evaluation(case: Case, compiled: bool = False) -> Runner:
+    """Return PyTorch's forward pass in evaluation, without a graph of gradients, as `torch_step` returns the step."""
+    torch, torch_net = torch_packages()
+    device, held = _torch_device()
+    net = torch_net(case.model, 10, case.image_shape[2]).to(device, memory_format=torch.channels_last).eval()
+    forward = torch.compile(net) if compiled else net
+    images = torch.tensor(make_batch(case)["image"].transpose(0, 3, 1, 2))
+    images = images.to(device, memory_format=torch.channels_last)
+
+    def evaluate() -> np.ndarray:
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16"):
+            return forward(images).float().numpy(force=True)
+
+    start = time.perf_counter()
+    evaluate()
+    return Runner(evaluate, time.perf_counter() - start, memory=held())
+
+
+# what is timed -> who -> the maker of a program
+PROGRAMS: dict[str, dict[str, Callable[[Case], Runner]]] = {
+    "step": {"ours": our_step, "torch": torch_step, "torch_compile": partial(torch_step, compiled=True),
+             "library": partial(our_step, platform="gpu")},
+    "evaluation": {"ours": our_evaluation, "torch": torch_evaluation,
+                   "torch_compile": partial(torch_evaluation, compiled=True),
+                   "library": partial(our_evaluation, platform="gpu")},
+}
 
 
 @cache
@@ -124,17 +166,19 @@ def matrix_rate(dtype: str) -> float:
     return 2 * size**3 / min(seconds[1:])
 
 
-def compare_steps(case: Case, peers: Sequence[str], rounds: int) -> Records:
-    """Return a record of our step and of each peer's (keys of PEERS); two turns before the `rounds` do not count.
+def compare_steps(case: Case, peers: Sequence[str], rounds: int, phase: str = "step") -> Records:
+    """Return a record of our step or evaluation (`phase`) and of each peer's, after two turns that do not count.
 
-    'matrix_share' is the part of `matrix_rate` that a step reaches, counted as three forward passes (the backward pass
-    has two products for each of the forward pass); 'memory_bytes' what a step needs, by XLA or by PyTorch's allocator.
-    Raise UserError for an unknown peer, before anything is compiled, or one whose packages are missing.
+    'matrix_share' is the part of `matrix_rate` that a program reaches. A step counts as three forward passes (the
+    backward pass has two products for each of the forward pass). 'memory_bytes' is what it needs, by XLA or by
+    PyTorch's allocator. Raise UserError for an unknown peer, before anything is compiled, or one whose packages are
+    missing.
     """
-    makers = {"ours": our_step} | {peer: lookup(PEERS, peer, "peer") for peer in peers}
+    makers = {who: lookup(PROGRAMS[phase], who, "peer") for who in ("ours", *peers)}
     runners = {who: make(case) for who, make in along(makers.items(), f"{case.model}, compiling")}
-    records = compare("step", case, runners, rounds, 2, case.batch_size)
-    work = 3 * 2 * summarize(models.build(case.model, 10), case.image_shape).macs * case.batch_size
+    records = compare(phase, case, runners, rounds, 2, case.batch_size)
+    passes = 3 if phase == "step" else 1
+    work = passes * 2 * summarize(models.build(case.model, 10), case.image_shape).macs * case.batch_size
     for record in records:
         record["matrix_share"] = work / record["median_ms"] * 1e3 / matrix_rate(case.dtype)
         record["memory_bytes"] = runners[record["who"]].memory

@@ -22,7 +22,7 @@ from modern_cnn.runs import log, workdir
 SCRIPTS = Path(__file__).resolve().parents[1]
 TURN_SECONDS = 1.0  # long enough that the first runs after another program, which are slower, weigh little
 PAUSE_SECONDS = 0.05  # before each turn: the threads of the program before still wait for work for a while
-ROW = "{:<16} {:<16} {:<20} {:>32} {:>10} {:>12} {:>8}"  # of fixed widths, as rows are printed one by one
+ROW = "{:<16} {:<16} {:<13} {:>28} {:>9} {:>11} {:>22}"  # of fixed widths, as rows are printed one by one
 SAID_SECONDS = 5.0
 Records = list[dict[str, Any]]
 T = TypeVar("T")
@@ -58,7 +58,8 @@ def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, 
     """Time programs in turns and return a record of each; one of them is called 'ours'.
 
     A turn takes TURN_SECONDS, and at least one run of `images` images. `warmup` turns come before the `rounds` that are
-    measured. 'images_per_second' is by the median; 'ours_is_faster' the median over turns of a program's time by ours.
+    measured. 'images_per_second' is by the median; 'ours_is_faster' the median over turns of a program's time by ours,
+    'ours_is_faster_range' the least and the greatest.
     """
     times: dict[str, list[float]] = {who: [] for who in runners}  # milliseconds of one run in each turn
     for turn in along(range(rounds + warmup), f"{case.model}, turns of each"):
@@ -72,12 +73,19 @@ def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, 
     records = []
     for who, every in times.items():
         taken = every[warmup:]
-        ratio = statistics.median(other / own for other, own in zip(taken, times["ours"][warmup:], strict=True))
+        ratios = [other / own for other, own in zip(taken, times["ours"][warmup:], strict=True)]
         median = statistics.median(taken)
         records.append({"phase": phase, **case._asdict(), "who": who, "median_ms": median, "min_ms": min(taken),
-                        "max_ms": max(taken), "ours_is_faster": ratio, "rounds": rounds,
+                        "max_ms": max(taken), "ours_is_faster": statistics.median(ratios),
+                        "ours_is_faster_range": [min(ratios), max(ratios)], "rounds": rounds,
                         "images_per_second": images / median * 1e3, "ready_s": runners[who].ready_s})
     return records
+
+
+def allocator() -> str:
+    """Return what the environment says of the allocator of memory, on which PyTorch's time depends more than ours."""
+    return " ".join(f"{name}={value}" for name, value in sorted(os.environ.items())
+                    if name in ("GLIBC_TUNABLES", "LD_PRELOAD") or name.startswith("MALLOC_")) or "the system's"
 
 
 def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any], Records],
@@ -89,27 +97,29 @@ def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any]
     if out and not Path(out).absolute().parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {Path(out).parent}")
     at = workdir.describe_machine()
-    print(f"{at['machine']}, {at['device']}; {dtype}; {rounds} turns of each; ms: median (fastest to slowest)")
+    print(f"{at['machine']}, {at['device']}; allocator: {allocator()}; {dtype}; {rounds} turns of each; ms and ratio: "
+          "median (least to greatest)")
     print(ROW.format("network", "batch, image", "who", unit, "images/s", "ready after", "ours is"), flush=True)
     records = []
     for case in cases:
         for record in (found := measure(case)):
             shape = "x".join(map(str, record["image_shape"]))
             cells = ("{model}", "{batch_size}, " + shape, "{who}", "{median_ms:,.1f} ({min_ms:,.1f} to {max_ms:,.1f})",
-                     "{images_per_second:,.0f}", "{ready_s:.1f} s", "{ours_is_faster:.2f}x")
+                     "{images_per_second:,.0f}", "{ready_s:.1f} s",
+                     "{ours_is_faster:.2f}x ({ours_is_faster_range[0]:.2f} to {ours_is_faster_range[1]:.2f})")
             print(ROW.format(*(cell.format(**record) for cell in cells)), flush=True)
         records += found
         write_measurements(out, results=records)
 
 
 def write_measurements(out: str, **measurements: Any) -> None:
-    """Write machine, versions, commit and the measurements to the JSON file `out`, if any; UserError if that fails."""
+    """Write machine, versions, allocator and the measurements to the JSON file `out`, if any; UserError if that fails."""
     if out:
         machine = workdir.describe_machine()
         if "torch" in sys.modules:
             machine["versions"]["torch"] = importlib.metadata.version("torch")
         with workdir.disk_errors(Path(out)):
-            workdir.write_json(Path(out), machine | measurements)
+            workdir.write_json(Path(out), machine | {"allocator": allocator()} | measurements)
 
 
 def _time(place: str, script: str, *arguments: str, until: Path | None = None) -> float:

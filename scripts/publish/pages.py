@@ -20,7 +20,7 @@ from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, nin, resnet, vgg
 from modern_cnn.sweeps.report import SeedGroup, deviation, markdown_table
-from scripts.publish import accelerator, blocks, results
+from scripts.publish import accelerator, blocks, results, speed
 from scripts.publish.blocks import Panel
 
 RECORDS = "results.jsonl"
@@ -238,10 +238,10 @@ def missing(records: Sequence[results.Record], configs: results.Configs) -> str:
 
 
 def part(name: str, page: str, configs: results.Configs, records: Sequence[results.Record],
-         kept: Path = Path()) -> str:
+         docs: Path = Path()) -> str:
     """Return what stands between the markers `name` of a page. Raise UserError if it may not have such a marker.
 
-    `kept` is the folder of what an accelerator showed.
+    `docs` has the folders of what was measured: of an accelerator, and of speed.
     """
     def of_data(names: str | tuple[str, ...], wanted: bool = True) -> str:
         return results.table([record for record in records if record["data"].startswith(names) == wanted], configs)
@@ -252,8 +252,10 @@ def part(name: str, page: str, configs: results.Configs, records: Sequence[resul
     parts: dict[str, Callable[[], str]] = {
         "config": config_fields, "missing": lambda: missing(records, configs), "others": lambda: of_data(DATA, False),
         "best": lambda: best(records, configs), "zoo": shipped,
-        "accelerator-steps": lambda: accelerator.steps(kept),
-        "accelerator-exactness": lambda: accelerator.exactness(kept)}
+        "accelerator-steps": lambda: accelerator.steps(docs / "accelerator"),
+        "accelerator-exactness": lambda: accelerator.exactness(docs / "accelerator"),
+        "speed": lambda: speed.sentence(docs / "speed"),
+        **{phase: partial(speed.tables, docs / "speed", phase) for phase in speed.WORDS}}
     parts |= {data: partial(of_data, data) for data in DATA}
     if family := FAMILIES.get(page):
         parts |= {"blocks": lambda: blocks.draw(family.panels), "variants": lambda: variants(family),
@@ -272,21 +274,24 @@ def fill(page: str, part: Callable[[str], str]) -> str:
 
 
 def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequence[str] = (),
-           measured: Path | None = None) -> list[str]:
+           measured: Path | None = None, times: Sequence[Path] = ()) -> list[str]:
     """Add finished runs to docs/results.jsonl, write the pages that are out of date, and return their names.
 
-    `measured` is a folder of scripts/accelerator.sh, whose JSON is kept in docs/accelerator/. With `check` nothing is
-    written; `only` names pages. Raise UserError if a run has not finished or a check fails.
+    `measured` is a folder of scripts/accelerator.sh, whose JSON is kept in docs/accelerator/; `times` are JSON files of
+    scripts/benchmark.py, kept in docs/speed/. With `check` nothing is written; `only` names pages. Raise UserError if a
+    run has not finished or a check fails.
     """
     path, configs, stale = root / "docs" / RECORDS, read_configs(root), {}
     old = results.load(path)
     records = results.merge(old, [results.read(directory) for directory in workdirs], list(VARIANTS))
-    pages, kept = {page.stem: page for page in sorted((root / "docs").glob("*.md"))}, root / "docs/accelerator"
+    pages = {page.stem: page for page in sorted((root / "docs").glob("*.md"))} | {"README": root / "README.md"}
     if measured and not check:
-        accelerator.keep(measured, kept)
+        accelerator.keep(measured, root / "docs/accelerator")
+    if times and not check:
+        speed.keep(times, root / "docs/speed")
     for page in [lookup(pages, name, "page") for name in only or pages]:
         if "\n<!-- /" in (text := page.read_text()):
-            new = fill(text, partial(part, page=page.stem, configs=configs, records=records, kept=kept))
+            new = fill(text, partial(part, page=page.stem, configs=configs, records=records, docs=root / "docs"))
             stale |= {page: new} if new != text else {}
     names = [str(page.relative_to(root)) for page in stale]
     if check and names:

@@ -1,4 +1,4 @@
-"""We and our peers take the same steps; the time that they take is not tested."""
+"""We and our peers take the same steps and give logits; the time that they take is not tested."""
 import numpy as np
 import pytest
 
@@ -9,7 +9,7 @@ from scripts.bench import steps, timing
 @pytest.mark.parametrize("who", ["ours", "torch", "library"])  # torch.compile builds C++ code for minutes
 def test_everybody_learns_the_same_batch(who):
     case = timing.Case("lenet", 8, (28, 28, 1), "float32")
-    runner = (steps.PEERS | {"ours": steps.our_step})[who](case)
+    runner = steps.PROGRAMS["step"][who](case)
     losses = [runner.run() for _ in range(20)]
     assert runner.ready_s > 0
     assert losses[-1] < losses[0]
@@ -21,8 +21,8 @@ def test_the_library_is_xlas_own_operations(monkeypatch):
     monkeypatch.setattr(steps, "train_step", lambda state, batch, key: taken.append(
         steps.formulations.choose_convolution((3, 3, 4, 40), (1, 1), ((1, 1), (1, 1)), 1, 4, (8, 8))) or (state, 0))
     case = timing.Case("lenet", 8, (28, 28, 1), "float32")
-    steps.our_step(case)
-    steps.PEERS["library"](case)
+    for who in ("ours", "library"):
+        steps.PROGRAMS["step"][who](case)
     assert taken == ["canonical", "library"]
 
 
@@ -37,6 +37,28 @@ def test_ours_and_a_peer_in_turn(monkeypatch):
     work = 6 * 8 * 416_520  # six operations for each multiply-accumulate of the forward pass
     assert np.isclose(own["matrix_share"], work / own["median_ms"] * 1e3 / steps.matrix_rate("bfloat16"))
     assert own["memory_bytes"] > 3 * 4 * 61_706  # parameters, momentum, gradients
+
+
+def test_evaluations_give_logits_and_change_nothing():
+    case = timing.Case("lenet_bn", 8, (28, 28, 1), "float32")
+    runners = {who: make(case) for who, make in steps.PROGRAMS["evaluation"].items() if who != "torch_compile"}
+    logits = {who: runner.run() for who, runner in runners.items()}
+    for who, found in logits.items():
+        assert found.shape == (8, 10)
+        assert np.ptp(found) > 0
+        np.testing.assert_array_equal(runners[who].run(), found)  # in training the running statistics would move
+    np.testing.assert_allclose(logits["ours"], logits["library"], rtol=1e-5, atol=1e-6)
+
+
+def test_an_evaluation_is_one_pass(monkeypatch):
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0)
+    case = timing.Case("lenet", 8, (28, 28, 1), "float32")
+    own, other = steps.compare_steps(case, ["library"], 2, "evaluation")
+    assert (own["phase"], own["who"], other["who"]) == ("evaluation", "ours", "library")
+    assert own["ours_is_faster_range"] == [1, 1]
+    assert other["ours_is_faster_range"][0] <= other["ours_is_faster"] <= other["ours_is_faster_range"][1]
+    work = 2 * 8 * 416_520
+    assert np.isclose(own["matrix_share"], work / own["median_ms"] * 1e3 / steps.matrix_rate("float32"))
 
 
 def test_every_network_has_a_size():

@@ -6,6 +6,7 @@ import pytest
 
 from modern_cnn.errors import UserError
 from scripts.bench import steps, timing
+from scripts.publish import speed
 
 
 def test_the_script_writes_table_and_json(script, tmp_path):
@@ -13,7 +14,7 @@ def test_the_script_writes_table_and_json(script, tmp_path):
     assert done.code == 0, done.err
     content = json.loads((tmp_path / "steps.json").read_text())
     assert [record["who"] for record in content["results"]] == ["ours", "library"]
-    assert {"versions", "commit", "machine", "device"} <= content.keys()
+    assert {"versions", "commit", "machine", "device", "allocator"} <= content.keys()
     assert [line.split()[0] for line in done.out.splitlines()[1:]] == ["network", "mlp", "mlp"]
 
 
@@ -24,7 +25,55 @@ def test_the_script_writes_table_and_json(script, tmp_path):
 ])
 def test_wrong_input_is_reported_before_anything_is_timed(change, words, monkeypatch):
     given = {"names": ["mlp"], "peers": [], "out": ""} | change
-    monkeypatch.setattr(steps, "our_step", lambda case: pytest.fail("compiled"))
+    monkeypatch.setitem(steps.PROGRAMS["step"], "ours", lambda case: pytest.fail("compiled"))
     with pytest.raises(UserError, match=words):
         timing.report("ms a step", "float32", 1, given["out"],
                       partial(steps.compare_steps, peers=given["peers"], rounds=1), steps.make_cases(given["names"]))
+
+
+def test_a_setting_of_the_allocator_is_named(monkeypatch):
+    for name in ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX"):
+        monkeypatch.delenv(name, raising=False)
+    assert timing.allocator() == "the system's"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setenv("LD_PRELOAD", "jemalloc.so")
+    assert timing.allocator() == "LD_PRELOAD=jemalloc.so MALLOC_ARENA_MAX=1"
+
+
+def test_an_evaluation_is_of_networks(script):
+    done = script("benchmark.py", "--evaluation", "--operations", "--models=mlp")
+    assert (done.code, done.out) == (1, "")
+    assert "leave out --operations" in done.err
+
+
+def measured(path, phase, machine, **ratios):
+    records = [{"phase": phase, "model": "lenet", "batch_size": 8, "image_shape": [28, 28, 1], "dtype": "float32",
+                "who": who, "median_ms": 2000.0 * ratio, "images_per_second": 4.0, "rounds": 5,
+                "ours_is_faster": ratio, "ours_is_faster_range": [ratio - 0.1, ratio + 0.1]}
+               for who, ratio in ({"ours": 1.0} | ratios).items()]
+    path.write_text(json.dumps({"machine": f"Linux x86_64, {machine}", "versions": {"jax": "1", "torch": "2"},
+                                "commit": "abc", "allocator": "the system's", "results": records}))
+    return path
+
+
+def test_pages_keep_one_file_for_each_processor_and_phase(tmp_path):
+    folder = tmp_path / "speed"
+    first = measured(tmp_path / "a.json", "step", "2 cores of X, AVX2", torch=0.5)
+    second = measured(tmp_path / "b.json", "step", "2 cores of X, AVX2", torch=0.9, library=2.0)
+    other = measured(tmp_path / "c.json", "step", "2 cores of Y, AVX-512", torch=1.3)
+    forward = measured(tmp_path / "d.json", "evaluation", "2 cores of X, AVX2", torch_compile=0.8)
+    speed.keep([first], folder)
+    speed.keep([second, other, forward], folder)
+    assert len([*folder.iterdir()]) == 3
+    text = speed.tables(folder, "step")
+    assert text.count("**2 cores of") == 2
+    assert ("| `lenet`, batch 8, 28x28x1 | 2,000.0 | 4 | 1,800.0 | 0.90x (0.80 to 1.00) | 4,000.0 | 2.00x (1.90 to 2.10) "
+            "|") in text
+    assert "0.80x (0.70 to 0.90)" in speed.tables(folder, "evaluation")
+    assert "0.80x" not in text
+    assert speed.sentence(folder) == (
+        "Speed of a training step, over one network of each family: on 2 cores of X, AVX2, 0.90 to 0.90 times "
+        "PyTorch's and 2.00 to 2.00 times stock Flax's; on 2 cores of Y, AVX-512, 1.30 to 1.30 times PyTorch's.")
+    (tmp_path / "e.json").write_text("{}")
+    with pytest.raises(UserError, match=r"e\.json holds no times of steps or evaluations"):
+        speed.keep([tmp_path / "e.json"], folder)

@@ -47,7 +47,7 @@ def test_the_counts_of_the_tables_are_the_golden_ones():
 
 @pytest.mark.parametrize("page", [
     pytest.param(page, marks=pytest.mark.slow if page in ("vgg", "googlenet", "resnet", "densenet") else ())
-    for page in [*pages.FAMILIES, "results", "config"]])  # tracing a deep network takes long
+    for page in [*pages.FAMILIES, "results", "config", "speed", "README"]])  # tracing a deep network takes long
 def test_a_page_is_what_the_code_makes(page):
     assert pages.update(ROOT, [], check=True, only=[page]) == []
 
