@@ -234,62 +234,66 @@ def _library_max(x, window, strides, pads):
 
 
 def _sliced_max(x, window, strides, pads):
-    """Take, along the width and then the height, the largest of as many slices as the window has pixels."""
+    """Take the largest of as many slices as the window has pixels.
+
+    Of a large window, or of few channels, along the width first and then along the height, which takes fewer slices.
+    """
     x = lax.pad(x, _lowest(x.dtype), ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0)))
-    for axis in (2, 1):
-        x = _max_along(lax.optimization_barrier(x), axis, window[axis - 1], strides[axis - 1])
-    return x
+    if math.prod(window) <= FEW_PIXELS and x.shape[3] > MORE_CHANNELS:
+        return _largest(lax.optimization_barrier(x), window, strides)
+    along_rows = _largest(lax.optimization_barrier(x), (1, window[1]), (1, strides[1]))
+    return _largest(lax.optimization_barrier(along_rows), (window[0], 1), (strides[0], 1))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _max_along(x, axis, window, stride):
-    return _max_and_tap(x, axis, window, stride)[0]
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _largest(x, window, strides):
+    return _max_and_tap(x, window, strides)[0]
 
 
-@_max_along.defjvp
-def _max_along_jvp(axis, window, stride, primals, tangents):
+@_largest.defjvp
+def _largest_jvp(window, strides, primals, tangents):
     (x,), (dx,) = primals, tangents
-    y, tap = _max_and_tap(x, axis, window, stride)
-    return y, _select(dx, tap, axis, window, stride)
+    y, tap = _max_and_tap(x, window, strides)
+    return y, _select(dx, tap, window, strides)
 
 
-def _max_and_tap(x, axis, window, stride):
-    """Return the largest value of each window along an axis, and its tap: the first among equals; NaN is largest."""
-    first, *others = (x[_along(axis, tap)] for tap in _taps(x.shape[axis], window, stride))
-    tap = jnp.zeros(first.shape, np.min_scalar_type(-window))
+def _max_and_tap(x, window, strides):
+    """Return the largest value of each window and its tap, in row order: the first among equals; NaN is largest."""
+    first, *others = _windows(x, window, strides, ((0, 0), (0, 0)), (1, 1))
+    tap = jnp.zeros(first.shape, np.min_scalar_type(-math.prod(window)))
     for number, other in enumerate(others, start=1):
         stays = (first >= other) | (first != first)
         first, tap = jnp.where(stays, first, other), jnp.where(stays, tap, tap.dtype.type(number))
     return first, tap
 
 
-def _select(x, tap, axis, window, stride):
-    """Return the value at `tap` of each window of x along an axis, in a form whose transpose, the gradient, is fast.
+def _select(x, tap, window, strides):
+    """Return the value at `tap` of each window of x, in a form whose transpose, the gradient, is fast.
 
-    There each pixel adds up what the windows around it send. Pixels at the same phase of the stride are handled
+    There each pixel adds up what the windows around it send. Pixels at the same phase of the strides are handled
     together, so that arrays are read and written in order.
     """
-    (size, count), none = (x.shape[axis], tap.shape[axis]), (0, 0, 0)
-    blocks, reach = -(-size // stride), (window - 1) // stride
-    length = reach + max(blocks, count)
+    sizes, counts = x.shape[1:3], tap.shape[1:3]
+    blocks = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
+    reaches = [(k - 1) // stride for k, stride in zip(window, strides, strict=True)]
+    lengths = [reach + max(both) for reach, *both in zip(reaches, blocks, counts, strict=True)]
 
-    def padded(x, lo, hi, value=0):
-        return lax.pad(x, x.dtype.type(value), [(lo, hi, 0) if a == axis else none for a in range(x.ndim)])
+    def padded(x, before, size, value=0):  # to `size` pixels, `before` of them in front
+        around = [(lo, n - lo - own, 0) for lo, n, own in zip(before, size, x.shape[1:3], strict=True)]
+        return lax.pad(x, x.dtype.type(value), [(0, 0, 0), *around, (0, 0, 0)])
 
-    tap = lax.optimization_barrier(padded(tap, reach, length - reach - count, -1))
-    x = padded(lax.optimization_barrier(x), 0, blocks * stride - size)
-    phases = lax.split(x.reshape(*x.shape[:axis], blocks, stride, *x.shape[axis + 1:]), [1] * stride, axis + 1)
+    tap = lax.optimization_barrier(padded(tap, reaches, lengths, -1))
+    x = padded(lax.optimization_barrier(x), (0, 0), [n * stride for n, stride in zip(blocks, strides, strict=True)])
+    x = x.reshape(len(x), blocks[0], strides[0], blocks[1], strides[1], x.shape[3])
+    phases = [lax.split(rows, [1] * strides[1], 4) for rows in lax.split(x, [1] * strides[0], 2)]
     total = jnp.zeros((), x.dtype)
-    for number in range(window):
-        start = reach - number // stride
-        selected = jnp.where(tap[_along(axis, slice(start, start + blocks))] == number,
-                             phases[number % stride].squeeze(axis + 1), 0)
-        total += padded(selected, start, length - start - blocks)
-    return lax.optimization_barrier(total)[_along(axis, slice(reach, reach + count))]
-
-
-def _along(axis: int, index: slice) -> tuple[slice, ...]:
-    return (slice(None),) * axis + (index,)
+    for number, place in enumerate(np.ndindex(*window)):
+        row, column = (reach - k // stride for reach, k, stride in zip(reaches, place, strides, strict=True))
+        phase = phases[place[0] % strides[0]][place[1] % strides[1]].squeeze((2, 4))
+        sent = jnp.where(tap[:, row:row + blocks[0], column:column + blocks[1]] == number, phase, 0)
+        total += padded(sent, (row, column), lengths)
+    (row, column), (rows, columns) = reaches, counts
+    return lax.optimization_barrier(total)[:, row:row + rows, column:column + columns]
 
 
 def _flax_max(x, window, strides, pads):
