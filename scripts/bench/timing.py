@@ -113,7 +113,7 @@ def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any]
 
 
 def write_measurements(out: str, **measurements: Any) -> None:
-    """Write machine, versions, allocator and the measurements to the JSON file `out`, if any; UserError if that fails."""
+    """Write machine, versions, allocator and the measurements to the JSON file `out`, if any; or raise UserError."""
     if out:
         machine = workdir.describe_machine()
         if "torch" in sys.modules:

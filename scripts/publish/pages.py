@@ -284,7 +284,7 @@ def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequ
     path, configs, stale = root / "docs" / RECORDS, read_configs(root), {}
     old = results.load(path)
     records = results.merge(old, [results.read(directory) for directory in workdirs], list(VARIANTS))
-    pages = {page.stem: page for page in sorted((root / "docs").glob("*.md"))} | {"README": root / "README.md"}
+    pages = {page.stem: page for page in (*sorted((root / "docs").glob("*.md")), *root.glob("README.md"))}
     if measured and not check:
         accelerator.keep(measured, root / "docs/accelerator")
     if times and not check:

@@ -36,11 +36,21 @@ def commands(script, folder):
     return [call.split("\0")[:-1] for call in calls.read_text().removesuffix("\n\0").split("\n\0")]
 
 
+def written(page, folder):
+    """The script that a page shows, in a folder as the project's."""
+    script = folder / "scripts" / "ablations" / "shown.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text(re.findall(r"```bash\n(.+?)```", page.read_text(), re.DOTALL)[0])
+    (script.parents[1] / "experiment.sh").write_text((ROOT / "scripts/experiment.sh").read_text())
+    return script
+
+
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections' way to read a config file
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "docs/experiment.md"], ids=lambda path: path.stem)
 def test_a_script_asks_for_what_exists(script, tmp_path, monkeypatch):
     """Fields, values, networks and their options, at every point of its grids: 3 seeds, in the folder it is given."""
     monkeypatch.chdir(ROOT)
+    script = script if script.suffix == ".sh" else written(script, tmp_path)
     calls = commands(script, tmp_path)
     assert re.fullmatch(r"\d+\n(\d+m[\d.]+s \d+m[\d.]+s\n){2}", (tmp_path / "work" / "seconds").read_text())
     assert calls
