@@ -1,5 +1,6 @@
 """What scripts/benchmark.py measured of steps and evaluations, as tables: its JSON files are kept in docs/speed/."""
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def sentence(folder: Path) -> str:
     for content in _measured(folder, "step"):
         ratios = {who: [record["ours_is_faster"] for record in content["results"] if record["who"] == who]
                   for who in PEERS}
-        said = [f"{min(values):.2f} to {max(values):.2f} times {whose}" for who, whose in (
+        said = [f"{min(values):.2f} to {max(values):.2f} times as fast as {whose}" for who, whose in (
             ("torch", "PyTorch's"), ("library", "stock Flax's")) if (values := ratios[who])]
-        parts.append(f"on {_processor(content)}, {' and '.join(said)}")
-    return f"Speed of a training step, over one network of each family: {'; '.join(parts)}." if parts else ""
+        parts.append(f"On {_processor(content)}, a training step of one network of each family is "
+                     f"{' and '.join(said)}.")
+    return textwrap.fill(" ".join(parts), 120, break_on_hyphens=False)
