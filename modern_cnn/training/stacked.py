@@ -19,6 +19,7 @@ from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.program import (
     Parts,
     Step,
+    jit_once,
     make_count,
     make_gradients,
     make_init,
@@ -117,7 +118,7 @@ class StackedProgram:
 
     def initial_states(self) -> list[TrainState]:
         """Return the state of step 0 of each trial on the host, as `Program.init` draws it, without static parts."""
-        create = jax.jit(make_init(self._parts, self.spec))
+        create = jit_once(make_init(self._parts, self.spec))
         keys = [jax.random.split(jax.random.key(settings.seed))[0] for settings in self.trials]
         start = whiten.start_from(self._dataset, self.module, None)
         return [_bare(jax.device_get(create(jax.random.key_data(key), start))) for key in keys]

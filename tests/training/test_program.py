@@ -8,7 +8,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from modern_cnn import models, runtime, settings
 from modern_cnn.data import sources
 from modern_cnn.runs.loop import fit
-from modern_cnn.training.program import Program, make_batch
+from modern_cnn.training.program import Program, make_batch, make_init
 from modern_cnn.training.stacked import StackedProgram
 from tests.data import files
 
@@ -65,6 +65,14 @@ def test_another_seed_compiles_nothing(config, dataset, compiled):
     config.optimizer.momentum = 0.5  # to see that a program that is compiled is noticed
     first_step(Program(settings.read(config), dataset))
     assert compiled() > programs[1]
+
+
+def test_the_first_state_is_compiled_quickly_to_the_same_bits(config, dataset):
+    program = Program(settings.read(config), dataset)
+    create = make_init(program._parts, program.spec)
+    want = jax.jit(create)(program._init_key)
+    assert jax.tree.leaves(want)
+    jax.tree.map(np.testing.assert_array_equal, program.init(), want)
 
 
 def test_the_network_is_built_once(config, dataset, monkeypatch):
