@@ -4,17 +4,17 @@ A checkpoint has two parts. 'variables' are parameters and batch statistics, or 
 all that evaluation needs. 'training' is what a resumed run needs too: optimiser, step, metrics since the last log line.
 """
 import contextlib
+import functools
 import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from modern_cnn.errors import UserError, parse_json, some
 from modern_cnn.runs import workdir as files
@@ -22,6 +22,9 @@ from modern_cnn.runs.log import read_metrics
 from modern_cnn.training import devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.state import TrainState
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +147,7 @@ class Checkpoints:
     """The checkpoints of a workdir: the newest two, and the best on validation. checkpoints.json lists them."""
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
+        self._read_only = read_only
         self._workdir, self._directory = workdir.absolute(), workdir.absolute() / "checkpoints"
         self._list = self._workdir / "checkpoints.json"
         self._ranks, steps = _ranks(workdir), saved_steps(workdir)
@@ -152,12 +156,18 @@ class Checkpoints:
             for step in set(steps) - self._kept(steps) if devices.leads() else ():
                 shutil.rmtree(self._directory / str(step), ignore_errors=True)
             devices.wait_for_all("what a kill left is removed")
-        self._manager = ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
+
+    @functools.cached_property
+    def _manager(self) -> "ocp.CheckpointManager":
+        """Return what reads and writes, from the first use on: Orbax loads slowly, and a first step needs none."""
+        import orbax.checkpoint as ocp
+
+        return ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
             preservation_policy=self,
             best_fn=lambda metrics: metrics["accuracy"],  # without it the metrics would not be written
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_list),
             lightweight_initialize=True,  # else Orbax reads the metrics of every step, and damaged ones would stop it
-            cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only))
+            cleanup_tmp_directories=not self._read_only, create=not self._read_only, read_only=self._read_only))
 
     def _kept(self, steps: Sequence[int]) -> set[int]:
         """Return which of the steps, ascending, stay."""
@@ -175,17 +185,22 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until the checkpoint that is being written is complete. Raise UserError if it could not be written."""
-        with _writing(self._workdir):
-            self._manager.wait_until_finished()
+        if "_manager" in vars(self):
+            with _writing(self._workdir):
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """End the threads that write; a checkpoint under way is finished, but its errors are lost without `wait`."""
+        if "_manager" not in vars(self):
+            return
         for end in (self._manager.wait_until_finished, self._manager.close):  # an error would stop the second half way
             with contextlib.suppress(Exception):
                 end()
 
     def _read(self, steps: Iterable[int], **templates: Any) -> tuple[int, dict[str, Any], dict[int, str]]:
         """Return (step, parts shaped as `templates`, what is wrong with those before) of the first good checkpoint."""
+        import orbax.checkpoint as ocp
+
         wanted = {name: ocp.args.StandardRestore({
             "tree": tree, "digest": np.zeros(len(jax.tree.leaves(tree)), np.uint32)})
             for name, tree in templates.items()}
@@ -224,6 +239,8 @@ class Checkpoints:
         `state` is copied to the host before this returns, so the next step may donate it. `metrics` are those since the
         last log line. By `validation` the best checkpoint is kept. Raise UserError if this or the last was not written.
         """
+        import orbax.checkpoint as ocp
+
         parts = _parts(state, metrics)
         if not _finite(parts["variables"]):
             return False
