@@ -3,6 +3,7 @@
     python scripts/train.py --config=configs/resnet.py
     python scripts/train.py --config=configs/resnet.py:resnet20
     python scripts/train.py --config=configs/resnet.py:resnet50 --config.data.source=folder:DIR
+    python scripts/train.py --config=configs/resnet.py:resnext50_32x4d
 
 docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
 this family at a size for two CPU cores. `resnet1202` takes 12 seconds a step at batch 16; a quick test of it is
@@ -19,20 +20,21 @@ this family at a size for two CPU cores. `resnet1202` takes 12 seconds a step at
 - The others (torchvision's, pre-activation, and the plain networks without shortcuts) have the paper's settings for
   ImageNet (section 3.4): batch 256, SGD at 0.1 with momentum 0.9 and weight decay 1e-4, random crops and flips. They
   train for 90 epochs and divide the rate by ten after 30 and 60, as has become usual; the paper divides it at plateaus.
-  They use Fashion-MNIST at 64x64 unless another source is set.
+  They use Fashion-MNIST at 64x64 unless another source is set. ResNeXt's paper has the same settings (Xie et al. 2016,
+  section 4).
 """
 from configs import base
 
 CIFAR = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
 VARIANTS = ("resnet18_d2l", *CIFAR, "resnet18_cifar", "resnet34_cifar", "resnet18", "resnet34", "resnet50", "resnet101",
             "resnet152", "preact_resnet18", "preact_resnet34", "preact_resnet50", "preact_resnet101",
-            "preact_resnet152", "plain18", "plain34")
+            "preact_resnet152", "plain18", "plain34", "resnext50_32x4d")
 
 
 def get_config(variant: str = "resnet18_d2l") -> base.ConfigDict:
     config = base.of_family(variant, VARIANTS, dropout_rate=float, stage_sizes=tuple, stage_features=tuple,
-                            preactivation=bool, shortcut=str, stride_in_1x1=bool, zero_init_residual=bool, remat=bool,
-                            scan=bool)
+                            preactivation=bool, shortcut=str, stride_in_1x1=bool, groups=int, base_width=int,
+                            zero_init_residual=bool, remat=bool, scan=bool)
     config.log_every_steps = 20
     if variant == "resnet18_d2l":
         config.test_every_epoch = True

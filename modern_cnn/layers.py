@@ -67,7 +67,7 @@ INITIALIZERS: dict[str, dict[str, tuple[Initializer, Initializer | None]]] = {
     "identity": {"conv": (_identity, _ZEROS), "dense": (_TORCH, _ZEROS)},
     "dirac": {"conv": (_dirac, None), "dense": (_unit, None)},
 }
-ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": nn.tanh, "relu": nn.relu}
+ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": nn.tanh, "relu": nn.relu, "relu6": nn.relu6}
 
 
 def initializers(name: str, layer: Literal["conv", "dense"]) -> dict[str, Any]:

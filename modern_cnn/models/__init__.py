@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn.errors import UserError, did_you_mean, lookup
-from modern_cnn.models import airbench, alexnet, densenet, googlenet, lenet, mlp, nin, resnet, vgg
+from modern_cnn.models import airbench, alexnet, densenet, googlenet, lenet, mlp, mobilenet, nin, regnet, resnet, vgg
 from modern_cnn.models.base import Variant
 
-FAMILIES = (mlp, lenet, alexnet, vgg, nin, googlenet, resnet, densenet, airbench)
+FAMILIES = (mlp, lenet, alexnet, vgg, nin, googlenet, resnet, densenet, mobilenet, regnet, airbench)
 VARIANTS: dict[str, Variant] = {name: variant for family in FAMILIES for name, variant in family.VARIANTS.items()}
 MODELS: dict[str, Callable[..., nn.Module]] = {name: partial(v.network, **v.options) for name, v in VARIANTS.items()}
 _LARGEST = 10**6  # of the numbers among the networks' options

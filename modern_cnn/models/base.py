@@ -12,6 +12,7 @@ from modern_cnn.layers import BatchNorm, Conv, Dense, initializers, normalizatio
 
 Constructor = Callable[..., nn.Module]  # blocks call `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`
 STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
+SMALL_STEMS = {"imagenet": {"kernel_size": 3, "strides": 2, "padding": 1}, "cifar": STEMS["cifar"]}
 EVAL_NORM = partial(BatchNorm, train=False)  # for a block alone; to train it, norm=partial(BatchNorm, train=True)
 
 

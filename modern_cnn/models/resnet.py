@@ -1,10 +1,12 @@
 """ResNet: blocks with a shortcut from input to output (He et al. 2015, "Deep residual learning").
 
-Its relatives are here too: pre-activation (He et al. 2016, "Identity mappings in deep residual networks"), the thin
-networks for CIFAR, the plain networks without shortcuts, and the networks of the two textbooks.
+Its relatives are here too: pre-activation (He et al. 2016, "Identity mappings in deep residual networks"), ResNeXt
+(Xie et al. 2016, "Aggregated residual transformations for deep neural networks"), the thin networks for CIFAR, the
+plain networks without shortcuts, and the networks of the two textbooks.
 """
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -63,16 +65,17 @@ class Residual(nn.Module):
     conv: Constructor = Conv
     norm: Constructor = EVAL_NORM
 
-    def convolutions(self) -> list[tuple[int, int, int]]:
-        """Return (channels, size of the window, stride) of each convolution."""
-        return [(self.features, 3, self.strides), (self.features, 3, 1)]
+    def convolutions(self) -> list[tuple[int, int, int, int]]:
+        """Return (channels, size of the window, stride, groups) of each convolution."""
+        return [(self.features, 3, self.strides, 1), (self.features, 3, 1, 1)]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros
         *convs, last = [
-            partial(self.conv, features, size, strides=stride, padding=self.padding if size > 1 else 0, name=f"conv{i}")
-            for i, (features, size, stride) in enumerate(self.convolutions(), start=1)]
+            partial(self.conv, features, size, strides=stride, padding=self.padding if size > 1 else 0, groups=groups,
+                    name=f"conv{i}")
+            for i, (features, size, stride, groups) in enumerate(self.convolutions(), start=1)]
         add = partial(add_shortcut, strides=self.strides, kind=self.shortcut, conv=self.conv, norm=self.norm)
         if self.preactivation:
             y = x if self.activated else nn.relu(self.norm(name="norm1")(x))
@@ -94,12 +97,38 @@ class Bottleneck(Residual):
 
     The 3x3 convolution has the stride, as in torchvision ("v1.5"); with `stride_in_1x1` the first one has it, as in the
     paper (figure 5). The other attributes are those of `Residual`.
+
+    Attributes:
+      groups: groups of the 3x3 convolution. Many make it ResNeXt's block (Xie et al. 2016, figure 3c).
+      inside: channels of the first two convolutions; 0: `features`. `groups` must divide them.
+      expansion: the output's channels as a multiple of `features`, if it is not 4.
     """
     stride_in_1x1: bool = False
+    groups: int = 1
+    inside: int = 0
+    expansion: int = 4
 
-    def convolutions(self) -> list[tuple[int, int, int]]:
+    def convolutions(self) -> list[tuple[int, int, int, int]]:
         first, second = (self.strides, 1) if self.stride_in_1x1 else (1, self.strides)
-        return [(self.features, 1, first), (self.features, 3, second), (4 * self.features, 1, 1)]
+        inside = self.inside or self.features
+        return [(inside, 1, first, 1), (inside, 3, second, self.groups), (self.expansion * self.features, 1, 1, 1)]
+
+
+def run_stage(x: jax.Array, block: Constructor, size: int, *, strides: int, name: str, scan: bool,
+              **first: Any) -> jax.Array:
+    """Return x after `size` blocks, `block(name=...)`: the first has `strides` and the fields `first`.
+
+    With `scan` those after the first are a loop over one block, whose parameters are stacked along a first axis. Call
+    it inside a compact method.
+    """
+    x = block(strides=strides, name=f"{name}_block1", **first)(x)
+    if scan and size > 1:
+        loop = nn.scan(lambda body, x, _: (body(x), None), length=size - 1, split_rngs={"params": True},
+                       variable_axes={"params": 0, "batch_stats": 0})
+        return loop(block(name=f"{name}_blocks"), x, None)[0]
+    for i in range(2, size + 1):
+        x = block(name=f"{name}_block{i}")(x)
+    return x
 
 
 class ResNet(ConvNet, kw_only=True):
@@ -111,6 +140,8 @@ class ResNet(ConvNet, kw_only=True):
       stem: 'imagenet', 7x7 with stride 2 and 3x3 max-pooling with stride 2; 'keras', the same with Keras's padding,
         one pixel less at top and left; 'cifar', 3x3; 'notebook', 3x3 unpadded and 2x2 max-pooling with stride 1.
       preactivation, shortcut, padding, stride_in_1x1: attributes of the blocks.
+      groups, base_width: bottlenecks' 3x3 convolutions have so many groups, each of `base_width` channels where a
+        stage has 64 features, and of twice as many where it has 128. 32 and 4 are ResNeXt's 32x4d (table 1).
       zero_init_residual: begin with blocks that are the identity (Goyal et al. 2017, section 5.1).
       use_bias: give the convolutions biases; without normalisation they always have them.
       remat: store only each block's input for the backward pass, and compute the rest again.
@@ -125,6 +156,8 @@ class ResNet(ConvNet, kw_only=True):
     shortcut: str = "projection"
     padding: Padding = 1
     stride_in_1x1: bool = False
+    groups: int = 1
+    base_width: int = 64
     zero_init_residual: bool = False
     use_bias: bool = False
     norm: str = "batch"
@@ -138,7 +171,7 @@ class ResNet(ConvNet, kw_only=True):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         conv, dense, norm = self.constructors(train, decay=self.decay, epsilon=self.epsilon)
         conv = partial(conv, use_bias=self.use_bias or self.norm == "none")
-        block = self._block(conv, norm)
+        block = partial(self._block, conv, norm)
 
         width = scaled(self.stage_features[0], self.width)
         stem = lookup(_STEMS, self.stem, "stem")
@@ -148,32 +181,29 @@ class ResNet(ConvNet, kw_only=True):
             x = F.max_pool(x, window, stride, padding=padding)
         self.sow("intermediates", "stem", x)
         for stage, (size, features) in enumerate(stages(self.stage_sizes, self.stage_features), start=1):
-            features = scaled(features, self.width)
-            x = block(features, 1 if stage == 1 else 2, activated=stage == 1, name=f"stage{stage}_block1")(x)
-            if self.scan and size > 1:
-                loop = nn.scan(lambda body, x, _: (body(x), None), length=size - 1, split_rngs={"params": True},
-                               variable_axes={"params": 0, "batch_stats": 0})
-                x, _ = loop(block(features, name=f"stage{stage}_blocks"), x, None)
-            else:
-                for i in range(2, size + 1):
-                    x = block(features, name=f"stage{stage}_block{i}")(x)
+            x = run_stage(x, block(scaled(features, self.width)), size, strides=1 if stage == 1 else 2,
+                          name=f"stage{stage}", scan=self.scan, activated=stage == 1)
             self.sow("intermediates", f"stage{stage}", x)
         if self.preactivation:
             x = nn.relu(norm(name="norm2")(x))
         x = Dropout(self.dropout_rate, train)(F.global_avg_pool(x))
         return dense(self.num_classes, name="dense")(x)
 
-    def _block(self, conv: Constructor, norm: Constructor) -> Constructor:
-        """Return the constructor of the blocks, with this network's options."""
+    def _block(self, conv: Constructor, norm: Constructor, features: int) -> Constructor:
+        """Return the constructor of the blocks of a stage, with this network's options."""
         if self.zero_init_residual and self.shortcut == "none":
             raise UserError("zero_init_residual with shortcut='none' makes each block return 0: leave one out")
         if self.zero_init_residual and self.norm == "none" and not self.preactivation:
             raise UserError("zero_init_residual sets the scale of a normalisation, but norm='none': leave one out")
-        if self.stride_in_1x1 and self.block != "bottleneck":
-            raise UserError(f"stride_in_1x1 needs block='bottleneck', but this network's blocks are {self.block!r}")
         block = lookup({"residual": Residual, "bottleneck": Bottleneck}, self.block, "block")
-        extra = {"stride_in_1x1": self.stride_in_1x1} if self.block == "bottleneck" else {}
-        return partial(nn.remat(block) if self.remat else block, preactivation=self.preactivation,
+        extra = {"stride_in_1x1": self.stride_in_1x1, "groups": self.groups,
+                 "inside": self.groups * scaled(self.base_width, features / 64)}
+        if block is Residual:
+            if self.stride_in_1x1 or (self.groups, self.base_width) != (1, 64):
+                raise UserError("stride_in_1x1, groups and base_width need block='bottleneck', but the blocks are "
+                                f"{self.block!r}")
+            extra = {}
+        return partial(nn.remat(block) if self.remat else block, features, preactivation=self.preactivation,
                        shortcut=self.shortcut, padding=self.padding, zero_init=self.zero_init_residual, conv=conv,
                        norm=norm, **extra)
 
@@ -183,6 +213,7 @@ _IMAGENET = {"resnet18": {"stage_sizes": (2, 2, 2, 2)},
              "resnet50": {"stage_sizes": (3, 4, 6, 3), "block": "bottleneck"},
              "resnet101": {"stage_sizes": (3, 4, 23, 3), "block": "bottleneck"},
              "resnet152": {"stage_sizes": (3, 8, 36, 3), "block": "bottleneck"}}
+_RESNEXT = _IMAGENET["resnet50"] | {"groups": 32, "base_width": 4}
 _CIFAR = {"stage_features": (16, 32, 64), "stem": "cifar", "shortcut": "pad"}
 # The TensorFlow text has biases everywhere, and Keras's padding and batch normalisation.
 _NOTEBOOK = {"stem": "notebook", "shortcut": "conv", "use_bias": True, "padding": "SAME", "decay": 0.99,
@@ -198,6 +229,8 @@ VARIANTS = {
                                  "pre-activation, of He et al. 2016") for name, options in _IMAGENET.items()},
     **{f"plain{depth}": Variant(ResNet, _IMAGENET[f"resnet{depth}"] | {"shortcut": "none"}, (224, 224, 3), 1000,
                                 "the paper's, without shortcuts") for depth in (18, 34)},
+    "resnext50_32x4d": Variant(  # 25,028,904 parameters
+        ResNet, _RESNEXT, (224, 224, 3), 1000, "torchvision's: ResNeXt, of Xie et al. 2016", torchvision=True),
     "resnet18_d2l": Variant(  # 11,178,378 parameters
         ResNet, _IMAGENET["resnet18"] | {"shortcut": "conv", "use_bias": True, "initializer": "xavier_uniform"},
         (96, 96, 1), 10, "the textbook's, 7.6"),

@@ -1,8 +1,9 @@
 """PyTorch's names of all layers, family by family.
 
 The names are torchvision's, except for the textbook's networks (Dive into Deep Learning, PyTorch code, chapters 6 and
-7), which are nested `Sequential`s: numbers are their names. Airbench's are its author's. A pair may have no layer in a
-given network, for example a normalisation with norm='none'.
+7; its RegNet is of the English edition), which are nested `Sequential`s: numbers are their names. Airbench's are its
+author's, MobileNet's are timm's. A pair may have no layer in a given network, for example a normalisation with
+norm='none'.
 """
 from collections.abc import Iterator
 
@@ -11,7 +12,9 @@ from modern_cnn.models.alexnet import AlexNet
 from modern_cnn.models.densenet import DenseNet
 from modern_cnn.models.googlenet import INCEPTIONS, GoogLeNet
 from modern_cnn.models.lenet import LeNet
+from modern_cnn.models.mobilenet import MobileNet
 from modern_cnn.models.nin import NiN
+from modern_cnn.models.regnet import AnyNet
 from modern_cnn.models.resnet import ResNet
 from modern_cnn.models.vgg import VGG
 
@@ -107,6 +110,30 @@ def _densenet(net: DenseNet, textbook: bool) -> _Pairs:
     yield f"{2 * last}.4" if textbook else "classifier", ("dense",)
 
 
+def _regnet(net: AnyNet, textbook: bool) -> _Pairs:
+    yield "0.0" if textbook else "stem.0", ("conv1",)
+    yield "0.1" if textbook else "stem.1", ("norm1",)
+    layers = ("conv1", "norm1", "conv2", "norm2", "conv3", "norm3", "shortcut_conv", "shortcut_norm")
+    names = (("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "conv4", "bn4") if textbook
+             else ("f.a.0", "f.a.1", "f.b.0", "f.b.1", "f.c.0", "f.c.1", "proj.0", "proj.1"))
+    for stage, size in enumerate(net.stage_sizes, start=1):
+        for i in range(size):
+            block = f"stage{stage}.{i}" if textbook else f"trunk_output.block{stage}.block{stage}-{i}"
+            for theirs, ours in zip(names, layers, strict=True):
+                yield f"{block}.{theirs}", (f"stage{stage}_block{i + 1}", ours)
+    yield "head.2" if textbook else "fc", ("dense",)
+
+
+def _mobilenet(net: MobileNet, textbook: bool) -> _Pairs:
+    yield "conv_stem", ("conv1",)
+    yield "bn1", ("norm1",)
+    for stage, size in enumerate(net.stage_sizes):
+        for i in range(size):
+            for theirs, ours in {"conv_dw": "conv1", "bn1": "norm1", "conv_pw": "conv2", "bn2": "norm2"}.items():
+                yield f"blocks.{stage}.{i}.{theirs}", (f"stage{stage + 1}_block{i + 1}", ours)
+    yield "classifier", ("dense",)
+
+
 def _lenet(net: LeNet, textbook: bool) -> _Pairs:
     layers = ("conv1", "conv2", "dense1", "dense2", "dense3", "norm1", "norm2", "norm3", "norm4")
     numbers = (0, 3, 7, 9, 11) if net.norm == "none" else (0, 4, 9, 12, 15, 1, 5, 10, 13)
@@ -124,4 +151,4 @@ def _airbench(net: Airbench, textbook: bool) -> _Pairs:
 
 # class -> (network, whether the names are the textbook's) -> pairs (PyTorch's prefix, our path)
 TABLES = {AlexNet: _alexnet, VGG: _vgg, NiN: _nin, GoogLeNet: _googlenet, ResNet: _resnet, DenseNet: _densenet,
-          LeNet: _lenet, Airbench: _airbench}
+          MobileNet: _mobilenet, AnyNet: _regnet, LeNet: _lenet, Airbench: _airbench}

@@ -77,12 +77,13 @@ DEEP = {case.name: case for case in [
     Case("googlenet", RGB, NARROW), Case("googlenet_d2l", GRAY, NARROW),
     Case("googlenet_2014", (128, 128, 3), NARROW, flattens=True, count=2),
     *(Case(f"{kind}resnet{depth}", RGB, NARROW) for kind in ("", "preact_") for depth in (18, 34, 50, 101, 152)),
-    Case("plain18", RGB, NARROW), Case("plain34", RGB, NARROW),
+    Case("plain18", RGB, NARROW), Case("plain34", RGB, NARROW), Case("resnext50_32x4d", RGB, NARROW),
     *(Case(f"resnet{depth}", (20, 18, 3), {"width": 0.5}) for depth in (20, 32, 44, 56, 110, 1202)),
     Case("resnet18_d2l", GRAY, NARROW),
     Case("resnet18_cifar", (24, 32, 3), NARROW), Case("resnet34_cifar", (24, 32, 3), NARROW),
     *(Case(f"densenet{depth}", RGB, NARROW) for depth in (121, 161, 169, 201)),
     Case("densenet_d2l", GRAY, NARROW), Case("densenet_bc_100_12", (18, 20, 3), {"width": 0.5}),
+    Case("mobilenet_v1", RGB, NARROW), Case("regnet_x_3_2gf", RGB, NARROW), Case("regnetx32_d2l", GRAY, NARROW),
     Case("airbench94", (49, 49, 3), NARROW, flattens=True),
 ]}
 assert set(DEEP) == set(MODELS)
@@ -109,5 +110,7 @@ SMALL = [
                                          "resnet18_cifar")),
     case("resnet20", stage_sizes=(2, 1, 1)),
     case("densenet121", block_sizes=(2, 3)), case("densenet_d2l", block_sizes=(3, 2)),
-    case("densenet_bc_100_12", block_sizes=(2, 1, 2)), case("airbench94"),
+    case("densenet_bc_100_12", block_sizes=(2, 1, 2)), case("resnext50_32x4d", groups=4, base_width=16, **SHALLOW),
+    case("mobilenet_v1", **SHALLOW), case("regnet_x_3_2gf", stage_sizes=(2, 1), stage_features=(96, 192)),
+    case("regnetx32_d2l", stage_sizes=(2, 1)), case("airbench94"),
 ]

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from modern_cnn.models import MODELS
+from modern_cnn.models import MODELS, build
 from modern_cnn.training.state import TrainState
 from modern_cnn.training.steps import train_step
 from tests.functional.oracle import FAST_COMPILE
@@ -17,7 +17,7 @@ MORE = [*map(case, ("alexnet_2012", "nin_cifar")), Case("resnet1202", (8, 8, 3),
         *(case(name, **SHALLOW) for name in ("vgg11_bn", "preact_resnet50", "resnet18_cifar", "plain18")),
         *(case("densenet121", block_sizes=sizes, dropout_rate=0.2) for sizes in ((2,), (2, 2)))]
 # Blocks in a loop compile in a time that does not grow with their number; unrolled ones are test_twins'.
-ALL = [case(name, **({"scan": True} if "resnet" in name or "plain" in name else {})) for name in MODELS]
+ALL = [case(name, **({"scan": True} if hasattr(build(name), "scan") else {})) for name in MODELS]
 
 
 def train(case):

@@ -17,7 +17,8 @@ CASES["airbench94"] = dataclasses.replace(CASES["airbench94"], image=(32, 32, 3)
 
 @pytest.mark.parametrize("name", ["lenet_bn", "alexnet", "nin_cifar", "nin_d2l", "googlenet", "resnet18", slow("mlp"),
                                   slow("vgg11_bn"), slow("googlenet_2014"), slow("preact_resnet18"),
-                                  slow("densenet121"), slow("airbench94")])
+                                  slow("densenet121"), slow("airbench94"), slow("mobilenet_v1"),
+                                  slow("regnet_x_3_2gf")])
 def test_features_are_the_input_of_the_last_layer(name):
     case = CASES[name]
     net, state = case.twin()

@@ -40,9 +40,10 @@ RULES = {
     "googlenet": Rule(0.01, 0.01, "torch", "torch"), "googlenet_d2l": TEXTBOOK, "googlenet_2014": KERAS,
     **{f"{kind}resnet{depth}": RESNET for kind in ("", "preact_") for depth in (18, 34, 50, 101, 152)},
     **{f"resnet{depth}": RESNET for depth in (20, 32, 44, 56, 110, 1202)}, "plain18": RESNET, "plain34": RESNET,
-    "resnet18_d2l": TEXTBOOK, "resnet18_cifar": KERAS, "resnet34_cifar": KERAS,
+    "resnext50_32x4d": RESNET, "resnet18_d2l": TEXTBOOK, "resnet18_cifar": KERAS, "resnet34_cifar": KERAS,
     **{f"densenet{depth}": DENSENET for depth in (121, 161, 169, 201)},
-    "densenet_bc_100_12": DENSENET, "densenet_d2l": TEXTBOOK, "airbench94": Rule("dirac", "unit", "torch", "torch"),
+    "densenet_bc_100_12": DENSENET, "densenet_d2l": TEXTBOOK, "mobilenet_v1": DENSENET, "regnet_x_3_2gf": VGG,
+    "regnetx32_d2l": TEXTBOOK, "airbench94": Rule("dirac", "unit", "torch", "torch"),
 }
 RAISED = {"alexnet_2012": ("conv2", "conv4", "conv5", "dense1", "dense2")}  # biases of 1: the paper's section 5
 # one of every class with every rule
@@ -50,6 +51,8 @@ DRAWN = [*map(case, ("mlp", "lenet", "lenet_relu_bn", "alexnet", "alexnet_2012",
                      "vgg13_cifar", "nin_d2l", "nin_cifar", "googlenet", "googlenet_2014", "googlenet_d2l")),
          *(case(name, **SHALLOW) for name in ("preact_resnet50", "resnet18_cifar")), case("resnet18_d2l"),
          case("densenet121", block_sizes=(2, 2)), case("densenet_d2l", block_sizes=(2, 2)),
+         case("mobilenet_v1", width=0.5, **SHALLOW), case("regnetx32_d2l", width=0.5, stage_sizes=(2, 1)),
+         case("regnet_x_3_2gf", stage_sizes=(2, 1), stage_features=(96, 192)),
          case("airbench94", width=0.25)]
 QUICK = ("mlp", "lenet", "alexnet_2012", "vgg11_bn", "densenet121", "airbench94")
 

@@ -22,7 +22,8 @@ DEEPER = re.compile(r"vgg(13|16|19)|vgg1[39]_bn|densenet(121|161|169|201|_bc_.*)
 every_network = pytest.mark.parametrize("name", [slow(name) if DEEPER.fullmatch(name) else name for name in MODELS])
 QUICK = ("mlp", "lenet_bn", "alexnet_2012", "vgg11_bn", "nin_cifar", "resnet18", "densenet_bc_100_12")
 every_kind = pytest.mark.parametrize("case", [each if each.name in QUICK else slow(each) for each in SMALL], ids=str)
-LOOPS = re.compile(r"(preact_)?resnet(50|101|152)|resnet(44|56|110|1202)")  # traced sooner, with the same totals
+# Traced sooner, with the same totals.
+LOOPS = re.compile(r"(preact_)?resnet(50|101|152)|resnet(44|56|110|1202)|resnext.*|regnet.*")
 
 
 def size(tree):
@@ -62,6 +63,10 @@ def test_the_golden_counts(name):
     slow("googlenet_2014", {"aux_logits": False}, 6_998_552), ("alexnet_2012", {"groups": 1}, 62_378_344),
     slow("googlenet", {"aux_logits": False, "kernel_size": 5}, 6_624_904 + 380_928),
     ("resnet50", {"stride_in_1x1": True}, 25_557_032), slow("resnet101", {"stride_in_1x1": True}, 44_549_160),
+    # torchvision's wide_resnet50_2 and resnext101_32x8d; MobileNet's multipliers of 0.75, 0.5 and 0.25 (Keras's counts)
+    ("resnet50", {"base_width": 128}, 68_883_240), slow("resnet101", {"groups": 32, "base_width": 8}, 88_791_336),
+    ("mobilenet_v1", {"width": 0.25}, 470_072), slow("mobilenet_v1", {"width": 0.5}, 1_331_592),
+    slow("mobilenet_v1", {"width": 0.75}, 2_585_560),
     # one 5x5 convolution in place of two of 3x3: 25 weights instead of 18 for each pair of channels
     ("vgg13_cifar", {"stage_sizes": (1,) * 5, "kernel_size": 5}, 165_514 + sum(
         25 * a * b + b for a, b in zip((3, 64, 128, 256, 512), (64, 128, 256, 512, 512), strict=True))),
@@ -161,7 +166,7 @@ def test_a_too_small_image_is_refused_with_a_reason(name):
 
 @pytest.mark.parametrize(("name", "smallest"), [
     ("googlenet", 15), ("googlenet_d2l", 1), ("nin_cifar", 4), ("resnet50", 1), ("resnet18_d2l", 1),
-    ("preact_resnet18", 1), ("resnet20", 1)])
+    ("preact_resnet18", 1), ("resnet20", 1), ("mobilenet_v1", 1), ("regnet_x_3_2gf", 1)])
 @pytest.mark.usefixtures("short_googlenet")
 def test_images_as_small_as_pytorchs_are_taken(name, smallest):
     initialised(looped(name), (1, smallest, smallest, 3))
@@ -185,6 +190,11 @@ def test_the_running_variance_is_as_in_the_original(name):
     ("densenet121", {"width": 0.5, "block_sizes": (1,)}, ("block1", "layer1", "conv2"), (3, 3, 64, 16)),
     ("lenet", {"width": 1.5}, ("conv2",), (5, 5, 9, 24)),
     ("resnet20", {"width": 10}, ("stage3_block3", "conv2"), (3, 3, 640, 640)),
+    ("resnext50_32x4d", {"width": 0.5, "stage_sizes": (1,), "stage_features": (64,)}, ("stage1_block1", "conv2"),
+     (3, 3, 2, 64)),
+    ("mobilenet_v1", {"width": 0.5, "stage_sizes": (1,), "stage_features": (64,)}, ("stage1_block1", "conv1"),
+     (3, 3, 1, 16)),
+    ("regnetx32_d2l", {"width": 0.25, "stage_sizes": (1, 1)}, ("stage2_block1", "conv2"), (3, 3, 4, 20)),
 ], ids=str)
 def test_width_multiplies_the_channels(name, options, layer, shape):
     image, classes = INPUTS[name]
@@ -204,9 +214,14 @@ def test_no_width_leaves_a_layer_without_channels():
 
 
 def test_width_keeps_channels_that_groups_divide():
-    """The two halves of the 2012 AlexNet stay equal: 96 channels times 0.01 are 2, not 1."""
+    """The two halves of the 2012 AlexNet stay equal: 96 channels times 0.01 are 2, not 1. Groups stay as many."""
     _, variables = initialised(build("alexnet_2012", width=0.01), (1, 99, 99, 3))
     assert variables["params"]["conv2"]["kernel"].shape == (5, 5, 1, 2)
+    for name, groups in (("resnext50_32x4d", 32), ("regnetx32_d2l", 2), ("mobilenet_v1", 1)):
+        _, variables = initialised(build(name, width=0.01, stage_sizes=(1,), stage_features=(32,)), (1, 8, 8, 3))
+        block = variables["params"]["stage1_block1"]
+        assert {kernel.shape for kernel in (block["conv1"]["kernel"], block["conv2"]["kernel"])} == {
+            (1, 1, 1, groups), (3, 3, 1, groups)}
 
 
 def test_the_hidden_sizes_of_the_mlp_are_free():
@@ -219,6 +234,7 @@ def test_options_override_what_the_name_chose():
     assert build("vgg16_bn", norm="none") == build("vgg16")
     assert build("resnet34", shortcut="none") == build("plain34")
     assert build("preact_resnet50", preactivation=False) == build("resnet50")
+    assert build("resnext50_32x4d", groups=1, base_width=64) == build("resnet50")
     assert build("lenet_bn", norm=None) == build("lenet_bn")
 
 
@@ -237,7 +253,8 @@ def test_build_says_what_is_wrong(name, options, words):
         build(name, **options)
 
 
-NORMALISED = ("lenet", "lenet_relu", "alexnet", "vgg11", "nin_d2l", "googlenet", "resnet18", "densenet121")
+NORMALISED = ("lenet", "lenet_relu", "alexnet", "vgg11", "nin_d2l", "googlenet", "resnet18", "densenet121",
+              "mobilenet_v1", "regnetx32_d2l")
 
 
 @pytest.mark.parametrize(("name", "options", "words"), [
@@ -251,7 +268,12 @@ NORMALISED = ("lenet", "lenet_relu", "alexnet", "vgg11", "nin_d2l", "googlenet",
     ("preact_resnet18", {"shortcut": "padd"}, "no shortcut 'padd'; did you mean 'pad'"),
     ("resnet18", {"zero_init_residual": True, "norm": "none"}, "zero_init_residual .* norm='none'"),
     ("plain18", {"zero_init_residual": True}, "zero_init_residual .* shortcut='none'"),
-    ("resnet18", {"stride_in_1x1": True}, "stride_in_1x1 .* 'residual'"),
+    *(("resnet18", wrong, "stride_in_1x1, groups and base_width need block='bottleneck', but the blocks are 'residual'")
+      for wrong in ({"stride_in_1x1": True}, {"groups": 32}, {"base_width": 4})),
+    *((name, {"stem": "cifer"}, "no stem 'cifer'; did you mean 'cifar'") for name in ("mobilenet_v1", "regnetx32_d2l")),
+    ("regnetx32_d2l", {"group_width": 24}, r"group_width=24 must divide stage_features=\(32, 80\)"),
+    ("regnetx32_d2l", {"zero_init_residual": True, "norm": "none"}, "zero_init_residual .* norm='none'"),
+    ("mobilenet_v1", {"activation": "relu8"}, "no activation 'relu8'; did you mean 'relu"),
     ("lenet", {"activation": "rleu"}, "no activation 'rleu'; did you mean 'relu'"),
     ("googlenet", {"branches": (1, 5)}, r"branches=\(1, 5\) must be some of \(1, 2, 3, 4\)"),
     ("googlenet", {"branches": ()}, r"branches=\(\) .* must be whole numbers from 1 to 1,000,000"),

@@ -22,8 +22,9 @@ KEY = jax.random.key(0)
 # ResNet with each of them is compared with PyTorch in test_twins. GoogLeNet's last map must have pixels that differ
 # after its 3x3 pooling, or instance normalisation leaves nothing of them.
 NORMALISED = [*map(case, ("lenet", "lenet_relu", "alexnet", "nin_d2l")), case("vgg11", **SHALLOW),
-              Case("googlenet", (96, 80, 3), NARROW), case("densenet121", block_sizes=(2, 1))]
-QUICK_NORMS = {"alexnet": ("group",), "nin_d2l": ("instance",), "vgg11": ("batch",),
+              Case("googlenet", (96, 80, 3), NARROW), case("densenet121", block_sizes=(2, 1)),
+              case("mobilenet_v1", **SHALLOW), case("regnetx32_d2l", stage_sizes=(1, 1))]
+QUICK_NORMS = {"alexnet": ("group",), "nin_d2l": ("instance",), "vgg11": ("batch",), "mobilenet_v1": ("none",),
                "densenet121": ("layer",), "lenet": NORMS}
 NO_DROPOUT = {"dropout_rate": 0.0, "aux_dropout_rate": 0.0}
 
@@ -79,8 +80,9 @@ def test_any_normalisation_goes_with_any_network(case, norm):
             assert may_be_silent or change > 1e-6, f"{jax.tree_util.keystr(path)} changes nothing"
 
 
-@pytest.mark.parametrize("case", [case("resnet18", **SHALLOW), case("densenet121", block_sizes=(1,)),
-                                  slow(case("googlenet", aux_logits=False))], ids=str)
+@pytest.mark.parametrize("case", [
+    case("resnet18", **SHALLOW), case("densenet121", block_sizes=(1,)), case("mobilenet_v1", **SHALLOW),
+    case("regnet_x_3_2gf", stage_sizes=(1,), stage_features=(48,)), slow(case("googlenet", aux_logits=False))], ids=str)
 def test_without_normalisation_convolutions_have_biases(case):
     for norm in NORMS:
         variables = jax.eval_shape(case.ours(norm=norm).init, KEY, case.images())
@@ -93,7 +95,8 @@ def test_without_normalisation_convolutions_have_biases(case):
     case("resnet18", dropout_rate=0.5, stage_sizes=(1,), stage_features=(64,)),
     case("densenet121", block_sizes=(1,), dropout_rate=0.5),
     *map(slow, (*(case(name, dropout_rate=0.5) for name in ("alexnet", "nin_d2l", "googlenet_d2l")),
-                case("vgg11", **SHALLOW), case("resnet18", dropout_rate=0.5, **SHALLOW),
+                case("regnetx32_d2l", dropout_rate=0.5, stage_sizes=(1, 1)), case("vgg11", **SHALLOW),
+                case("mobilenet_v1", dropout_rate=0.5, **SHALLOW), case("resnet18", dropout_rate=0.5, **SHALLOW),
                 case("densenet121", block_sizes=(2,), dropout_rate=0.5))),
 ], ids=str)
 def test_dropout_acts_in_training_alone(case):
@@ -115,7 +118,8 @@ def test_dropout_acts_in_training_alone(case):
 
 @pytest.mark.parametrize("case", [
     *map(case, ("mlp", "lenet_bn", "alexnet")), case("resnet18", **SHALLOW), case("densenet121", block_sizes=(1,)),
-    *map(slow, (*map(case, ("lenet_relu_bn", "vgg11_bn", "nin_d2l", "googlenet")), case("preact_resnet50", **SHALLOW),
+    *map(slow, (*map(case, ("lenet_relu_bn", "vgg11_bn", "nin_d2l", "googlenet", "regnetx32_d2l")),
+                case("preact_resnet50", **SHALLOW), case("mobilenet_v1", **SHALLOW),
                 case("densenet121", block_sizes=(2, 3))))], ids=str)
 def test_bfloat16_is_close_to_float32(case):
     images = case.images().astype(np.float32)
@@ -139,6 +143,7 @@ def same(one, other):
 @pytest.mark.parametrize("case", [
     case("densenet121", block_sizes=(1,), dropout_rate=0.2), *map(slow, (
         *(case("vgg11_bn", **SHALLOW, dropout_rate=rate) for rate in (0.0, 0.2)), case("googlenet_d2l"),
+        case("mobilenet_v1", **SHALLOW),
         case("densenet121", block_sizes=(2, 2), dropout_rate=0.2)))], ids=str)
 def test_rematerialisation_changes_no_number(case):
     """With dropout: the backward pass, which computes again, must draw the same mask."""
@@ -158,6 +163,7 @@ REMAT, SCAN = {"remat": True}, {"scan": True}
     (case("resnet18", stage_sizes=(3,), stage_features=(64,), dropout_rate=0.2), (REMAT | SCAN,)),
     slow(case("resnet18", stage_sizes=(3, 1), stage_features=(64, 128), dropout_rate=0.2), (REMAT, SCAN, REMAT | SCAN)),
     slow(case("preact_resnet50", stage_sizes=(2, 2), stage_features=(64, 64)), (REMAT | SCAN,)),
+    slow(case("regnetx32_d2l", stage_sizes=(3, 2)), (REMAT, SCAN, REMAT | SCAN)),
     slow(case("resnet20", stage_sizes=(3, 2), stage_features=(16, 32), norm="group"), (SCAN,))], ids=str)
 def test_loops_over_blocks_and_rematerialisation_change_no_number(case, ways):
     """Blocks in a loop have the variables of the single blocks, stacked, and stay equal in a step."""
@@ -196,6 +202,7 @@ def test_zero_init_makes_a_block_the_identity(block, channels, preactivation):
 @pytest.mark.parametrize(("name", "layer", "zero"), [
     ("resnet18", ("norm2", "scale"), True), ("resnet18", ("norm2", "scale"), False),
     ("preact_resnet18", ("conv2", "kernel"), True), slow("preact_resnet18", ("conv2", "kernel"), False),
+    ("regnetx32_d2l", ("norm3", "scale"), True), slow("regnetx32_d2l", ("norm3", "scale"), False),
     *(slow(*net, zero) for zero in (False, True) for net in (("resnet50", ("norm3", "scale")),
                                                              ("preact_resnet50", ("conv3", "kernel"))))])
 def test_zero_init_residual_reaches_every_block(name, layer, zero):

@@ -23,6 +23,8 @@ QUICK = [
     case("resnet50", stride_in_1x1=True, dropout_rate=0.2, **SHALLOW),
     case("preact_resnet18", stage_sizes=(1, 1), stage_features=(64, 128)), case("resnet20", stage_sizes=(1, 1, 1)),
     case("densenet161", block_sizes=(1, 2), dropout_rate=0.2), case("airbench94"),
+    case("resnext50_32x4d", groups=4, base_width=16, **SHALLOW), case("mobilenet_v1", dropout_rate=0.2, **SHALLOW),
+    case("regnet_x_3_2gf", stage_sizes=(2, 1), stage_features=(96, 192), dropout_rate=0.2),
 ]
 MORE = [
     *(each for each in SMALL if each not in QUICK),
@@ -31,6 +33,11 @@ MORE = [
     *(case("resnet18", norm=norm, **SHALLOW) for norm in ("none", "layer", "group", "instance")),
     case("preact_resnet50", stride_in_1x1=True, norm="none", **SHALLOW),
     case("resnet20", stage_sizes=(1, 1, 1), shortcut="projection"),
+    case("resnext50_32x4d", norm="none", preactivation=True, **SHALLOW), case("resnet50", base_width=128, **SHALLOW),
+    *(case("mobilenet_v1", **options, **SHALLOW) for options in ({"norm": "none"}, {"stem": "cifar"},
+                                                                 {"activation": "relu6", "norm": "group"})),
+    case("regnet_x_3_2gf", stage_sizes=(1, 1), stage_features=(48, 96), norm="group"),
+    case("regnet_x_3_2gf", stage_sizes=(1, 1), stage_features=(48, 96), stem="cifar", norm="none"),
     case("densenet121", block_sizes=(1, 2), compression=0.7),
     case("resnet20", stage_sizes=(1, 2, 1), preactivation=True),
     case("resnet20", stage_sizes=(1, 2, 1), shortcut="none"),

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from tests.models import torch_resnets, torch_textbook
+from tests.models import torch_regnets, torch_resnets, torch_textbook
 from tests.models.torch_textbook import wide
 
 
@@ -280,7 +280,7 @@ class Airbench(nn.Module):
 
 VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 TORCH_NETS = {
-    **torch_textbook.NETS, **torch_resnets.NETS,
+    **torch_textbook.NETS, **torch_resnets.NETS, **torch_regnets.NETS,
     "alexnet": alexnet, "alexnet_2012": alexnet_2012,
     **{f"vgg{depth}": partial(vgg, stage_sizes=sizes) for depth, sizes in VGG.items()},
     **{f"vgg{depth}_bn": partial(vgg, stage_sizes=sizes, norm="batch") for depth, sizes in VGG.items()},

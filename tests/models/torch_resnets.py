@@ -43,14 +43,19 @@ NORMS = {"batch": nn.BatchNorm2d, "layer": partial(nn.GroupNorm, 1), "instance":
 class Design:
     """The constructors that the blocks of one network share: convolution, normalisation, shortcut."""
 
-    def __init__(self, bias, norm, shortcut, stride_in_1x1, same, preactivation):
+    def __init__(self, bias, norm, shortcut, stride_in_1x1, same, preactivation, groups, base_width):
         self.bias, self.norm, self.kind, self.same = bias, norm, shortcut, same
         self.stride_in_1x1, self.preactivation = stride_in_1x1, preactivation
+        self.groups, self.base_width = groups, base_width
 
-    def conv(self, inside, outside, kernel_size, stride=1):
+    def conv(self, inside, outside, kernel_size, stride=1, groups=1):
         if self.same:
             return SameConv2d(inside, outside, kernel_size, stride, bias=self.bias)
-        return nn.Conv2d(inside, outside, kernel_size, stride, kernel_size // 2, bias=self.bias)
+        return nn.Conv2d(inside, outside, kernel_size, stride, kernel_size // 2, groups=groups, bias=self.bias)
+
+    def bottleneck(self, features):
+        """Return the channels of a bottleneck's 3x3 convolution."""
+        return self.groups * max(1, round(features * self.base_width / 64))
 
     def shortcut(self, inside, outside, stride):
         """Return the shortcut's layers; None if the input is added as it is."""
@@ -86,10 +91,10 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inside, features, stride, design):
         super().__init__()
-        strides = (stride, 1) if design.stride_in_1x1 else (1, stride)
-        self.conv1, self.bn1 = design.conv(inside, features, 1, strides[0]), design.norm(features)
-        self.conv2, self.bn2 = design.conv(features, features, 3, strides[1]), design.norm(features)
-        self.conv3, self.bn3 = design.conv(features, 4 * features, 1), design.norm(4 * features)
+        strides, narrow = (stride, 1) if design.stride_in_1x1 else (1, stride), design.bottleneck(features)
+        self.conv1, self.bn1 = design.conv(inside, narrow, 1, strides[0]), design.norm(narrow)
+        self.conv2, self.bn2 = design.conv(narrow, narrow, 3, strides[1], design.groups), design.norm(narrow)
+        self.conv3, self.bn3 = design.conv(narrow, 4 * features, 1), design.norm(4 * features)
         self.downsample = design.shortcut(inside, 4 * features, stride)
 
     def forward(self, x):
@@ -131,11 +136,11 @@ class ResNet(nn.Module):
 
     def __init__(self, num_classes, in_channels, stage_sizes, stage_features=(64, 128, 256, 512), width=1.0,
                  block=Basic, stem="imagenet", shortcut="projection", bias=False, norm="batch", stride_in_1x1=False,
-                 same=False, preactivation=False, dropout_rate=0.0):
+                 same=False, preactivation=False, dropout_rate=0.0, groups=1, base_width=64):
         super().__init__()
         norm = norm if callable(norm) else NORMS[norm]
         bias = bias or norm is NORMS["none"]
-        design = Design(bias, norm, shortcut, stride_in_1x1, same, preactivation)
+        design = Design(bias, norm, shortcut, stride_in_1x1, same, preactivation, groups, base_width)
         inside = wide(stage_features[0], width)
         kernel_size, stride, padding = {"imagenet": (7, 2, 3), "cifar": (3, 1, 1), "notebook": (3, 1, 0)}[stem]
         self.conv1 = nn.Conv2d(in_channels, inside, kernel_size, stride, padding, bias=bias)
@@ -180,6 +185,7 @@ NETS = {
     **{f"preact_{name}": partial(net, preactivation=True) for name, net in IMAGENET.items()},
     "plain18": partial(IMAGENET["resnet18"], shortcut="none"),
     "plain34": partial(IMAGENET["resnet34"], shortcut="none"),
+    "resnext50_32x4d": partial(IMAGENET["resnet50"], groups=32, base_width=4),
     "resnet18_cifar": partial(IMAGENET["resnet18"], **NOTEBOOK),
     "resnet34_cifar": partial(IMAGENET["resnet34"], **NOTEBOOK),
 }

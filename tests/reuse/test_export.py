@@ -21,7 +21,8 @@ FAMILIES = {
     "alexnet_d2l": ((96, 96, 1), {"width": 0.1}), "vgg11_d2l": ((32, 32, 1), {"width": 0.1}),
     "nin_d2l": ((96, 96, 1), {"width": 0.1}), "googlenet": ((64, 64, 3), {"width": 0.1}),
     "resnet18": ((32, 32, 3), {"width": 0.1}), "resnet32": ((16, 16, 3), {"scan": True}),
-    "densenet_d2l": ((32, 32, 1), {"width": 0.25}),
+    "densenet_d2l": ((32, 32, 1), {"width": 0.25}), "mobilenet_v1": ((32, 32, 3), {"width": 0.1}),
+    "regnetx32_d2l": ((32, 32, 1), {"width": 0.25}),
 }
 
 LOADER = """
@@ -62,7 +63,7 @@ def test_a_fresh_process_without_this_package_gets_the_same_logits(name, make_ru
     np.testing.assert_allclose(got["one"], want[:1], rtol=0, atol=1e-5)
 
 
-DEEP = {"googlenet", "resnet18", "resnet32", "densenet_d2l"}
+DEEP = {"googlenet", "resnet18", "resnet32", "densenet_d2l", "mobilenet_v1", "regnetx32_d2l"}
 
 
 @pytest.mark.parametrize(("name", "platform"), [

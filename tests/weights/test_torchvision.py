@@ -23,7 +23,8 @@ LARGE = [name for name in convert.TORCHVISION if name.startswith(("alexnet", "vg
 DEEP = [name for name in convert.TORCHVISION if name.endswith(("34", "101", "152", "161", "169", "201")) or (
     "13" in name or "16" in name or "19_" in name)]
 TEXTBOOK = {"lenet": {}, "lenet_bn": {"padding": 0, "features": 256, "norm": True}, "alexnet_d2l": NARROW,
-            "vgg11_d2l": NARROW, "nin_d2l": {}, "googlenet_d2l": {}, "resnet18_d2l": {}, "densenet_d2l": {}}
+            "vgg11_d2l": NARROW, "nin_d2l": {}, "googlenet_d2l": {}, "resnet18_d2l": {}, "densenet_d2l": {},
+            "regnetx32_d2l": {}}
 
 
 def counted(shapes):
@@ -73,7 +74,7 @@ def there_and_back(name, shapes, **options):
 
 
 def test_torchvisions_networks_are_all_here():
-    assert len(set(convert.TORCHVISION)) == 19
+    assert len(set(convert.TORCHVISION)) == 21
     assert set(convert.TORCHVISION) <= set(MODELS)
 
 
@@ -99,9 +100,10 @@ def test_the_textbooks_weights_there_and_back(name):
 @pytest.mark.parametrize(("name", "norm"), [
     ("alexnet", "batch"), ("vgg13_cifar", "none"), ("nin_cifar", "none"), ("googlenet", "none"),
     ("preact_resnet18", "batch"), ("resnet18_d2l", "none"), ("densenet_bc_100_12", "batch"), ("lenet", "batch"),
-    ("airbench94", "batch"),
+    ("airbench94", "batch"), ("mobilenet_v1", "batch"),
     *(slow(*each) for each in (
         ("alexnet_d2l", "batch"), ("alexnet_2012", "none"), ("vgg11", "batch"), ("vgg11_d2l", "batch"),
+        ("mobilenet_v1", "none"), ("resnext50_32x4d", "none"), ("regnet_x_3_2gf", "none"), ("regnetx32_d2l", "none"),
         ("nin_d2l", "batch"), ("googlenet_2014", "batch"), ("resnet50", "none"), ("plain18", "none"),
         ("resnet20", "batch"), ("resnet18_cifar", "none"), ("densenet_d2l", "none"), ("lenet_bn", "none")))])
 def test_our_weights_there_and_back_also_of_networks_that_pytorch_has_not(name, norm):
@@ -136,6 +138,22 @@ def test_a_kernel_by_hand():
     assert variables["params"]["dense"]["kernel"][5, 6] == state["fc.weight"][6, 5]
     assert variables["batch_stats"]["stage2_block1"]["shortcut_norm"]["var"][3] == (
         state["layer2.0.downsample.1.running_var"][3])
+
+
+def test_kernels_of_groups_by_hand():
+    """A group is a range of outputs: the kernel of each output has the inputs of its group alone."""
+    state = counted(shapes_of("regnet_x_3_2gf"))
+    variables = weights.from_torchvision("regnet_x_3_2gf", state)
+    block, theirs = variables["params"]["stage3_block15"], "trunk_output.block3.block3-14.f"
+    assert block["conv2"]["kernel"].shape == (3, 3, 48, 432)
+    assert block["conv2"]["kernel"][1, 2, 40, 400] == state[f"{theirs}.b.0.weight"][400, 40, 1, 2]
+    assert block["norm3"]["bias"][5] == state[f"{theirs}.c.1.bias"][5]
+    shortcut = variables["batch_stats"]["stage4_block1"]["shortcut_norm"]
+    assert shortcut["mean"][7] == state["trunk_output.block4.block4-0.proj.1.running_mean"][7]
+    state = counted(shapes_of("resnext50_32x4d"))
+    kernel = weights.from_torchvision("resnext50_32x4d", state)["params"]["stage1_block2"]["conv2"]["kernel"]
+    assert kernel.shape == (3, 3, 4, 128)
+    assert kernel[0, 1, 2, 99] == state["layer1.1.conv2.weight"][99, 2, 0, 1]
 
 
 def test_auxiliary_heads_may_be_there_or_not():
