@@ -15,6 +15,8 @@ AVX-512, beside other work, and test accuracy after the last epoch.
     vgg11_bn       42 min   91.73 %
     nin_cifar      34 min   86.53 %
     alexnet        28 min   90.39 %
+
+resnext50_32x4d, mobilenet_v1 and regnetx32_d2l have not been trained yet.
 """
 from configs import base
 
@@ -26,6 +28,10 @@ COMPACT = {
     "vgg11_bn": ({"width": 0.25, "hidden": (512, 512)}, 32),
     "nin_cifar": ({"width": 0.25}, 32),
     "alexnet": ({"width": 0.25, "hidden": (512, 512)}, 64),
+    "resnext50_32x4d": ({"width": 0.25, "stem": "cifar", "stage_sizes": (2, 2, 2), "stage_features": (64, 128, 256)},
+                        0),
+    "mobilenet_v1": ({"width": 0.5, "stem": "cifar"}, 0),
+    "regnetx32_d2l": ({"stem": "cifar"}, 0),
 }
 VARIANTS = tuple(COMPACT)
 

@@ -50,8 +50,12 @@ FACTS = {
     "densenet161": (28_681_000, 219_936, 7_727_907_072),
     "densenet169": (14_149_480, 158_400, 3_359_843_328),
     "densenet201": (20_013_928, 229_056, 4_291_365_888),
+    "resnext50_32x4d": (25_028_904, 68_224, 4_230_479_872),
+    "mobilenet_v1": (4_231_976, 21_888, 568_740_352),
+    "regnet_x_3_2gf": (15_296_552, 62_560, 3_176_621_952),
+    "regnetx32_d2l": (179_290, 3_936, 40_293_152),
 }
-# The last map's, by hand: size + (window - 1) * stride for each layer. Araujo et al. 2019 have 195 and 212 too.
+# The last map's, by hand: size + (window - 1) * stride for each layer. Araujo et al. 2019 have 195, 212 and 315 too.
 FIELDS = {
     "lenet": 5 + 1 + 4 * 2 + 2,
     "alexnet": 195,
@@ -63,10 +67,13 @@ FIELDS = {
     "resnet20": 3 + 6 * 2 + (2 + 5 * 4) + (4 + 5 * 8),
     "googlenet_d2l": 7 + 2 * 2 + 2 * 4 + 2 * 4 + 2 * 4 * 8 + 2 * 8 + 5 * 4 * 16 + 2 * 16 + 2 * 4 * 32,
     "densenet121": 7 + 2 * 2 + 6 * 8 + 4 + 12 * 16 + 8 + 24 * 32 + 16 + 16 * 64,
+    "mobilenet_v1": 3 + 4 + (4 + 8) + (8 + 16) + (16 + 5 * 32) + (32 + 64),
+    "regnetx32_d2l": 3 + (4 + 3 * 8) + (8 + 5 * 16),
 }
 DEEP = {"resnet101", "resnet152", "preact_resnet101", "preact_resnet152", "resnet110", "resnet1202"}
 QUICK = {"mlp", "lenet", "lenet_relu_bn", "alexnet", "alexnet_2012", "vgg16", "vgg11_bn", "nin_d2l", "nin_cifar",
-         "googlenet", "resnet18", "resnet50", "preact_resnet18", "plain18", "resnet20", "resnet1202", "densenet_d2l"}
+         "googlenet", "resnet18", "resnet50", "preact_resnet18", "plain18", "resnet20", "resnet1202", "densenet_d2l",
+         "resnext50_32x4d", "mobilenet_v1", "regnetx32_d2l"}
 
 
 def totals(summary):

@@ -203,6 +203,17 @@ def test_width_multiplies_the_channels(name, options, layer, shape):
     assert kernel.shape == shape
 
 
+def test_the_stages_of_the_regnet_follow_from_the_papers_rule():
+    """Section 3.3, equations 2 to 4, with the numbers of figure 15; figure 15's text adds multiples of the groups."""
+    line = 88 + 26.31 * np.arange(25)
+    widths = 88 * 2.25 ** np.round(np.log(line / 88) / np.log(2.25))
+    for unit in (8, 48):
+        widths = np.round(widths / unit) * unit
+    features, sizes = np.unique(widths, return_counts=True)
+    net = build("regnet_x_3_2gf")
+    assert (net.stage_sizes, net.stage_features) == (tuple(sizes), tuple(features))
+
+
 def test_no_width_leaves_a_layer_without_channels():
     _, variables = initialised(build("resnet20", width=0.001), (1, 8, 8, 3))
     assert variables["params"]["conv1"]["kernel"].shape == (3, 3, 3, 1)

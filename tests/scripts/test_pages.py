@@ -74,7 +74,7 @@ def test_a_page_that_is_out_of_date_is_told_and_mended(tmp_path):
         pages.update(tmp_path, [], check=True, only=["nin"])
     assert pages.update(tmp_path, [], only=["nin"]) == ["docs/nin.md"]
     assert (tmp_path / "docs/nin.md").read_text() == good
-    assert "no run yet of lenet, alexnet, vgg, nin, googlenet, resnet, densenet." in good
+    assert "no run yet of lenet, alexnet, vgg, nin, googlenet, resnet, densenet, mobilenet, regnet." in good
     (tmp_path / "docs/nin.md").write_text("<!-- nonsense -->\n<!-- /nonsense -->\n")
     with pytest.raises(UserError, match=r"docs/nin\.md has a marker 'nonsense'"):
         pages.update(tmp_path, [], only=["nin"])
