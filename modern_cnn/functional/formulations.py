@@ -45,12 +45,13 @@ def choose_convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, g
     - 'shifts' for depthwise convolutions;
     - 'bands' for few channels and short rows: 2.3 ms instead of 7.7 for LeNet's first layer with batch 256, and 2.1 ms
       instead of 5.0 for the gradient of the input of its second layer;
-    - 'canonical' for all others of one group: as fast outside of loops, and its gradients ten times faster inside.
+    - 'canonical' for all others of one group: as fast outside of loops, and its gradients ten times faster inside;
+    - 'groups' for several groups: with gradients 0.1 s instead of 7 for 3x3 and 32 groups of 16 channels on 16x14x14.
     """
     if not _on_cpu():
         return "library"
     if groups > 1:
-        return "shifts" if groups == channels else "library"
+        return "shifts" if groups == channels else "groups"
     if tuple(kernel_shape[:2]) == (1, 1) and not any(map(any, pads)):
         return "product"
     if math.prod(output) <= FEW_PIXELS:
@@ -149,6 +150,17 @@ def _shifts(x, kernel, strides, pads, dilation, groups) -> Any:
     return sum(tap * seen for tap, seen in zip(taps, windows, strict=True))
 
 
+def _groups(x, kernel, strides, pads, dilation, groups):
+    """Compute one group after the other, each in the way that is fast for its shapes."""
+    images, kernels = (jnp.moveaxis(a.reshape(*a.shape[:3], groups, a.shape[3] // groups), 3, 0) for a in (x, kernel))
+    padded = [n + sum(pad) for n, pad in zip(x.shape[1:3], pads, strict=True)]
+    height, width = (len(range(n)[_taps(n, *each)[0]])
+                     for n, *each in zip(padded, kernel.shape[:2], strides, dilation, strict=True))
+    way = choose_convolution(kernels.shape[1:], strides, pads, 1, kernel.shape[2], (height, width))
+    y = lax.map(lambda group: CONVOLUTIONS[way](*group, strides, pads, dilation, 1), (images, kernels))
+    return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], kernel.shape[3])
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def _canonical(x, kernel, strides, pads, dilation, groups):
     """Compute XLA's convolution, with gradients that are convolutions of images NHWC with kernels HWIO too.
@@ -212,7 +224,7 @@ def _kernel_gradient(x, window, strides, pads, dilation, dy):
 # name -> (x, kernel, strides, pads, dilation, groups) -> [N, H', W', O]
 CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "library": _library, "product": _product, "patches": _patches, "bands": _bands, "shifts": _shifts,
-    "canonical": _canonical}
+    "canonical": _canonical, "groups": _groups}
 
 
 def choose_pooling() -> str:
