@@ -23,7 +23,8 @@ QUICK = [
     case("resnet50", stride_in_1x1=True, dropout_rate=0.2, **SHALLOW),
     case("preact_resnet18", stage_sizes=(1, 1), stage_features=(64, 128)), case("resnet20", stage_sizes=(1, 1, 1)),
     case("densenet161", block_sizes=(1, 2), dropout_rate=0.2), case("airbench94"),
-    case("resnext50_32x4d", groups=4, base_width=16, **SHALLOW), case("mobilenet_v1", dropout_rate=0.2, **SHALLOW),
+    case("resnext50_32x4d", groups=4, base_width=16, **SHALLOW),
+    case("mobilenet_v1", stage_sizes=(1, 2), stage_features=(64, 128), dropout_rate=0.2),
     case("regnet_x_3_2gf", stage_sizes=(2, 1), stage_features=(96, 192), dropout_rate=0.2),
 ]
 MORE = [
