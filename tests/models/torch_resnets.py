@@ -110,14 +110,15 @@ class PreactBlock(nn.Module):
     def __init__(self, inside, features, stride, design, first, expansion):
         super().__init__()
         strides = (stride, 1) if design.stride_in_1x1 else (1, stride)
-        convolutions = [(features, 3, stride), (features, 3, 1)] if expansion == 1 else [
-            (features, 1, strides[0]), (features, 3, strides[1]), (4 * features, 1, 1)]
+        narrow = design.bottleneck(features)
+        convolutions = [(features, 3, stride, 1), (features, 3, 1, 1)] if expansion == 1 else [
+            (narrow, 1, strides[0], 1), (narrow, 3, strides[1], design.groups), (4 * features, 1, 1, 1)]
         self.first, self.depth = first, len(convolutions)
         self.downsample = design.shortcut(inside, expansion * features, stride)
-        for i, (outside, kernel_size, step) in enumerate(convolutions, start=1):
+        for i, (outside, kernel_size, step, groups) in enumerate(convolutions, start=1):
             if not (first and i == 1):
                 setattr(self, f"bn{i}", design.norm(inside))
-            setattr(self, f"conv{i}", design.conv(inside, outside, kernel_size, step))
+            setattr(self, f"conv{i}", design.conv(inside, outside, kernel_size, step, groups))
             inside = outside
 
     def forward(self, x):
