@@ -111,7 +111,7 @@ def test_the_first_weights_are_drawn_as_in_the_source(case):
             bias_rule = 1
         for kind, how in ("kernel", kernel_rule), ("bias", bias_rule):
             if kind == "bias" and not isinstance(how, str):
-                assert (leaves.get("bias", how) == how).all()
+                assert np.all(leaves.get("bias", how) == how)
             elif kind in leaves:
                 values, normal = fits(leaves[kind], how, shape)
                 pooled.setdefault((kind, how), []).append(values)
