@@ -14,7 +14,6 @@ from pathlib import PurePath
 from typing import Any, NoReturn, TextIO
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
@@ -174,7 +173,6 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
     """
     def guarded(argv: Sequence[str]) -> None:
         sys.unraisablehook = _unraisable
-        absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every step; its errors are raised as well
         ours = logging.getLogger("modern_cnn")
         ours.setLevel(logging.INFO)
         ours.propagate = False

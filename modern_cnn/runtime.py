@@ -96,7 +96,7 @@ def set_xla_flags() -> None:
 
 
 def configure(*, debug_nans: bool = False, cache: bool = True) -> None:
-    """Set XLA's flags, the compilation cache and TensorFlow's log level. Every script calls it first.
+    """Set XLA's flags, the compilation cache and others' log levels. Every script and notebook calls it first.
 
     With `debug_nans` the first operation that makes a NaN stops the program and is named (slow: buffers are not
     donated). `cache` keeps compiled programs for the next process; False if the compilation is measured.
@@ -105,7 +105,9 @@ def configure(*, debug_nans: bool = False, cache: bool = True) -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN writes to stderr at any log level
     set_xla_flags()
     import jax
+    from absl import logging as absl_logging
 
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs every step; its errors are raised as well
     if cache:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -4,13 +4,15 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import modern_cnn
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load, log
+from modern_cnn.runs import load, log, record
+from modern_cnn.runs import result as result_module
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +72,19 @@ def test_what_is_wrong_is_said(config, overrides, message, tmp_path):
     with pytest.raises(UserError, match=message):
         modern_cnn.train(config, tmp_path / "run", **overrides)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_curves_grow_in_the_cell_of_a_notebook(tmp_path, monkeypatch):
+    """A stand-in for IPython notes what is shown; test_notebooks has the real one."""
+    shown = []
+    display = types.SimpleNamespace(
+        Image=lambda png: png, display=lambda png, display_id: shown.append(png) or types.SimpleNamespace(
+            update=shown.append))
+    shell = types.SimpleNamespace(get_ipython=lambda: types.SimpleNamespace(kernel=None))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(result_module, "REDRAW_SECONDS", 0)
+    monkeypatch.setattr(record, "draw_curves", log.draw_curves)
+    run = modern_cnn.train("mlp", tmp_path / "run", epochs=3, **{"data.source": "digits", "data.batch_size": 718})
+    assert len(shown) > 2
+    assert shown[0] != shown[-1] == (run.workdir / "curves.png").read_bytes()

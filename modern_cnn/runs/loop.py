@@ -164,13 +164,14 @@ def _complete(program: Programs, records: Sequence[Record], stop: Stop, state: T
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path, *, profile: bool = False,
-                       stop: Stop | None = None) -> dict[str, Any]:
+                       stop: Stop | None = None, watch: Watch | None = None) -> dict[str, Any]:
     """Train the run of a ConfigDict in a workdir, or go on with the one that is there, to its end.
 
-    With `profile`, PROFILE_STEPS are recorded into profile/. `stop` is what `stop_signals` gives, of a caller who
-    listens to signals already. Return {'step': the chosen checkpoint, 'test', and where there are any 'validation',
-    'train': {'loss', 'accuracy', ...}}; 'train' is the last record of this process. Raise UserError for bad input or a
-    run that cannot go on, SystemExit when stopped by SIGTERM (143), SIGINT (130) or SIGHUP (129), after a checkpoint.
+    With `profile`, PROFILE_STEPS are recorded into profile/; else `watch` sees each step, as in `fit`. `stop` is what
+    `stop_signals` gives, of a caller who listens to signals already. Return {'step': the chosen checkpoint, 'test', and
+    where there are any 'validation', 'train': {'loss', 'accuracy', ...}}; 'train' is the last record of this process.
+    Raise UserError for bad input or a run that cannot go on, SystemExit when stopped by SIGTERM (143), SIGINT (130) or
+    SIGHUP (129), after a checkpoint.
     """
     directory = Path(directory)
     with workdir.disk_errors(directory), contextlib.ExitStack() as closing:
@@ -192,7 +193,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         progress = Progress(program.plan, record.first_step, shown=shown)
         closing.enter_context(progress.bar)
         stop = stop or closing.enter_context(stop_signals())
-        watch = closing.enter_context(profiled(directory / "profile", record.first_step)) if profile else None
+        watch = closing.enter_context(profiled(directory / "profile", record.first_step)) if profile else watch
         [result] = _complete(program, [record], stop, state, metrics, progress, watch)
         if shown:
             progress.bar.close()

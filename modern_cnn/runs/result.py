@@ -3,6 +3,7 @@ import dataclasses
 import html
 import runpy
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ml_collections import ConfigDict
 from modern_cnn import cli, runtime, settings
 from modern_cnn.errors import UserError
 from modern_cnn.runs import html_page, load, log, loop
+
+REDRAW_SECONDS = 2.0  # between two pictures of a run that trains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,35 @@ class Result:
         return f'<pre>{html.escape(str(self))}</pre><img src="{picture}">'
 
 
+class LiveCurves:
+    """The curves of a run in the cell of a notebook, drawn again while it trains: a `watch` of `loop.fit`."""
+
+    def __init__(self, directory: Path, title: str):
+        self._directory, self._title = directory, title
+        self._handle, self._size, self._drawn = None, 0, 0.0
+
+    def __call__(self, step: int, state: Any) -> None:
+        size, now = (self._directory / "metrics.jsonl").stat().st_size, time.perf_counter()
+        if size != self._size and now - self._drawn > REDRAW_SECONDS:
+            self._size, self._drawn = size, now
+            self.show(log.draw_curves(self._directory, self._title))
+
+    def show(self, path: Path) -> None:
+        """Show a PNG file in place of the picture before it."""
+        from IPython.display import Image, display
+
+        if self._handle:
+            self._handle.update(Image(path.read_bytes()))
+        else:
+            self._handle = display(Image(path.read_bytes()), display_id=True)
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
+
+
 def read_config(name: str) -> ConfigDict:
     """Return the config of a file, FILE:VARIANT, or of the name of one of ours: 'lenet:lenet_bn'."""
     file, _, variant = runtime.config_file(name).partition(":")
@@ -50,6 +82,8 @@ def read_config(name: str) -> ConfigDict:
 
 def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) -> Result:
     """Train a config in a workdir, or go on with the run that is there, and return its result.
+
+    In a notebook its curves grow in the cell.
 
     Args:
         config: A name as in --config, 'quickstart' or 'configs/lenet.py:lenet_bn', or a ConfigDict, which is copied.
@@ -67,4 +101,8 @@ def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) 
         except TypeError as e:
             raise UserError(f"config.{field}={value!r}: it is a {type(section[last]).__name__}") from e
     directory = Path(workdir or cli.new_workdir(config=name))
-    return Result(directory, loop.train_and_evaluate(own, directory))
+    live = LiveCurves(directory, own.model.name) if in_notebook() else None
+    result = Result(directory, loop.train_and_evaluate(own, directory, watch=live))
+    if live:
+        live.show(directory / "curves.png")
+    return result
