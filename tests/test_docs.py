@@ -2,6 +2,7 @@
 import ast
 import functools
 import inspect
+import json
 import re
 import runpy
 import shlex
@@ -21,8 +22,19 @@ from modern_cnn.sweeps import grid
 from scripts.publish import site
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
-TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    [*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/notebooks/*.ipynb")])
+
+
+def read(path):
+    """A page, or what stands between the code of a notebook."""
+    if path.suffix == ".md":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+TEXTS = {str(path.relative_to(ROOT)): read(path) for path in PAGES}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 SETTING = re.compile(r"[A-Z_0-9]+=")
 
@@ -238,7 +250,7 @@ def test_the_test_command_of_the_readme_is_what_ci_runs():
 
 
 def test_every_page_is_in_the_site():
-    listed = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    listed = re.findall(r"(\S+\.(?:md|ipynb))$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(page.removeprefix("docs/") for page in TEXTS if page.startswith("docs/"))
 
 

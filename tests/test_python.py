@@ -86,5 +86,6 @@ def test_the_curves_grow_in_the_cell_of_a_notebook(tmp_path, monkeypatch):
     monkeypatch.setattr(result_module, "REDRAW_SECONDS", 0)
     monkeypatch.setattr(record, "draw_curves", log.draw_curves)
     run = modern_cnn.train("mlp", tmp_path / "run", epochs=3, **{"data.source": "digits", "data.batch_size": 718})
-    assert len(shown) > 2
-    assert shown[0] != shown[-1] == (run.workdir / "curves.png").read_bytes()
+    assert len({*shown}) > 2
+    assert all(picture.startswith(b"\x89PNG") for picture in shown)
+    assert len(shown[-1]) < 0.5 * len((run.workdir / "curves.png").read_bytes())

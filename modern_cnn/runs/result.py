@@ -1,6 +1,7 @@
 """Training from Python: one call, whose result a notebook shows with its curves."""
 import dataclasses
 import html
+import io
 import runpy
 import sys
 import time
@@ -54,13 +55,17 @@ class LiveCurves:
             self.show(log.draw_curves(self._directory, self._title))
 
     def show(self, path: Path) -> None:
-        """Show a PNG file in place of the picture before it."""
+        """Show a PNG file in place of the picture before it, in few colours: notebooks keep their pictures."""
+        import PIL.Image
         from IPython.display import Image, display
 
+        small = io.BytesIO()
+        with PIL.Image.open(path) as picture:
+            picture.convert("RGB").quantize(64).save(small, "PNG", optimize=True)
         if self._handle:
-            self._handle.update(Image(path.read_bytes()))
+            self._handle.update(Image(small.getvalue()))
         else:
-            self._handle = display(Image(path.read_bytes()), display_id=True)
+            self._handle = display(Image(small.getvalue()), display_id=True)
 
 
 def in_notebook() -> bool:
