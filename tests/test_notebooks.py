@@ -44,7 +44,7 @@ def test_a_notebook_has_its_parts(path):
     assert "{CHECKOUT}" in sources(notebook, "code")[0]
     exercises = re.findall(r"^(\d)\. (.+)$", text.partition("## Exercises")[2], re.MULTILINE)
     assert [number for number, _ in exercises] == ["1", "2", "3"]
-    assert all(re.search(r"`(bash|python) scripts/|`[\w.]+`|`\"", exercise) for _, exercise in exercises)
+    assert all(re.search("`[^`]+`", exercise) for _, exercise in exercises)  # a command, or what to change
     named = set(re.findall(r"scripts/[\w/]+\.(?:sh|py)", text))
     assert [script for script in named if not (ROOT / script).is_file()] == []
     assert any(script.startswith("scripts/ablations/") for script in named)
