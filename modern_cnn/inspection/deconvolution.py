@@ -17,7 +17,7 @@ from jax.extend.core import JaxprEqn
 
 from modern_cnn.inspection.features import with_layer
 from modern_cnn.inspection.receptive_field import views
-from modern_cnn.inspection.traced import Array, Place, Replay, is_relu
+from modern_cnn.inspection.traced import Array, Place, Replay, is_relu, trace
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right: rows top to bottom - 1; may lie beyond the image
 
@@ -51,7 +51,7 @@ def project(module: nn.Module, variables: Any, images: Array, layer: str, signal
     The result is [N, H, W, C], like the normalised images, and positive where the signal asks for brighter pixels. The
     signal is shaped like the layer's value; `keep_one` of that shows one unit. Raise UserError for no layer or a loop.
     """
-    traced = jax.make_jaxpr(with_layer(module, layer))(variables, images)
+    traced = trace(with_layer(module, layer), variables, images)
     weights = jax.tree.leaves(variables)
     _, back = jax.vjp(lambda pixels: _Deconvolution().run(traced, [*weights, pixels])[0], images)
     return back(signal)[0]

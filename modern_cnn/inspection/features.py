@@ -18,7 +18,7 @@ from jax.extend.core import JaxprEqn, Var
 
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection.summary import summarize
-from modern_cnn.inspection.traced import Array, Place, Replay
+from modern_cnn.inspection.traced import Array, Place, Replay, trace
 
 
 def class_logits(module: nn.Module, variables: Any, images: Array) -> jax.Array:
@@ -111,7 +111,7 @@ def grad_cam(module: nn.Module, variables: Any, images: Array, labels: Array, la
     It is the sum of the layer's maps, each weighted by the mean over pixels of the gradient of the class's logit, then
     rectified (Selvaraju et al. 2016, "Grad-CAM", equations 1 and 2). Raise UserError for no layer, no map or a loop.
     """
-    traced = jax.make_jaxpr(with_layer(module, layer))(variables, images)
+    traced = trace(with_layer(module, layer), variables, images)
     leaves, value = [*jax.tree.leaves(variables), images], traced.out_avals[0]
     if value.ndim != 4:
         raise UserError(f"{layer} is {list(value.shape[1:])}, not a map: Grad-CAM needs height and width")

@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,13 +143,25 @@ def _writing(workdir: Path) -> Iterator[None]:
                         "some space and run the same command again") from e
 
 
+def _open(directory: Path, policy: "Checkpoints", written: Callable[[], None],
+          read_only: bool) -> "ocp.CheckpointManager":
+    """Return Orbax's manager, which keeps what `policy` preserves and calls `written` at the end of each save."""
+    import orbax.checkpoint as ocp
+
+    return ocp.CheckpointManager(directory, options=ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=lambda metrics: metrics["accuracy"],  # without it the metrics would not be written
+        async_options=ocp.AsyncOptions(post_finalization_callback=written),
+        lightweight_initialize=True,  # else Orbax reads the metrics of every step, and damaged ones would stop it
+        cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only))
+
+
 class Checkpoints:
     """The checkpoints of a workdir: the newest two, and the best on validation. checkpoints.json lists them."""
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
-        self._read_only = read_only
         self._workdir, self._directory = workdir.absolute(), workdir.absolute() / "checkpoints"
-        self._list = self._workdir / "checkpoints.json"
+        self._list, self._read_only = self._workdir / "checkpoints.json", read_only
         self._ranks, steps = _ranks(workdir), saved_steps(workdir)
         _warn_of_gone(self._list, steps)
         if not read_only:  # a kill may have come between a save and the removal of what it replaces
@@ -160,14 +172,7 @@ class Checkpoints:
     @functools.cached_property
     def _manager(self) -> "ocp.CheckpointManager":
         """Return what reads and writes, from the first use on: Orbax loads slowly, and a first step needs none."""
-        import orbax.checkpoint as ocp
-
-        return ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
-            preservation_policy=self,
-            best_fn=lambda metrics: metrics["accuracy"],  # without it the metrics would not be written
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_list),
-            lightweight_initialize=True,  # else Orbax reads the metrics of every step, and damaged ones would stop it
-            cleanup_tmp_directories=not self._read_only, create=not self._read_only, read_only=self._read_only))
+        return _open(self._directory, self, self._write_list, self._read_only)
 
     def _kept(self, steps: Sequence[int]) -> set[int]:
         """Return which of the steps, ascending, stay."""
@@ -191,11 +196,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """End the threads that write; a checkpoint under way is finished, but its errors are lost without `wait`."""
-        if "_manager" not in vars(self):
-            return
-        for end in (self._manager.wait_until_finished, self._manager.close):  # an error would stop the second half way
-            with contextlib.suppress(Exception):
-                end()
+        if "_manager" in vars(self):
+            for end in (self._manager.wait_until_finished, self._manager.close):  # an error would stop the second
+                with contextlib.suppress(Exception):
+                    end()
 
     def _read(self, steps: Iterable[int], **templates: Any) -> tuple[int, dict[str, Any], dict[int, str]]:
         """Return (step, parts shaped as `templates`, what is wrong with those before) of the first good checkpoint."""
