@@ -17,7 +17,7 @@ class LeNet(ConvNet, kw_only=True):
 
     Attributes:
       padding: zeros on each side of the image, for the first convolution.
-      activation: 'sigmoid', 'tanh' or 'relu', after each layer except the last.
+      activation: a key of `layers.ACTIVATIONS`, after each layer except the last.
     """
     padding: int = 2
     activation: str = "sigmoid"

@@ -39,14 +39,18 @@ def test_ours_and_a_peer_in_turn(monkeypatch):
     assert own["memory_bytes"] > 3 * 4 * 61_706  # parameters, momentum, gradients
 
 
-def test_evaluations_give_logits_and_change_nothing():
+def test_evaluations_give_logits_and_change_nothing(monkeypatch):
+    torch, build = steps.torch_packages()
+    nets = []
+    monkeypatch.setattr(steps, "torch_packages", lambda: (torch, lambda *args: nets.append(build(*args)) or nets[-1]))
     case = timing.Case("lenet_bn", 8, (28, 28, 1), "float32")
     runners = {who: make(case) for who, make in steps.PROGRAMS["evaluation"].items() if who != "torch_compile"}
     logits = {who: runner.run() for who, runner in runners.items()}
     for who, found in logits.items():
         assert found.shape == (8, 10)
         assert np.ptp(found) > 0
-        np.testing.assert_array_equal(runners[who].run(), found)  # in training the running statistics would move
+        np.testing.assert_array_equal(runners[who].run(), found)
+    assert [net.training for net in nets] == [False]  # in training it would normalise by the batch
     np.testing.assert_allclose(logits["ours"], logits["library"], rtol=1e-5, atol=1e-6)
 
 
