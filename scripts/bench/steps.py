@@ -24,7 +24,7 @@ from scripts.bench.timing import Case, Records, Runner, along, compare
 
 # Images in a batch: a CPU takes at most about a second for a step of this size.
 SIZES = {"lenet": 256, "alexnet_d2l": 32, "vgg13_cifar": 64, "nin_d2l": 32, "googlenet_d2l": 64, "resnet18_cifar": 64,
-         "densenet_d2l": 64}
+         "resnet18_d2l": 64, "densenet_d2l": 64}
 RATE, MOMENTUM = 0.01, 0.9
 
 

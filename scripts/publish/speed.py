@@ -73,6 +73,7 @@ def sentence(folder: Path) -> str:
                   for who in PEERS}
         said = [f"{min(values):.2f} to {max(values):.2f} times as fast as {whose}" for who, whose in (
             ("torch", "PyTorch's"), ("library", "stock Flax's")) if (values := ratios[who])]
-        parts.append(f"On {_processor(content)}, a training step of one network of each family is "
-                     f"{' and '.join(said)}.")
+        count = len({record["model"] for record in content["results"]})
+        parts.append(f"On {_processor(content)}, a training step is {' and '.join(said)} "
+                     f"({count} network{'s' * (count > 1)}).")
     return textwrap.fill(" ".join(parts), 120, break_on_hyphens=False)

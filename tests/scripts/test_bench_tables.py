@@ -72,9 +72,9 @@ def test_pages_keep_one_file_for_each_processor_and_phase(tmp_path):
     assert "0.80x (0.70 to 0.90)" in speed.tables(folder, "evaluation")
     assert "0.80x" not in text
     assert " ".join(speed.sentence(folder).split()) == (
-        "On 2 cores of X, AVX2, a training step of one network of each family is 0.90 to 0.90 times as fast as "
-        "PyTorch's and 2.00 to 2.00 times as fast as stock Flax's. On 2 cores of Y, AVX-512, a training step of one "
-        "network of each family is 1.30 to 1.30 times as fast as PyTorch's.")
+        "On 2 cores of X, AVX2, a training step is 0.90 to 0.90 times as fast as PyTorch's and 2.00 to 2.00 times as "
+        "fast as stock Flax's (1 network). On 2 cores of Y, AVX-512, a training step is 1.30 to 1.30 times as fast as "
+        "PyTorch's (1 network).")
     (tmp_path / "e.json").write_text("{}")
     with pytest.raises(UserError, match=r"e\.json holds no times of steps or evaluations"):
         speed.keep([tmp_path / "e.json"], folder)
