@@ -37,7 +37,7 @@ def make_schedule(schedule: Schedule, peak: float | jax.Array, steps_per_epoch: 
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
     if warmup and warmup >= total_steps:
         raise UserError(f"config.schedule.warmup_epochs={schedule.warmup_epochs} is {warmup} steps, "
-                        f"but the whole run has {total_steps}")
+                        f"but the whole run has {total_steps}: set fewer warm-up epochs, 0 for none, or train longer")
     if schedule.name == "constant":
         after = optax.constant_schedule(peak)
     elif schedule.name == "step":

@@ -240,7 +240,7 @@ def test_linear_scaling_with_the_batch():
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"schedule.warmup_epochs": 9.0}, "warmup_epochs=9.0 is 45 steps, but the whole run has 20"),
+    ({"schedule.warmup_epochs": 9.0}, "warmup_epochs=9.0 is 45 steps, but the whole run has 20: set fewer"),
     ({"optimizer.learning_rate": -1.0}, "learning_rate must be above 0, not -1.0"),
     ({"optimizer.name": "adam", "optimizer.decoupled": True}, "decoupled=True is for sgd and muon, not adam"),
 ])
