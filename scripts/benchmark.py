@@ -23,7 +23,8 @@ from modern_cnn.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Time epochs of this config, with data and a test, instead of "
                                          "steps. The peer torch loads images by PIL and DataLoader.")
-MODELS = flags.DEFINE_list("models", [], "Networks, separated by commas; by default eight, of every family of the chapter.")
+MODELS = flags.DEFINE_list("models", [], "Networks, separated by commas; by default eight, of every family "
+                           "of the chapter.")
 PEERS = flags.DEFINE_list("peer", ["torch"], "Programs to compare with, separated by commas: torch, torch_compile, "
                           "library; for epochs torch; for loading torch, tf.data.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the network's own number.", lower_bound=0,
