@@ -1,4 +1,4 @@
-"""One network of each family at a size for two CPU cores, with one recipe of today, on all of Fashion-MNIST.
+"""One network of each family at a size for two CPU cores, with one modern recipe, on all of Fashion-MNIST.
 
     python scripts/train.py --config=configs/compact.py
     python scripts/train.py --config=configs/compact.py:vgg11_bn

@@ -1,4 +1,4 @@
-"""About 200 photographs of your own: fine-tune a network that has learned from others.
+"""Fine-tune a trained network on about 200 photographs of your own.
 
     python scripts/train.py --config=configs/finetune.py --config.data.source=folder:DIR --workdir=runs/photos
     python scripts/evaluate.py --workdir=runs/photos --report=runs/photos/report

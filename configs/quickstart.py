@@ -1,4 +1,4 @@
-"""LeNet with batch normalisation on the handwritten digits that come with scikit-learn: no download.
+"""LeNet with batch normalisation on scikit-learn's handwritten digits, which come with this project: no download.
 
     python scripts/train.py --config=configs/quickstart.py
 

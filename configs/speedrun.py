@@ -1,4 +1,4 @@
-"""A given test accuracy in the least time, counted from the command to the result.
+"""Reach a given test accuracy in the least time, counted from the command to the result.
 
     python scripts/train.py --config=configs/speedrun.py
     python scripts/train.py --config=configs/speedrun.py:cifar10
