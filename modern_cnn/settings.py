@@ -187,6 +187,8 @@ class Settings:
                                   "0: only there", 0, resume=ALWAYS)
     log_norms: bool = _flag("also record the running statistics of batch norm, and the sizes of the gradients by "
                             "layer, for visualize.py --what=batch_norm and --what=gradients", resume=ALWAYS)
+    loggers: str = _field("none", "also send all records to Weights & Biases (wandb) or MLflow (mlflow), or both",
+                          choices=("none", "wandb", "mlflow", "wandb,mlflow", "mlflow,wandb"), resume=ALWAYS)
     accumulate: int = _field(1, "go through each batch in this many parts, one after the other, to save memory", 1)
     checkpoint_every_steps: int = _field(0, "also save every so many steps; 0: at evaluations only", 0, resume=ALWAYS)
     parallel: Parallel = dataclasses.field(default_factory=Parallel)

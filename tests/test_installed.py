@@ -84,6 +84,11 @@ def test_the_zoo_is_installed(site, tmp_path):
     assert result.stdout.split() == [str(site / "modern_cnn/__init__.py"), "10"]
 
 
-def test_the_extra_is_the_file():
+def test_the_extras_are_the_files():
+    """requirements-dev.txt has all of them: the tests need what is optional."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["dynamic"]["optional-dependencies"]["tfds"]["file"] == "requirements-tfds.txt"
+    extras = project["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
+    assert {name: extra["file"] for name, extra in extras.items()} == {
+        name: f"requirements-{name}.txt" for name in ("tfds", "wandb", "mlflow")}
+    wanted = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    assert {f"-r {extra['file']}" for extra in extras.values()} <= {*wanted}

@@ -7,6 +7,7 @@ import pytest
 from configs import base, lenet, mlp
 from modern_cnn import settings
 from modern_cnn.errors import UserError
+from modern_cnn.runs import loggers
 from modern_cnn.training import optim
 
 
@@ -33,7 +34,7 @@ def test_who_may_change_what():
     by_rule = {rule: {name for name, field in settings.FIELDS.items() if field.resume == rule}
                for rule in (settings.ALWAYS, settings.LENGTH, settings.EPOCHS, settings.PLACE)}
     assert by_rule == {
-        settings.ALWAYS: {"log_every_steps", "log_norms", "checkpoint_every_steps", "eval_every_epochs",
+        settings.ALWAYS: {"log_every_steps", "log_norms", "loggers", "checkpoint_every_steps", "eval_every_epochs",
                           "test_every_epoch", "parallel.count", "parallel.compile"},
         settings.LENGTH: {"max_steps", "early_stopping"}, settings.EPOCHS: {"epochs"},
         settings.PLACE: {"data.source", "data.layout", "data.manual_dir", "data.skip_damaged"}}
@@ -49,6 +50,9 @@ def test_the_choices_are_those_that_exist():
         for optimizer in settings.FIELDS["optimizer.name"].choices:
             optim.make_optimizer(default.replace({"optimizer.name": optimizer}).optimizer, schedule)
     assert set(settings.SPANNING) < set(settings.FIELDS["schedule.name"].choices)
+    asked = [loggers.names(choice) for choice in settings.FIELDS["loggers"].choices]
+    assert asked == [[], ["wandb"], ["mlflow"], ["wandb", "mlflow"], ["mlflow", "wandb"]]
+    assert {*sum(asked, [])} == {*loggers.KINDS}
 
 
 @pytest.mark.parametrize(("field", "value", "words"), [

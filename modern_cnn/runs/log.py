@@ -16,6 +16,8 @@ from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
 from modern_cnn.errors import parse_json, sealed
+from modern_cnn.runs.loggers import Loggers, tags
+from modern_cnn.settings import Settings
 from modern_cnn.training.program import Plan
 
 log = logging.getLogger(__name__)
@@ -70,9 +72,12 @@ def _without(package: str) -> Iterator[None]:
 
 
 class Log:
-    """The files of a run's metrics. Opening them drops records beyond `step`: a resumed run writes them again."""
+    """The files of a run's metrics, and the loggers of its settings.
 
-    def __init__(self, workdir: Path, step: int):
+    Opening them drops records beyond `step`: a resumed run writes them again.
+    """
+
+    def __init__(self, workdir: Path, step: int, settings: Settings | None = None):
         # Written in this thread: the thread of SummaryWriter dies on a full disk, and whoever waits for it hangs.
         with _without("torch"):  # which takes seconds to import, only for arrays of its own
             from tensorboardX.event_file_writer import EventsWriter
@@ -85,6 +90,7 @@ class Log:
                 kept = [json.dumps(sealed(record)) + "\n" for record in records if record["step"] <= step]
                 temporary.write_text("".join(kept))
                 os.replace(temporary, path)
+        self._loggers = Loggers(workdir, settings or Settings(), read_metrics(self._metrics))
         (workdir / "tensorboard").mkdir(exist_ok=True)
         self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
         if step:  # TensorBoard forgets what an earlier process wrote beyond this step
@@ -96,13 +102,17 @@ class Log:
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
+        record = {"step": step, "epoch": round(epoch, 4), "split": split} | values
         with open(self._metrics, "a") as file:
-            record = {"step": step, "epoch": round(epoch, 4), "split": split} | values
             file.write(json.dumps(sealed(record)) + "\n")
-        scalars = [Summary.Value(tag=f"{name}/{split}" if name in ("loss", "accuracy", "top5") else name,
-                                 simple_value=value) for name, value in values.items()]
+        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in tags(split, values).items()]
         self._board.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
         self._board.flush()
+        self._loggers.write(record)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Send the result of the run to its loggers."""
+        self._loggers.finish(result)
 
     def write_norms(self, step: int, epoch: float, batch_stats: Any, gradients: dict[str, Any]) -> None:
         """Write NORM_PERCENTILES over the channels of each batch norm's running mean and deviation, and `gradients`."""
@@ -120,6 +130,7 @@ class Log:
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""
+        self._loggers.close()
         with contextlib.suppress(OSError, ValueError):  # a full disk has been reported already, by the write
             self._board.close()
 

@@ -9,7 +9,7 @@ import jax
 from modern_cnn import cli
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError, some
-from modern_cnn.runs import workdir
+from modern_cnn.runs import loggers, workdir
 from modern_cnn.runs.checkpoints import Checkpoints, rank, saved_steps
 from modern_cnn.runs.log import Log, Progress, draw_curves, duration, read_metrics
 from modern_cnn.settings import Settings
@@ -47,6 +47,7 @@ class Record(contextlib.ExitStack):
     def __enter__(self) -> "Record":
         sources.keep_out(self.directory, self.settings.data, "workdir")
         if devices.leads():
+            loggers.check(self.settings.loggers)
             self.enter_context(workdir.lock(self.directory))
         return self
 
@@ -77,7 +78,8 @@ class Record(contextlib.ExitStack):
         if lost := [str(step) for step in epochs if ("train", step) not in self.scores]:
             log.warning("%s/metrics.jsonl has lost the record of step %s", self.directory, some(lost))
         if devices.leads():
-            self._log = self.enter_context(contextlib.closing(Log(self.directory, self.first_step)))
+            self._log = self.enter_context(contextlib.closing(Log(self.directory, self.first_step,
+                                                                       self.settings)))
         return state, metrics
 
     def write_training(self, step: int, metrics: Metrics, means: dict[str, float], speed: float, rate: float) -> None:
@@ -134,9 +136,12 @@ class Record(contextlib.ExitStack):
     def result(self, chosen: int) -> dict[str, Any]:
         """Return the scores of the chosen checkpoint: {'step', 'test': {'loss', 'accuracy', ...}, ...}."""
         training = {"train": self.last_training} if self.last_training else {}
-        return {"step": chosen} | training | {
-            split: {name: n for name, n in self.scores[split, chosen].items() if name in ("loss", "accuracy", "top5")}
+        result = {"step": chosen} | training | {
+            split: {name: n for name, n in self.scores[split, chosen].items() if name in loggers.OF_SPLIT}
             for split in HELD_OUT if split in self._spec.sizes}
+        if self._log:
+            self._log.finish(result)
+        return result
 
 
 def summarize(record: Record, program: Program, result: dict[str, Any], progress: Progress) -> None:
