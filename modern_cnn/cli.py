@@ -257,8 +257,9 @@ flags.disclaim_key_flags()  # a flag that is defined here is the script's own, a
 
 def define_trained(required: bool = False) -> flags.FlagHolder[Any]:
     """Define --workdir, and its other name --weights, of a script that reads a trained network."""
-    holder = flags.DEFINE(Path(), "workdir", None, "Directory of a trained or imported run, or zoo:NAME, a network "
-                          "that comes with the package (scripts/zoo.py lists them).", required=required)
+    holder = flags.DEFINE(Path(), "workdir", None, "Directory of a trained or imported run; or a stored network: "
+                          "zoo:NAME comes with the package (scripts/zoo.py lists them), hub:USER/NAME is on the Hub "
+                          "of Hugging Face, and a folder may hold one.", required=required)
     flags.DEFINE_alias("weights", "workdir")
     return holder
 

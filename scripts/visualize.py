@@ -36,7 +36,7 @@ WHAT = flags.DEFINE_enum("what", None, list(WHATS), "The picture to draw; see ab
 WORKDIR = cli.define_trained()
 CONFIG = config_flags.DEFINE_config_file("config", None, "For augment: a config instead of a run.")
 OUT = flags.DEFINE(cli.Path(), "out", None, "The PNG, PDF or SVG file to write; by default WHAT.png in the workdir, or "
-                   "NAME-WHAT.png for zoo:NAME.")
+                   "NAME-WHAT.png for zoo:NAME or hub:USER/NAME.")
 SPLIT = flags.DEFINE_string("split", "test", "The split that the images come from: train, validation or test.")
 SOURCE = flags.DEFINE_string("source", "", "Images of this data source instead of the run's own, e.g. folder:DIR.")
 IMAGES = flags.DEFINE(cli.Numbers(), "images", [], "Numbers of images in the split; by default one of each class in "
@@ -57,7 +57,7 @@ def main() -> None:
     if not OUT.value and not workdir:
         raise UserError("--workdir is missing" + (", or --out for the picture" if what == "augment" else ""))
     trained = zoo.named(workdir or "")
-    out = Path(OUT.value or (f"{trained}-{what}.png" if trained else f"{workdir}/{what}.png"))
+    out = Path(OUT.value or (f"{Path(trained).stem}-{what}.png" if trained else f"{workdir}/{what}.png"))
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"--out={out} must end in .png, .pdf or .svg")
     values = {"images": IMAGES.value, "units": UNITS.value, "count": COUNT.value, "layer": LAYER.value,

@@ -1,10 +1,12 @@
-"""List the trained networks that come with the package; every script and modern_cnn.load take them as zoo:NAME.
+"""List the trained networks that come with the package, and share others on the Hugging Face Hub or as folders.
 
     python scripts/zoo.py --list
     python scripts/zoo.py --card=lenet_relu_bn_fashion_mnist
     python scripts/predict.py --weights=zoo:lenet_relu_bn_fashion_mnist shirt.png
+    python scripts/zoo.py --workdir=runs/mine --push=USER/NAME
+    python scripts/zoo.py --workdir=runs/mine --out=shared
 
-In a checkout, the result of a run becomes a network of the zoo, with the score of what is stored:
+In a checkout, the result of a run becomes a network of the package, with the score of what is stored:
 
     python scripts/zoo.py --add=lenet_bn_digits --workdir=runs/mine --store=float16
 """
@@ -24,45 +26,33 @@ from modern_cnn.errors import UserError
 LIST = flags.DEFINE_bool("list", False, "Print every network with its test accuracy. So does the script without flags.")
 JSON = flags.DEFINE_bool("json", False, "Print a JSON list of the cards instead of a table.")
 CARD = flags.DEFINE_string("card", None, "Print the card of this network: data, licence, command, score, ...")
-ADD = flags.DEFINE_string("add", None, "Add a network under this name: the result of --workdir.")
-WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "With --add: directory of a finished run.")
-STORE = flags.DEFINE_enum("store", "float32", ["float32", "float16"], "With --add: how the numbers are stored.")
-DATA = flags.DEFINE_string("data", None, "With --add: the data in words, where its name is not enough.")
-# By the names of results.data_name.
-LICENCES = {"Fashion-MNIST": "MIT (Zalando SE)", "digits": "CC BY 4.0 (UCI, optical recognition of handwritten digits)",
-            "CIFAR-10": "none stated; cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
-            "MNIST": "CC BY-SA 3.0 (Y. LeCun, C. Cortes)"}
+ADD = flags.DEFINE_string("add", None, "Add the result of --workdir to the package, under this name.")
+PUSH = flags.DEFINE_string("push", "", "Upload the network of --workdir to this repository of the Hub: USER/NAME, or "
+                           "USER/NAME@BRANCH. The token is that of `hf auth login`, or HF_TOKEN.")
+OUT = flags.DEFINE(cli.Path(), "out", None, "Write the network of --workdir into this folder, as --push uploads it.")
+WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "With --add, --push or --out: directory of a finished run; for the "
+                       "last two also zoo:NAME, hub:USER/NAME, or the folder of a stored network.")
+STORE = flags.DEFINE_enum("store", "float32", ["float32", "float16"], "How the numbers of a run are stored.")
+DATA = flags.DEFINE_string("data", "", "The data in words, where its name is not enough.")
 
 
-def add(name: str, directory: str, store: str, data: str | None = None) -> dict[str, Any]:
-    """Store the result of a run in the zoo, score what is stored on the test split, and return the card."""
+def add(name: str, directory: str, store: str, data: str = "") -> dict[str, Any]:
+    """Store the result of a run in the package, score what is stored on the test split, and return the card."""
     from modern_cnn import zoo
+    from modern_cnn.reuse import share
     from modern_cnn.runs import load, workdir
-    from scripts.publish import pages, results
 
-    record, trained = results.read(Path(directory)), load.load_run(directory)
-    config, run = workdir.read_run(Path(directory))
-    own = config["data"]["source"]
-    named, source = record["data"].removesuffix(results.FILES), results.source_of(record)
-    if named not in LICENCES:
-        raise UserError(f"the licence of {named} is not known: add it to LICENCES in scripts/zoo.py")
-    config["data"]["source"] = run["data"]["source"] = run["data"]["origin"] = source  # where anybody has it from
-    command = results.command(record, *results.nearest_config(record, pages.read_configs(ROOT)))
-    content = {
-        "name": name, "network": record["network"], "parameters": record["parameters"],
-        "options": {key: value for key, value in config["model"].items() if key != "name" and value is not None},
-        "data": data or named, "licence": LICENCES[named], "split": "test",
-        "command": f"python scripts/train.py {command} --config.seed={record['seed']}", "seed": record["seed"],
-        "commit": record["commit"], "steps": trained.step, "machine": record["machine"],
-        "normalize": "(pixels / 255 - mean) / std, for each channel",
-        "mean": run["data"]["mean"], "std": run["data"]["std"], "classes": run["data"]["class_names"],
-        "digest": run["data"]["digest"], "config": config, "run": run,
-    }
-    zoo.write(name, trained.variables, content, store)
+    own = workdir.read_run(Path(directory))[0]["data"]["source"]
+    content, variables = {"name": name} | share.describe(Path(directory), data), load.load_run(directory).variables
+    if content["licence"] == share.UNKNOWN.text:
+        raise UserError(f"the licence of {content['data']} is not known: add it to LICENCES in "
+                        "modern_cnn/reuse/share.py")
+    files = zoo.FOLDER / f"{name}.safetensors", zoo.FOLDER / f"{name}.json"
+    zoo.write(*files, variables, content, store)
     score = load.evaluate_workdir(f"zoo:{name}", "test", {"source": own})
     scores = {"accuracy": score["accuracy"], "correct": round(score["accuracy"] * score["count"]),
               "count": score["count"], "loss": score["loss"]}
-    zoo.write(name, trained.variables, content | scores, store)
+    zoo.write(*files, variables, content | scores, store)
     return zoo.card(name)
 
 
@@ -77,8 +67,14 @@ def main() -> None:
     runtime.configure()
     from modern_cnn import zoo
 
-    if bool(ADD.value) != bool(WORKDIR.value):
-        raise UserError("--add=NAME and --workdir=DIR belong together")
+    shares = bool(PUSH.value or OUT.value)
+    if bool(WORKDIR.value) != (shares or bool(ADD.value)) or (shares and ADD.value):
+        raise UserError("--workdir=DIR belongs to --add=NAME, or to --push=USER/NAME, --out=FOLDER or both")
+    if WORKDIR.value and shares:
+        from modern_cnn.reuse import share
+
+        print(share.push(WORKDIR.value, PUSH.value, OUT.value or "", STORE.value, DATA.value))
+        return
     if ADD.value and WORKDIR.value:
         cards = [add(ADD.value, WORKDIR.value, STORE.value, DATA.value)]
     else:

@@ -23,7 +23,7 @@ SECONDS = 60
 # What cannot run: other machines (the steps of imagenet.py are for eight GPUs), a network to come, runs that no page
 # made, packages that a test need not have, and scores on real images, which test_zoo has.
 ELSEWHERE = ("HOST0:", "imagenet.py", "allcnn", "runs/another", "$(echo", "tfds:", "format=onnx",
-             "evaluate.py --weights=zoo:")
+             "evaluate.py --weights=zoo:", "USER/NAME", "config.loggers=")
 PAGES = defaultdict(list)
 for command in SCRIPTS:  # a sentence may leave out what a command needs; those of the README are complete
     if (command.whole or command.page == "README.md") and not any(x in " ".join(command.words) for x in ELSEWHERE):

@@ -32,10 +32,11 @@ MAY_IMPORT = {
     "runs": {"runs", "training", "models", "data", "zoo", "errors", "settings", "cli", "runtime"},
     "sweeps": {"sweeps", "runs", "training", "errors", "settings"},
     "weights": {"weights", "models", "errors"},
-    "zoo": {"weights", "errors"},
+    "zoo": {"zoo", "weights", "errors"},
     "inspection": {"inspection", "runs", "data", "functional", "errors", "settings", "cli"},
-    "reuse": {"reuse", "inspection", "runs", "training", "data", "functional", "errors", "cli"},
-    "__init__": {"runs", "runtime"},
+    "reuse": {"reuse", "inspection", "runs", "training", "data", "zoo", "functional", "errors", "settings", "cli",
+              "runtime"},
+    "__init__": {"reuse", "runs", "zoo", "runtime"},
 }
 
 

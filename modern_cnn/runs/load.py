@@ -41,7 +41,7 @@ class TrainedRun(NamedTuple):
 
 
 def load_run(directory: str | Path) -> TrainedRun:
-    """Return the result of a workdir, or a network of the zoo, zoo:NAME.
+    """Return the result of a workdir, or a stored network: zoo:NAME, hub:USER/NAME, a folder (see `modern_cnn.zoo`).
 
     Raise UserError if it is no workdir, one without a good checkpoint, or an unknown name.
     """
@@ -57,12 +57,22 @@ def load_run(directory: str | Path) -> TrainedRun:
         raise UserError(f"the network of {directory / 'config.json'} cannot be built: {str(e)[:300]}") from e
     if name := zoo.named(directory):
         step, variables = zoo.card(name)["steps"], jax.device_put(zoo.weights(name))
+        wrong = _differing(variables, shapes)
+        if wrong:
+            raise UserError(f"the weights of {directory} are not those of its network: {some(wrong)}")
     else:
         with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
             # jnp.zeros would compile a program for each shape.
             template = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
             step, variables = checkpoints.result(template)
     return TrainedRun(module, variables, settings.from_json(config), spec, run, step)
+
+
+def _differing(variables: dict[str, Any], shapes: dict[str, Any]) -> list[str]:
+    """Return the paths of leaves that only one of two trees has, or that have another shape there."""
+    leaves: list[dict[str, Any]] = [flatten_dict(tree, sep="/") for tree in (variables, shapes)]
+    found, wanted = ({path: leaf.shape for path, leaf in each.items()} for each in leaves)
+    return [str(path) for path in sorted(found | wanted) if found.get(path) != wanted.get(path)]
 
 
 def _spec(run: dict[str, Any]) -> Spec:

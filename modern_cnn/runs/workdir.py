@@ -54,8 +54,8 @@ def disk_errors(workdir: Path) -> Iterator[None]:
 def lock(workdir: Path) -> Iterator[None]:
     """Make the directory and hold it for this process. Raise UserError if it cannot be written, or another holds it."""
     if zoo.named(workdir):
-        raise UserError(f"{workdir} is a network that comes with the package, which nothing writes: choose another "
-                        "--workdir, and --config.finetune.workdir to start from its weights")
+        raise UserError(f"{workdir} is a stored network, which nothing writes: choose another --workdir, and "
+                        "--config.finetune.workdir to start from its weights")
     if os.fsencode(workdir.absolute()) != str(workdir.absolute()).encode("utf-8", "replace"):
         raise UserError(f"checkpoints need a workdir whose name is UTF-8, and {workdir} is not, or this locale is "
                         "another: set LC_ALL=C.UTF-8, or choose another --workdir")
@@ -121,14 +121,16 @@ def describe_machine() -> dict[str, Any]:
 def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (config.json, run.json). Raise UserError if they are missing or lack what they should hold."""
     if name := zoo.named(workdir):
-        card = zoo.card(name)
-        return card["config"], card["run"]
-    config, run = read_json(workdir / "config.json"), read_json(workdir / "run.json")
-    _check(workdir / "config.json", config, dict.fromkeys(("model", "data", "schedule"), dict[str, object]))
-    _check(workdir / "run.json", run, dict.fromkeys(("versions", "data"), dict[str, object]))
-    _check(workdir / "run.json", run["data"], {field.name: field.type for field in dataclasses.fields(Spec)}, "data.")
+        files, card = [zoo.card_path(name)] * 2, zoo.card(name)
+        config, run = card["config"], card["run"]
+    else:
+        files = [workdir / "config.json", workdir / "run.json"]
+        config, run = map(read_json, files)
+    _check(files[0], config, dict.fromkeys(("model", "data", "schedule"), dict[str, object]))
+    _check(files[1], run, dict.fromkeys(("versions", "data"), dict[str, object]))
+    _check(files[1], run["data"], {field.name: field.type for field in dataclasses.fields(Spec)}, "data.")
     flat = settings.flatten(config)  # earlier versions lack some fields
-    _check(workdir / "config.json", flat, {name: field.type for name, field in settings.FIELDS.items() if name in flat
+    _check(files[0], flat, {name: field.type for name, field in settings.FIELDS.items() if name in flat
                                            and (flat[name] is not None or field.default is not None)})
     return config, run
 

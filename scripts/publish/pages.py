@@ -6,7 +6,6 @@ with; `results`, its runs. On results.md `best` is the best of each family, `mis
 import inspect
 import json
 import re
-import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from modern_cnn import models, settings, zoo
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.inspection import summary
 from modern_cnn.models import VARIANTS, densenet, googlenet, mobilenet, nin, resnet, vgg
+from modern_cnn.reuse import provenance
 from modern_cnn.sweeps.report import SeedGroup, deviation, markdown_table
 from scripts.publish import accelerator, blocks, results, speed
 from scripts.publish.blocks import Panel
@@ -53,7 +53,7 @@ class Family(NamedTuple):
                 found += [(name, {}, variant.origin), *([(name, *MORE[name])] if name in MORE else [])]
         return found
 
-    def made(self, record: results.Record) -> bool:
+    def made(self, record: provenance.Record) -> bool:
         """Return whether a run trained one of the networks."""
         return record["network"] in [name for name, *_ in self.networks]
 
@@ -110,18 +110,7 @@ def variants(family: Family) -> str:
     return markdown_table(lines)
 
 
-def read_configs(root: Path) -> dict[str, dict[str, Any]]:
-    """Return the fields that each config of configs/ sets, by the config's --config=."""
-    found = {}
-    for path in sorted({*(root / "configs").glob("*.py")} - {root / "configs" / "base.py"}):
-        module = runpy.run_path(str(path))
-        for n, variant in enumerate(module.get("VARIANTS", (None,))):
-            config = module["get_config"](*([variant] if variant else []))
-            found[f"configs/{path.name}" + (f":{variant}" if n else "")] = results.set_fields(config.to_dict())
-    return found
-
-
-def training(family: Family, configs: results.Configs) -> str:
+def training(family: Family, configs: provenance.Configs) -> str:
     """Return the table of what a family's configs train with; those that differ in the network alone share a line."""
     rows: dict[tuple[str, ...], str] = {}
     for name, fields in configs.items():
@@ -153,7 +142,7 @@ def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
     changes = [PIXELS.get(pixels, pixels)] + [f"{key.partition('.')[2]} {value:g}".removesuffix(" 1")
                                               for key, value in config.items() if key.startswith("augment.")
                                               and value != settings.FIELDS[key].default]
-    return (results.data_name(config["data.source"]), f"{size}x{size}" if size else "as it is", ", ".join(changes),
+    return (provenance.data_name(config["data.source"]), f"{size}x{size}" if size else "as it is", ", ".join(changes),
             str(config["data.batch_size"]), ", ".join(optimizer), ", ".join(rate), str(config["epochs"]))
 
 
@@ -174,7 +163,7 @@ def config_fields() -> str:
     return "\n".join(f"## {section}\n\n{markdown_table(lines)}" for section, lines in sections.items())
 
 
-def _best(records: Sequence[results.Record], data: str) -> Iterator[tuple[str, SeedGroup]]:
+def _best(records: Sequence[provenance.Record], data: str) -> Iterator[tuple[str, SeedGroup]]:
     """Yield the page of each family with runs on a data set, and the experiment of the best mean accuracy there."""
     for page, family in FAMILIES.items():
         own = [record for record in records if record["data"].startswith(data) and family.made(record)]
@@ -182,7 +171,7 @@ def _best(records: Sequence[results.Record], data: str) -> Iterator[tuple[str, S
             yield page, max(results.experiments(own), key=lambda group: fmean(group.values("accuracy")))
 
 
-def best(records: Sequence[results.Record], configs: results.Configs) -> str:
+def best(records: Sequence[provenance.Record], configs: provenance.Configs) -> str:
     """Return the table of the experiment with the best mean accuracy of each family on each data set."""
     lines = [["network", "parameters", "data", "test accuracy", "reported elsewhere", results.COMMAND, "training"]]
     for data in DATA:
@@ -196,7 +185,7 @@ def best(records: Sequence[results.Record], configs: results.Configs) -> str:
     return markdown_table(lines)
 
 
-def draw_best(records: Sequence[results.Record], out: Path) -> None:
+def draw_best(records: Sequence[provenance.Record], out: Path) -> None:
     """Draw the best of each family on Fashion-MNIST beside the textbook's figures, which lie on a line each."""
     rows = [*_best(records, "Fashion-MNIST")][::-1]
     first = next((page for page, _ in rows if page in TEXTBOOK), None)
@@ -226,7 +215,7 @@ def shipped() -> str:
     return markdown_table(lines)
 
 
-def missing(records: Sequence[results.Record], configs: results.Configs) -> str:
+def missing(records: Sequence[provenance.Record], configs: provenance.Configs) -> str:
     """Return a line for each data set: families without a run on it, with fewer than three seeds, and bare configs.
 
     Those are configs for CIFAR-10, or of a network of one of the texts, of which no run has all fields as they stand.
@@ -238,16 +227,16 @@ def missing(records: Sequence[results.Record], configs: results.Configs) -> str:
                  for page, family in FAMILIES.items() if family.modules}
         parts = [f"{what} {', '.join(lacking)}" for what, numbers in few.items()
                  if (lacking := [page for page in seeds if seeds[page] in numbers])]
-        done = {name for record in own for name, changed in [results.nearest_config(record, configs)] if not changed}
+        done = {name for record in own for name, changed in [provenance.nearest_config(record, configs)] if not changed}
         if unrun := [f"`{name}`" for name, fields in configs.items()
-                     if results.data_name(fields["data.source"]) == data and name not in done
+                     if provenance.data_name(fields["data.source"]) == data and name not in done
                      and (data == "CIFAR-10" or "text" in VARIANTS[fields["model.name"]].origin)]:
             parts.append(f"no run as the config stands of {', '.join(unrun)}")
         lines.append(f"- {data}: {'; '.join(parts) or 'nothing is missing'}.")
     return "\n".join(lines)
 
 
-def part(name: str, page: str, configs: results.Configs, records: Sequence[results.Record],
+def part(name: str, page: str, configs: provenance.Configs, records: Sequence[provenance.Record],
          docs: Path = Path()) -> str:
     """Return what stands between the markers `name` of a page. Raise UserError if it may not have such a marker.
 
@@ -291,9 +280,9 @@ def update(root: Path, workdirs: Sequence[Path], check: bool = False, only: Sequ
     scripts/benchmark.py, kept in docs/speed/. With `check` nothing is written; `only` names pages. Raise UserError if a
     run has not finished or a check fails.
     """
-    path, configs, stale = root / "docs" / RECORDS, read_configs(root), {}
+    path, configs, stale = root / "docs" / RECORDS, provenance.read_configs(root), {}
     old = results.load(path)
-    records = results.merge(old, [results.read(directory) for directory in workdirs], list(VARIANTS))
+    records = results.merge(old, [provenance.read(directory) for directory in workdirs], list(VARIANTS))
     pages = {page.stem: page for page in (*sorted((root / "docs").glob("*.md")), *root.glob("README.md"))}
     if measured and not check:
         accelerator.keep(measured, root / "docs/accelerator")

@@ -11,6 +11,7 @@ import pytest
 
 from modern_cnn import models, settings
 from modern_cnn.errors import UserError
+from modern_cnn.reuse import provenance
 from modern_cnn.runs import workdir
 from scripts.publish import accelerator, pages, results
 
@@ -138,26 +139,26 @@ def write_run(directory, *, seed=0, accuracies=(0.5, 0.7), validation=None, step
 
 
 def test_a_record_is_what_the_files_say(tmp_path):
-    record = results.read(write_run(tmp_path / "a", seed=3))
+    record = provenance.read(write_run(tmp_path / "a", seed=3))
     assert {key: record[key] for key in ("network", "data", "seed", "steps", "accuracy", "seconds", "commit")} == {
         "network": "lenet", "data": "Fashion-MNIST", "seed": 3, "steps": 4, "accuracy": 0.7, "seconds": 2.0,
         "commit": "abc"}
     assert "somewhere" not in json.dumps(record)
     # validation chooses the checkpoint, not the test split
-    record = results.read(write_run(tmp_path / "b", validation=(0.8, 0.6)))
+    record = provenance.read(write_run(tmp_path / "b", validation=(0.8, 0.6)))
     assert (record["chosen"], record["accuracy"]) == (2, 0.5)
     with pytest.raises(UserError, match=r"c has not finished: step 3 of 4$"):
-        results.read(write_run(tmp_path / "c", steps=3))
-    assert results.read(write_run(tmp_path / "d", steps=3, max_steps=3))["steps"] == 3
+        provenance.read(write_run(tmp_path / "c", steps=3))
+    assert provenance.read(write_run(tmp_path / "d", steps=3, max_steps=3))["steps"] == 3
     with pytest.raises(UserError, match="not a run's workdir"):
-        results.read(tmp_path)
+        provenance.read(tmp_path)
 
 
 def test_a_table_has_means_over_seeds_and_commands(tmp_path):
-    runs = [results.read(write_run(tmp_path / str(seed), seed=seed, accuracies=(0, accuracy), commit=f"c{seed // 2}"))
-            for seed, accuracy in enumerate((0.71, 0.75, 0.72))]
-    again = results.read(write_run(tmp_path / "again", seed=1, accuracies=(0, 0.735), commit="c0"))
-    short = results.read(write_run(tmp_path / "short", max_steps=4, model={"name": "lenet", "width": 0.5}))
+    runs = [provenance.read(write_run(tmp_path / str(seed), seed=seed, accuracies=(0, accuracy),
+                                      commit=f"c{seed // 2}")) for seed, accuracy in enumerate((0.71, 0.75, 0.72))]
+    again = provenance.read(write_run(tmp_path / "again", seed=1, accuracies=(0, 0.735), commit="c0"))
+    short = provenance.read(write_run(tmp_path / "short", max_steps=4, model={"name": "lenet", "width": 0.5}))
     records = results.merge(runs, [again, short], ["lenet"])
     assert len(records) == 4  # the same seed again takes the old one's place
     newer = {**again, "config": again["config"] | {"optimizer.epsilon": 1e-8}}  # a field that earlier versions lacked
@@ -186,7 +187,7 @@ def test_the_best_of_each_family(tmp_path):
     def record(network, source, seed, accuracy, **model):
         run = write_run(tmp_path / f"{network}{source}{accuracy}", seed=seed, accuracies=(0, accuracy),
                         model={"name": network, **model})
-        return {**results.read(run), "data": results.data_name(source)}
+        return {**provenance.read(run), "data": provenance.data_name(source)}
 
     half = {"width": 0.5}
     records = [record("lenet", "fashion_mnist", 0, 0.9), record("lenet", "fashion_mnist", 1, 0.6),
@@ -211,11 +212,11 @@ def test_the_page_of_fields_has_them_all():
     ("cifar:/data/cifar-10-batches-py", "CIFAR-10"), ("cifar:/x/cifar-100-python", "CIFAR-100"), ("digits", "digits"),
     ("folder:/home/me/cifar", "CIFAR-10 as image files"), ("folder:/home/me/cats", "cats as image files")])
 def test_names_of_data_sets(source, name):
-    assert results.data_name(source) == name
+    assert provenance.data_name(source) == name
 
 
 def test_a_config_that_was_run_with_other_fields_alone_is_missing():
-    configs = pages.read_configs(ROOT)
+    configs = provenance.read_configs(ROOT)
     own = {"data": "Fashion-MNIST", "network": "lenet", "config": configs["configs/lenet.py"], "seed": 0}
     changed = own | {"config": own["config"] | {"optimizer.learning_rate": 0.1}}
     for records, lacks in (([own], False), ([changed], True), ([], True)):
