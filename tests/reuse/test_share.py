@@ -60,6 +60,9 @@ def test_a_folder_or_a_file_holds_the_bits_of_the_run(run, folder, tmp_path, mon
     for source in (folder, str(folder), folder / "model.safetensors", tmp_path / "net.safetensors", run):
         assert_equal(modern_cnn.from_pretrained(source), wanted)
     assert_equal(modern_cnn.load(folder), wanted)
+    modern_cnn.push_to_hub(folder, folder=tmp_path / "again")
+    for file in ("model.safetensors", "card.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
     card = zoo.card(str(folder))
     score = load.evaluate_workdir(folder)
     assert (card["accuracy"], card["count"]) == (score["accuracy"], score["count"])
