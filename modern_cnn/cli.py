@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from modern_cnn import runtime, settings
+from modern_cnn import buckets, runtime, settings
 from modern_cnn.errors import UserError, lack_of_memory
 
 
@@ -225,6 +225,17 @@ class Path(flags.ArgumentParser):
         return found
 
 
+class Workdir(Path):
+    """The type of flags that are a run's directory: a path, or a folder in a bucket, gs://... or s3://..."""
+
+    def parse(self, argument: str) -> str:
+        if url := buckets.url_of(argument):
+            return url
+        if "://" in argument:
+            raise UserError("of addresses only gs://BUCKET/PATH and s3://BUCKET/PATH work here; mount other stores")
+        return super().parse(argument)
+
+
 class Number(flags.FloatParser):
     """The type of flags that are a number from `lower_bound` to `upper_bound`, which NaN is not."""
 
@@ -257,9 +268,10 @@ flags.disclaim_key_flags()  # a flag that is defined here is the script's own, a
 
 def define_trained(required: bool = False) -> flags.FlagHolder[Any]:
     """Define --workdir, and its other name --weights, of a script that reads a trained network."""
-    holder = flags.DEFINE(Path(), "workdir", None, "Directory of a trained or imported run; or a stored network: "
-                          "zoo:NAME comes with the package (scripts/zoo.py lists them), hub:USER/NAME is on the Hub "
-                          "of Hugging Face, and a folder may hold one.", required=required)
+    holder = flags.DEFINE(Workdir(), "workdir", None, "Directory of a trained or imported run, also in a bucket, "
+                          "gs://BUCKET/PATH or s3://BUCKET/PATH; or a stored network: zoo:NAME comes with the package "
+                          "(scripts/zoo.py lists them), hub:USER/NAME is on the Hub of Hugging Face, and a folder may "
+                          "hold one.", required=required)
     flags.DEFINE_alias("weights", "workdir")
     return holder
 

@@ -61,8 +61,8 @@ class Parallel:
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Where the images come from and how they are prepared."""
-    source: str = _field("fashion_mnist", "digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, csv:FILE, or a name",
-                         resume=PLACE)
+    source: str = _field("fashion_mnist", "digits, tfds:NAME, idx:DIR, cifar:DIR, folder:DIR, csv:FILE, or a name; "
+                         "DIR may be in a bucket, gs://BUCKET/PATH", resume=PLACE)
     batch_size: int = _field(128, "images in a batch, over all devices; an incomplete last batch is left out", 1)
     image_size: int = _field(0, "resize images to this many pixels, square; 0: keep their size", 0, LARGEST_IMAGE)
     resize: int = _field(0, "scale the shorter side to this many pixels (256) before the centre of image_size is cut "

@@ -17,7 +17,8 @@ from modern_cnn.errors import UserError
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A config: configs/lenet.py:VARIANT. Any field can be overridden: --config.data.batch_size=64.")
 WORKDIR = flags.DEFINE(
-    cli.Path(), "workdir", None, "Directory of the run, to begin or to resume; else runs/<config>-<variant>-<time>.")
+    cli.Workdir(), "workdir", None, "Directory of the run, to begin or to resume, also in a bucket: gs://BUCKET/PATH, "
+    "s3://BUCKET/PATH. By default runs/<config>-<variant>-<time>.")
 PROFILE = flags.DEFINE_bool("profile", False, "Record a trace of some steps, for TensorBoard or Perfetto.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of the first of several processes that train together, the same in all of them, with "

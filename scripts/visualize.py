@@ -36,7 +36,7 @@ WHAT = flags.DEFINE_enum("what", None, list(WHATS), "The picture to draw; see ab
 WORKDIR = cli.define_trained()
 CONFIG = config_flags.DEFINE_config_file("config", None, "For augment: a config instead of a run.")
 OUT = flags.DEFINE(cli.Path(), "out", None, "The PNG, PDF or SVG file to write; by default WHAT.png in the workdir, or "
-                   "NAME-WHAT.png for zoo:NAME or hub:USER/NAME.")
+                   "NAME-WHAT.png for zoo:NAME, hub:USER/NAME and gs://BUCKET/NAME.")
 SPLIT = flags.DEFINE_string("split", "test", "The split that the images come from: train, validation or test.")
 SOURCE = flags.DEFINE_string("source", "", "Images of this data source instead of the run's own, e.g. folder:DIR.")
 IMAGES = flags.DEFINE(cli.Numbers(), "images", [], "Numbers of images in the split; by default one of each class in "
@@ -45,19 +45,20 @@ COUNT = flags.DEFINE_integer("count", 6, "How many images, or units.", lower_bou
 LAYER = flags.DEFINE_string("layer", None, "A stage, or a module by its path: stage2, block3/conv1. By default the "
                             "last stage of at least 4x4 pixels; for features all of these.")
 UNITS = flags.DEFINE(cli.Numbers(), "units", [], "For deconv: channels; by default those that respond most.")
-OTHER = flags.DEFINE(cli.Path(), "other", None, "For surface: another run of the same network.")
+OTHER = flags.DEFINE(cli.Workdir(), "other", None, "For surface: another run of the same network.")
 
 
 def main() -> None:
     runtime.configure()
-    from modern_cnn import settings, zoo
+    from modern_cnn import buckets, settings, zoo
     from modern_cnn.inspection import views
 
     what, workdir = WHAT.value, WORKDIR.value
     if not OUT.value and not workdir:
         raise UserError("--workdir is missing" + (", or --out for the picture" if what == "augment" else ""))
-    trained = zoo.named(workdir or "")
-    out = Path(OUT.value or (f"{Path(trained).stem}-{what}.png" if trained else f"{workdir}/{what}.png"))
+    stored, bucket = zoo.named(workdir or ""), buckets.url_of(workdir or "").rpartition("/")[2]
+    trained = Path(stored).stem if stored else bucket
+    out = Path(OUT.value or (f"{trained}-{what}.png" if trained else f"{workdir}/{what}.png"))
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"--out={out} must end in .png, .pdf or .svg")
     values = {"images": IMAGES.value, "units": UNITS.value, "count": COUNT.value, "layer": LAYER.value,

@@ -22,15 +22,16 @@ MAY_IMPORT = {
     "functional": {"functional"},
     "layers": {"functional", "errors"},
     "models": {"models", "layers", "functional", "errors"},
-    "data": {"data", "functional", "errors", "settings", "runtime", "zoo"},
+    "data": {"data", "functional", "errors", "settings", "runtime", "buckets", "zoo"},
     "runtime": {"errors"},
+    "buckets": {"errors", "runtime"},
     "__main__": {"runtime"},
     "errors": set(),
     "settings": {"errors", "models"},
-    "cli": {"errors", "settings", "runtime"},
+    "cli": {"errors", "settings", "runtime", "buckets"},
     "training": {"training", "models", "data", "functional", "errors", "settings"},
-    "runs": {"runs", "training", "models", "data", "zoo", "errors", "settings", "cli", "runtime"},
-    "sweeps": {"sweeps", "runs", "training", "errors", "settings"},
+    "runs": {"runs", "training", "models", "data", "zoo", "errors", "settings", "cli", "runtime", "buckets"},
+    "sweeps": {"sweeps", "runs", "training", "errors", "settings", "buckets"},
     "weights": {"weights", "models", "errors"},
     "zoo": {"zoo", "weights", "errors"},
     "inspection": {"inspection", "runs", "data", "functional", "errors", "settings", "cli"},
@@ -95,7 +96,7 @@ def test_importing_sets_no_environment_and_starts_no_backend():
             "assert dict(os.environ) == before\n"
             "assert not xla_bridge._backends and not jax.config.jax_compilation_cache_dir\n"
             "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'tensorboardX', 'safetensors',\n"
-            "         'wandb', 'mlflow', 'huggingface_hub'}\n"
+            "         'wandb', 'mlflow', 'huggingface_hub', 'fsspec', 'gcsfs', 's3fs'}\n"
             "assert not heavy & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -89,6 +89,6 @@ def test_the_extras_are_the_files():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
     assert {name: extra["file"] for name, extra in extras.items()} == {
-        name: f"requirements-{name}.txt" for name in ("tfds", "wandb", "mlflow", "hub")}
+        name: f"requirements-{name}.txt" for name in ("tfds", "wandb", "mlflow", "hub", "buckets")}
     wanted = (ROOT / "requirements-dev.txt").read_text() + (ROOT / ".github/workflows/ci.yml").read_text()
     assert all(f"-r {extra['file']}" in wanted for extra in extras.values())

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from modern_cnn import zoo
+from modern_cnn import buckets, zoo
 from modern_cnn.data import augment, cache, decoding, download, folders, formats, streamed, tables
 from modern_cnn.data.resident import Resident, spaced
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
@@ -88,6 +88,7 @@ def resolve(source: str, manual_dir: str = "") -> tuple[str, str]:
     """Return (kind, place) of a source: ('idx', '/data/mnist'). Raise UserError for an unknown kind or directory.
 
     The place of a set that can be fetched, and is not on this machine, is `manual_dir`, or else where it will be put.
+    One in a bucket, gs://BUCKET/PATH or s3://BUCKET/PATH, is not looked up yet.
     """
     if source == "digits":
         return "digits", "scikit-learn"
@@ -111,16 +112,31 @@ def resolve(source: str, manual_dir: str = "") -> tuple[str, str]:
     if kind not in lacks:
         raise UserError(f"config.data.source={source!r}: there is no such kind of source as {kind!r}"
                         f"{did_you_mean(kind, lacks)}, and digits (without a colon)")
+    if url := buckets.url_of(place):
+        return kind, url
     path = Path(os.path.expanduser(place)).absolute()
     if not (path.is_file() if kind == "csv" else path.is_dir()):
         raise UserError(f"config.data.source={source!r}: there is no {'file' if kind == 'csv' else 'directory'} {path}")
     return kind, str(path)
 
 
+def _local(kind: str, place: str) -> str:
+    """Return a place on this machine: of a folder in a bucket, or of that of a csv file there, a copy in the cache."""
+    folder, _, file = place.rpartition("/") if kind == "csv" else (place, "", "")
+    if not (url := buckets.url_of(folder)):
+        return place
+    copy = buckets.copied(url) / file
+    if kind == "csv" and not copy.is_file():
+        raise UserError(f"there is no file {place}")
+    return str(copy)
+
+
 def keep_out(directory: Path, config: Data, flag: str) -> None:
     """Raise UserError if the directory of a flag, 'workdir', lies in the folder of the data, and would be read."""
     kind, place = resolve(config.source, config.manual_dir)
-    if kind in formats.READERS and directory.resolve().is_relative_to(Path(place).resolve()):
+    below = (f"{buckets.url_of(directory)}/".startswith(f"{place}/") if buckets.url_of(place)
+             else directory.resolve().is_relative_to(Path(place).resolve()))
+    if kind in formats.READERS and below:
         raise UserError(f"the {flag} {directory} lies in the folder of the data, {place}, where its files would be "
                         f"part of the data: choose another --{flag}")
 
@@ -173,7 +189,7 @@ def _load_decoded(config: Data) -> cache.Decoded:
     source = config.source
     bare = ":" not in source and source != "digits"
     kind, place = resolve(source, config.manual_dir)
-    fetched = place == str(download.directory(source))
+    fetched, place = place == str(download.directory(source)), _local(kind, place)
     name, key = (source, source) if bare else (f"{kind}-{Path(place).name}", [kind, place])
     key = key if config.layout == "auto" else [key, config.layout]
     made = [config.image_size, config.resize] if config.resize else config.image_size
@@ -246,7 +262,7 @@ def load_arrays(source: str, split: str = "test", like: str | Path = "",
     else:
         try:
             name = zoo.named(like)
-            files = zoo.card(name) if name else {file: parse_json((Path(like) / f"{file}.json").read_bytes())
+            files = zoo.card(name) if name else {file: parse_json(buckets.read(like, f"{file}.json"))
                                                  for file in ("config", "run")}
             config, run = files["config"]["data"], files["run"]["data"]
             shape, mean, std, names = (run[name] for name in ("image_shape", "mean", "std", "class_names"))
@@ -290,6 +306,7 @@ def _load_resident(config: Data, channels: int) -> Dataset:
 
 def _load_stream(config: Data, channels: int) -> Dataset:
     kind, place = resolve(config.source)
+    place = _local(kind, place)
     if kind not in ("tfds", *OF_FILES):
         raise UserError(f"config.data.stream=True is for folder:, csv: and tfds: sources; {kind} files are read as a "
                         "whole")

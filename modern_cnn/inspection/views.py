@@ -20,6 +20,7 @@ from modern_cnn.errors import UserError
 from modern_cnn.inspection import deconvolution, features, pictures, summary
 from modern_cnn.inspection.traced import Array
 from modern_cnn.runs import load, log, workdir
+from modern_cnn.runs.mirror import local
 from modern_cnn.settings import Settings, from_json
 
 POOL = 2000  # images among which the strongest activations are looked for
@@ -38,12 +39,17 @@ class TrainedNetwork:
     @cached_property
     def run(self) -> load.TrainedRun:
         """The run's network."""
-        return load.load_run(self.directory)
+        return load.load_run(self.workdir)
 
     @cached_property
     def data(self) -> Dataset:
         """The run's data set, normalised as in training."""
-        return load.load_data(self.directory, self.split, {"source": self.source} if self.source else None)
+        return load.load_data(self.workdir, self.split, {"source": self.source} if self.source else None)
+
+    @cached_property
+    def workdir(self) -> Path:
+        """The run's directory; of a run in a bucket, a copy."""
+        return local(self.directory)
 
     @property
     def name(self) -> str:
@@ -191,17 +197,17 @@ def draw_surface(network: TrainedNetwork, out: Path, other: str | Path | None = 
 
 def draw_batch_norm(network: TrainedNetwork, out: Path) -> Path:
     """Draw how the running statistics of batch normalisation moved while a run trained."""
-    records = log.read_norms(network.directory)
+    records = log.read_norms(network.workdir)
     if not records or not records[0]["mean"]:
         raise UserError(f"{network.directory} has no record of batch normalisation: train with "
                         "--config.log_norms=true, and a network with batch normalisation")
-    name = workdir.read_run(network.directory)[0]["model"]["name"]
+    name = workdir.read_run(network.workdir)[0]["model"]["name"]
     return pictures.norms(records, log.NORM_PERCENTILES, f"{name}'s batch normalisation while it trained", out)
 
 
 def draw_gradients(network: TrainedNetwork, out: Path) -> Path:
     """Draw the sizes of the gradients by layer, in the order in which the layers run, at some steps of a run."""
-    records = [record for record in log.read_norms(network.directory) if record.get("gradient")]
+    records = [record for record in log.read_norms(network.workdir) if record.get("gradient")]
     if not records:
         raise UserError(f"{network.directory} has no record of gradients: train with --config.log_norms=true; runs of "
                         "earlier versions have none")
@@ -216,7 +222,7 @@ def draw_augment(settings: Settings | Path, out: Path, images: Sequence[int] = (
     """Draw training images of a config or a run beside eight augmented versions of each; `source`: of other data."""
     channels = 0
     if isinstance(settings, Path):
-        config, run = workdir.read_run(settings)
+        config, run = workdir.read_run(local(settings))
         settings, channels = from_json(config), run["data"]["image_shape"][2]
     data = sources.load(replace(settings.data, source=source or settings.data.source), channels)
     numbers = images or np.linspace(0, data.spec.sizes["train"] - 1, count).astype(int)

@@ -20,6 +20,7 @@ from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError, some
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
+from modern_cnn.runs.mirror import local
 from modern_cnn.settings import Data, Settings
 from modern_cnn.training import finetune
 from modern_cnn.training.devices import Devices
@@ -45,7 +46,7 @@ def load_run(directory: str | Path) -> TrainedRun:
 
     Raise UserError if it is no workdir, one without a good checkpoint, or an unknown name.
     """
-    directory = Path(directory)
+    directory = local(directory)
     config, run = workdir.read_run(directory)
     spec = _spec(run)
     try:
@@ -88,6 +89,7 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     `data` are fields of the config's data section to replace, e.g. {'source': 'idx:/elsewhere'}. Raise UserError if
     there is no such split, or other classes or shapes than the network was trained on.
     """
+    directory = local(directory)
     dataset = load_data(directory, split, data)
     trained, devices = load_run(directory), Devices()
     log.info("scoring %d images of %s of %s", dataset.spec.sizes[split], split, dataset.spec.origin)
@@ -116,6 +118,7 @@ class Predicted(NamedTuple):
 
 def predict_split(directory: str | Path, split: str = "test", data: dict[str, Any] | None = None) -> Predicted:
     """Return the logits of the result of a workdir for each example of a split. It raises as `evaluate_workdir`."""
+    directory = local(directory)
     dataset, section = load_data(directory, split, data), data_section(directory, split, data)
     trained, devices = load_run(directory), Devices()
     log.info("scoring %d images of %s of %s", dataset.spec.sizes[split], split, dataset.spec.origin)
@@ -132,7 +135,7 @@ def data_section(directory: str | Path, split: str, data: dict[str, Any] | None 
 
     Raise UserError if the run has no data, and `data` names none.
     """
-    config, run = workdir.read_run(Path(directory))
+    config, run = workdir.read_run(local(directory))
     own = settings.from_json(config).data
     section = dataclasses.replace(own, balanced=False, **(data or {}))  # which is for training
     if not section.source:
@@ -148,7 +151,8 @@ def data_section(directory: str | Path, split: str, data: dict[str, Any] | None 
 
 def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> Dataset:
     """Return the data of a run, or other `data`, to be normalised as in training. It raises as `evaluate_workdir`."""
-    section, trained = data_section(directory, split, data), _spec(workdir.read_run(Path(directory))[1])
+    directory = local(directory)
+    section, trained = data_section(directory, split, data), _spec(workdir.read_run(directory)[1])
     dataset = sources.load(section, trained.image_shape[2])
     if dataset.spec.image_shape != trained.image_shape:
         raise UserError(f"{section.source} has {[*dataset.spec.image_shape]} images, but the network was trained on "

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from modern_cnn import settings
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError
-from modern_cnn.runs import load, workdir
+from modern_cnn.runs import load, mirror, workdir
 from modern_cnn.runs.checkpoints import align, saved_steps
 from modern_cnn.runs.log import Progress
 from modern_cnn.runs.record import HELD_OUT, Record, summarize
@@ -173,14 +173,16 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
     Raise UserError for bad input or a run that cannot go on, SystemExit when stopped by SIGTERM (143), SIGINT (130) or
     SIGHUP (129), after a checkpoint.
     """
-    directory = Path(directory)
-    with workdir.disk_errors(directory), contextlib.ExitStack() as closing:
+    with workdir.disk_errors(Path(directory)), contextlib.ExitStack() as closing:
         # As a context too: JAX 0.10 stops checking once one of its own functions has paused the check in this thread.
         closing.enter_context(jax.debug_nans(jax.config.values["jax_debug_nans"]))
         asked = settings.read(config)
+        sources.keep_out(Path(directory), asked.data, "workdir")
+        place = closing.enter_context(mirror.opened(directory))
+        directory = place.directory
         record = closing.enter_context(Record(directory, asked))
         source, begun = asked.finetune.workdir, bool(saved_steps(directory))
-        before = directory if begun else Path(source)
+        before = directory if begun else mirror.local(source)
         channels = workdir.read_run(before)[1]["data"]["image_shape"][2] if source else 0
         program = Program(asked, sources.load(asked.data, channels))
         finetunes = source and not begun
@@ -194,7 +196,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         closing.enter_context(progress.bar)
         stop = stop or closing.enter_context(stop_signals())
         watch = closing.enter_context(profiled(directory / "profile", record.first_step)) if profile else watch
-        [result] = _complete(program, [record], stop, state, metrics, progress, watch)
+        [result] = _complete(program, [record], stop, state, metrics, progress, place.watched(watch))
         if shown:
             progress.bar.close()
             summarize(record, program, result, progress)

@@ -10,9 +10,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from modern_cnn import cli, runtime, settings
+from modern_cnn import buckets, cli, runtime, settings
+from modern_cnn.data import sources
 from modern_cnn.errors import UserError
-from modern_cnn.runs import html_page, load, log, loop
+from modern_cnn.runs import html_page, load, log, loop, mirror
 
 REDRAW_SECONDS = 2.0  # between two pictures of a run that trains
 
@@ -20,7 +21,7 @@ REDRAW_SECONDS = 2.0  # between two pictures of a run that trains
 @dataclasses.dataclass(frozen=True)
 class Result:
     """A run that has come to its end."""
-    workdir: Path
+    workdir: str | Path
     scores: dict[str, Any]  # as `loop.train_and_evaluate` returns them: 'step', 'test', 'train', ...
 
     def load(self) -> tuple[Any, dict[str, Any]]:
@@ -29,7 +30,7 @@ class Result:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of metrics.jsonl."""
-        return log.read_metrics(self.workdir / "metrics.jsonl")
+        return log.read_metrics(mirror.local(self.workdir) / "metrics.jsonl")
 
     def __str__(self) -> str:
         rows = [[split, *(f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "accuracy"))]
@@ -37,7 +38,7 @@ class Result:
         return "\n".join([f"{self.workdir}, step {self.scores['step']}", *cli.text_table(rows)])
 
     def _repr_html_(self) -> str:
-        picture = html_page.picture_uri((self.workdir / "curves.png").read_bytes())
+        picture = html_page.picture_uri(buckets.read(self.workdir, "curves.png"))
         return f'<pre>{html.escape(str(self))}</pre><img src="{picture}">'
 
 
@@ -92,7 +93,7 @@ def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) 
 
     Args:
         config: A name as in --config, 'quickstart' or 'configs/lenet.py:lenet_bn', or a ConfigDict, which is copied.
-        workdir: By default runs/<config>-<variant>-<time>.
+        workdir: By default runs/<config>-<variant>-<time>; gs://BUCKET/PATH and s3://BUCKET/PATH are in a bucket.
         overrides: Fields of the config: epochs=5, or of a section **{"optimizer.momentum": 0.9}.
 
     Raise UserError as `loop.train_and_evaluate`, and for a field that the config does not have.
@@ -105,9 +106,11 @@ def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) 
             section[last] = value
         except TypeError as e:
             raise UserError(f"config.{field}={value!r}: it is a {type(section[last]).__name__}") from e
-    directory = Path(workdir or cli.new_workdir(config=name))
-    live = LiveCurves(directory, own.model.name) if in_notebook() else None
-    result = Result(directory, loop.train_and_evaluate(own, directory, watch=live))
-    if live:
-        live.show(directory / "curves.png")
-    return result
+    directory = workdir or cli.new_workdir(config=name)
+    sources.keep_out(Path(directory), settings.read(own).data, "workdir")  # below, it is another folder's name
+    with mirror.opened(directory) as place:
+        live = LiveCurves(place.directory, own.model.name) if in_notebook() else None
+        scores = loop.train_and_evaluate(own, place.directory, watch=place.watched(live))
+        if live:
+            live.show(place.directory / "curves.png")
+    return Result(buckets.url_of(directory) or Path(directory), scores)

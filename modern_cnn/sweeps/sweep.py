@@ -18,7 +18,7 @@ from typing import Any
 
 import ml_collections
 
-from modern_cnn import settings
+from modern_cnn import buckets, settings
 from modern_cnn.errors import UserError, lack_of_memory
 from modern_cnn.runs import loop, workdir
 from modern_cnn.runs.log import read_metrics
@@ -178,6 +178,9 @@ def run(config: ml_collections.ConfigDict, sweeps: Sequence[str], directory: str
     Return {'trials': how many, 'done': how many, 'report': its path}. Raise UserError for bad input, or if not one
     trial could be done, and SystemExit if stopped by a signal, after a checkpoint.
     """
+    if buckets.url_of(directory):
+        raise UserError(f"a sweep cannot be in a bucket, only a run: choose a --workdir on this machine, and copy it to "
+                        f"{directory} afterwards")
     directory, fields = Path(directory), parse(sweeps, config)
     with workdir.disk_errors(directory), workdir.lock(directory):
         sweep = Sweep(config, fields, directory)
