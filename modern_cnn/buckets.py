@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +21,7 @@ from modern_cnn.errors import UserError
 
 log = logging.getLogger(__name__)
 
-REACH_SECONDS = 12.0  # for the first answer: left alone, gcsfs and s3fs try for minutes
+REACH_SECONDS = 8.0  # for the first answer: left alone, gcsfs and s3fs try for minutes
 CALL_SECONDS = 60.0  # for a small object
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 LOG_IN = {"gs": "`gcloud auth application-default login` or $GOOGLE_APPLICATION_CREDENTIALS",
@@ -62,7 +63,8 @@ def _within(seconds: float, action: Callable[[], Any]) -> Any:
     return result
 
 
-def _file_system(kind: str) -> Any:
+def _file_system(kind: str) -> Callable[[], Any]:
+    """Return what connects. Raise UserError without the package."""
     try:
         package = importlib.import_module("gcsfs.core" if kind == "gs" else PACKAGES[kind])
     except ImportError as e:
@@ -70,8 +72,8 @@ def _file_system(kind: str) -> Any:
                         f"{PACKAGES[kind]}") from None
     own = {"use_listings_cache": False, "skip_instance_cache": True}  # others write there too
     if kind == "gs":  # not the class of fsspec's registry, which asks another service for the kind of the bucket
-        return package.GCSFileSystem(**own, requests_timeout=CALL_SECONDS)
-    return package.S3FileSystem(**own, config_kwargs={"connect_timeout": 5, "read_timeout": CALL_SECONDS})
+        return partial(package.GCSFileSystem, **own, requests_timeout=CALL_SECONDS)
+    return partial(package.S3FileSystem, **own, config_kwargs={"connect_timeout": 5, "read_timeout": CALL_SECONDS})
 
 
 class Bucket:
@@ -81,9 +83,10 @@ class Bucket:
         self.url = url
         self._kind, _, self._root = url.partition("://")
         bucket, _, prefix = self._root.partition("/")
+        connect = _file_system(self._kind)
 
         def reach() -> Any:
-            system = _file_system(self._kind)
+            system = connect()
             if self._kind == "gs":
                 system.call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1, json_out=True)
             else:

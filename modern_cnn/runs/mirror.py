@@ -2,9 +2,10 @@
 
 Objects appear whole or not at all, and here in an order that a kill cannot break. First come records and settings, so
 that metrics.jsonl is never behind a checkpoint; then the files of each new checkpoint, and last its COMPLETE, without
-which it is none; then what names checkpoints; then those that are gone here are deleted, COMPLETE first.
+which it is none; then the list of checkpoints; then those that are gone here are deleted, COMPLETE first.
 """
 import contextlib
+import json
 import logging
 import os
 import re
@@ -19,14 +20,14 @@ import jax
 
 from modern_cnn import buckets
 from modern_cnn.buckets import Bucket
-from modern_cnn.errors import UserError
+from modern_cnn.errors import UserError, sealed
 from modern_cnn.runs.lease import FOLDER, Lease, LostLease
 
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 5.0  # between two looks at what is new
 COMPLETE = "_CHECKPOINT_METADATA"  # a file of every checkpoint of Orbax
-LIST = "checkpoints.json"  # it names checkpoints, and is sent after them
+LIST = "checkpoints.json"  # it names checkpoints: the one here those that are here, the one there those that are there
 UNREAD = (f"{FOLDER}/", "tensorboard/", "profile/", "checkpoints_damaged/")  # neither resuming nor scoring needs them
 
 
@@ -90,9 +91,7 @@ class Mirror:
 
     def send(self) -> None:
         """Make the bucket equal to the folder. Raise LostLease if this process may write there no more."""
-        stamp = self._found()[0].get(LIST)
-        listed = (self.directory / LIST).read_bytes() if stamp else b""
-        _, checkpoints = self._found()  # later than what lists them, and earlier than the records: these are as new
+        _, checkpoints = self._found()  # before the records, which are to be as new
         for name, changed in self._found()[0].items():
             if name != LIST and self._sent.get(name) != changed:
                 self._send_file(name, changed, (self.directory / name).read_bytes())
@@ -100,8 +99,9 @@ class Mirror:
             if not names.items() <= (self._sent.get(of) or {}).items():  # fewer files: one that is being deleted
                 with contextlib.suppress(FileNotFoundError):  # a newer one has replaced it meanwhile
                     self._send_checkpoint(of, names)
-        if self._sent.get(LIST) != stamp:
-            self._send_file(LIST, stamp, listed)
+        steps = sorted(int(PurePosixPath(of).name) for of in checkpoints if self._sent.get(of))
+        if steps and self._sent.get(LIST) != steps:
+            self._send_file(LIST, steps, (json.dumps(sealed({"steps": steps}), indent=1) + "\n").encode())
         for of in [name for name in self._sent if _checkpoint(f"{name}/") and name not in checkpoints]:
             if checkpoints or self._sent[of] is None:  # a run never removes its last
                 self._remove(of)

@@ -179,7 +179,7 @@ def run(config: ml_collections.ConfigDict, sweeps: Sequence[str], directory: str
     trial could be done, and SystemExit if stopped by a signal, after a checkpoint.
     """
     if buckets.url_of(directory):
-        raise UserError(f"a sweep cannot be in a bucket, only a run: choose a --workdir on this machine, and copy it to "
+        raise UserError("a sweep cannot be in a bucket, only a run: choose a --workdir on this machine, and copy it to "
                         f"{directory} afterwards")
     directory, fields = Path(directory), parse(sweeps, config)
     with workdir.disk_errors(directory), workdir.lock(directory):
