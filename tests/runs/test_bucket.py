@@ -122,6 +122,7 @@ def upload(url, directory):
 
 # Runs that are killed
 
+@pytest.mark.parametrize("url", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_a_killed_run_goes_on_elsewhere_with_the_same_bits(server, url, request, trained, tmp_path):
     """Killed while the checkpoint of step 8 is on its way, or some are; resumed in another folder."""
     process = begin(server, tmp_path, url)
@@ -180,6 +181,14 @@ def test_a_second_process_is_refused_and_a_holder_that_slept_too_long_stops(serv
 def held(bucket, **content):
     """Put a lease of somebody else there."""
     bucket.write("lease/000007.json", json.dumps({"host": "far", "pid": 5, "id": "x", **content}).encode())
+
+
+def test_an_object_is_created_once(url):
+    bucket = Bucket(url)
+    assert bucket.create("lease/000001.json", b"mine")
+    assert not bucket.create("lease/000001.json", b"another's")
+    assert bucket.create("lease/000001.json", b"mine")  # a second try, as the answer to the first was lost
+    assert bucket.read("lease/000001.json") == b"mine"
 
 
 def test_one_of_several_that_start_at_the_same_moment_gets_the_lease(url):
@@ -330,6 +339,7 @@ def test_what_cannot_be_sent_is_kept(gcs, monkeypatch, caplog):
 
 # Reading
 
+@pytest.mark.parametrize("url", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_a_run_in_a_bucket_is_read_as_one_on_this_machine(url, trained, tmp_path, config):
     bucket = upload(url, trained)
     bucket.write("checkpoints/99/half", b"a kill came")
