@@ -21,7 +21,7 @@ from modern_cnn.errors import UserError
 
 log = logging.getLogger(__name__)
 
-REACH_SECONDS = 8.0  # for the first answer: left alone, gcsfs and s3fs try for minutes
+REACH_SECONDS = 10.0  # for the first answer: left alone, gcsfs and s3fs try for minutes
 CALL_SECONDS = 60.0  # for a small object
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 LOG_IN = {"gs": "`gcloud auth application-default login` or $GOOGLE_APPLICATION_CREDENTIALS",
