@@ -35,7 +35,7 @@ SECONDS = {"LEASE_SECONDS": 3.0, "RENEW_SECONDS": 0.5}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Leases of three seconds, patience with the store, no credentials of the user's own, and no search for a metadata server."""
+    """Leases of three seconds, patience with the store, no credentials of the user's, no metadata server."""
     for name, value in SECONDS.items():
         monkeypatch.setattr(lease, name, value)
     monkeypatch.setattr(mirror, "SYNC_SECONDS", 0.1)
