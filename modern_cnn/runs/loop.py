@@ -160,7 +160,7 @@ def _complete(program: Programs, records: Sequence[Record], stop: Stop, state: T
                     for record, step in zip(records, steps, strict=True)]
         if split in program.spec.sizes and any(step is not None for step in unscored):
             _score(program, records, progress, split, program.stack(list(states)), unscored)
-    return _each(records, Record.result, steps)
+    return _each(records, Record.finish, steps)
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path, *, profile: bool = False,
@@ -177,8 +177,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         # As a context too: JAX 0.10 stops checking once one of its own functions has paused the check in this thread.
         closing.enter_context(jax.debug_nans(jax.config.values["jax_debug_nans"]))
         asked = settings.read(config)
-        sources.keep_out(Path(directory), asked.data, "workdir")
-        place = closing.enter_context(mirror.opened(directory))
+        place = closing.enter_context(mirror.opened(directory, asked.data))
         directory = place.directory
         record = closing.enter_context(Record(directory, asked))
         source, begun = asked.finetune.workdir, bool(saved_steps(directory))

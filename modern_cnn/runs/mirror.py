@@ -20,8 +20,10 @@ import jax
 
 from modern_cnn import buckets
 from modern_cnn.buckets import Bucket
+from modern_cnn.data import sources
 from modern_cnn.errors import UserError, sealed
 from modern_cnn.runs.lease import FOLDER, Lease, LostLease
+from modern_cnn.settings import Data
 
 log = logging.getLogger(__name__)
 
@@ -183,15 +185,17 @@ class Place:
 
 
 @contextlib.contextmanager
-def opened(place: str | Path) -> Iterator[Place]:
+def opened(place: str | Path, data: Data) -> Iterator[Place]:
     """Give the place where a run works: for a bucket a new folder with what is there, and the lease until the end.
 
-    Raise UserError if the bucket cannot be reached, another process has the run, or the last files cannot be sent.
+    Raise UserError if the bucket cannot be reached or holds the `data` around the run, another process has the run, or
+    the last files cannot be sent.
     """
     url = buckets.url_of(place)
     if not url:
         yield Place(Path(place))
         return
+    sources.keep_out(Path(place), data, "workdir")  # a Record knows the folder on this machine alone
     if jax.process_count() > 1:
         raise UserError(f"several processes cannot train in {url}: they need a workdir that all can open as a folder, "
                         "a mounted bucket for instance")

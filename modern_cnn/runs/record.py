@@ -78,8 +78,8 @@ class Record(contextlib.ExitStack):
         if lost := [str(step) for step in epochs if ("train", step) not in self.scores]:
             log.warning("%s/metrics.jsonl has lost the record of step %s", self.directory, some(lost))
         if devices.leads():
-            self._log = self.enter_context(contextlib.closing(Log(self.directory, self.first_step,
-                                                                       self.settings)))
+            opened = Log(self.directory, self.first_step, self.settings)
+            self._log = self.enter_context(contextlib.closing(opened))
         return state, metrics
 
     def write_training(self, step: int, metrics: Metrics, means: dict[str, float], speed: float, rate: float) -> None:
@@ -133,8 +133,8 @@ class Record(contextlib.ExitStack):
         chosen, variables = self.checkpoints.result(state.evaluation_variables)
         return chosen, state.replace(params=variables.pop("params"), collections=variables, ema=None)
 
-    def result(self, chosen: int) -> dict[str, Any]:
-        """Return the scores of the chosen checkpoint: {'step', 'test': {'loss', 'accuracy', ...}, ...}."""
+    def finish(self, chosen: int) -> dict[str, Any]:
+        """Return the scores of the chosen checkpoint, {'step', 'test': {'loss', ...}}; the loggers get it too."""
         training = {"train": self.last_training} if self.last_training else {}
         result = {"step": chosen} | training | {
             split: {name: n for name, n in self.scores[split, chosen].items() if name in loggers.OF_SPLIT}

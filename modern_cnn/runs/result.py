@@ -11,7 +11,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from modern_cnn import buckets, cli, runtime, settings
-from modern_cnn.data import sources
 from modern_cnn.errors import UserError
 from modern_cnn.runs import html_page, load, log, loop, mirror
 
@@ -107,8 +106,7 @@ def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) 
         except TypeError as e:
             raise UserError(f"config.{field}={value!r}: it is a {type(section[last]).__name__}") from e
     directory = workdir or cli.new_workdir(config=name)
-    sources.keep_out(Path(directory), settings.read(own).data, "workdir")  # below, it is another folder's name
-    with mirror.opened(directory) as place:
+    with mirror.opened(directory, settings.read(own).data) as place:
         live = LiveCurves(place.directory, own.model.name) if in_notebook() else None
         scores = loop.train_and_evaluate(own, place.directory, watch=place.watched(live))
         if live:

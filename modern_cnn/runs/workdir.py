@@ -131,7 +131,7 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     _check(files[1], run["data"], {field.name: field.type for field in dataclasses.fields(Spec)}, "data.")
     flat = settings.flatten(config)  # earlier versions lack some fields
     _check(files[0], flat, {name: field.type for name, field in settings.FIELDS.items() if name in flat
-                                           and (flat[name] is not None or field.default is not None)})
+                            and (flat[name] is not None or field.default is not None)})
     return config, run
 
 

@@ -11,6 +11,20 @@ from modern_cnn.errors import UserError
 log = logging.getLogger(__name__)
 
 IDENTITY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+REFUSED = "the token may not do this: log in with one that may (hf auth login, or HF_TOKEN)"
+TOLD = {  # of the errors of huggingface_hub, the special ones before the general
+    "HFValidationError": "{identity!r} is no repository of the Hub: {why}",
+    "GatedRepoError": "{identity}: its owner must grant access first: ask on its page, then log in (hf auth login)",
+    "RepositoryNotFoundError": "the Hub has no repository {identity}, or a private one: check its name, and log in to "
+                               "one that is private (hf auth login, or HF_TOKEN)",
+    "RevisionNotFoundError": "{identity}: the Hub has no such revision of it",
+    "LocalEntryNotFoundError": "{identity}: the Hub cannot be reached, and the file is not in the cache: check the "
+                               "network",
+    "EntryNotFoundError": "{identity} holds no network that modern_cnn.push_to_hub wrote: it has no card.json or no "
+                          "model.safetensors",
+    "OfflineModeIsEnabled": "{identity}: cannot get or write it ({kind}: {why})",
+    "FileMetadataError": "{identity}: cannot get or write it ({kind}: {why})",
+}
 
 
 def split(identity: str) -> tuple[str, str | None]:
@@ -31,35 +45,19 @@ def one_line(identity: str) -> Iterator[None]:
                         "\"modern_cnn[hub]\", or in a checkout pip install -r requirements-hub.txt") from None
     try:
         yield
-    except errors.HFValidationError as e:
-        raise UserError(f"{identity!r} is no repository of the Hub: {e}") from e
-    except errors.GatedRepoError as e:
-        raise UserError(f"{identity}: its owner must grant access first: ask on its page, then log in (hf auth login)"
-                        ) from e
-    except errors.RepositoryNotFoundError as e:
-        raise UserError(f"the Hub has no repository {identity}, or a private one: check its name, and log in to one "
-                        "that is private (hf auth login, or HF_TOKEN)") from e
-    except errors.RevisionNotFoundError as e:
-        raise UserError(f"{identity}: the Hub has no such revision of it") from e
-    except errors.LocalEntryNotFoundError as e:  # and nothing in the cache
-        raise UserError(f"{identity}: the Hub cannot be reached, and the file is not in the cache: check the network"
-                        ) from e
-    except errors.EntryNotFoundError as e:
-        raise UserError(f"{identity} holds no network that modern_cnn.push_to_hub wrote: it has no card.json or no "
-                        "model.safetensors") from e
-    except errors.HfHubHTTPError as e:
-        status = getattr(e.response, "status_code", None)
-        refused = "the token may not do this: log in with one that may (hf auth login, or HF_TOKEN)"
-        why = refused if status in (401, 403) else " ".join(str(e).split())[:200]
-        raise UserError(f"{identity}: the Hub answers {status}: {why}") from e
-    except (errors.OfflineModeIsEnabled, errors.FileMetadataError, OSError) as e:
-        raise UserError(f"{identity}: cannot get or write it ({type(e).__name__}: {' '.join(str(e).split())[:200]})"
-                        ) from e
     except Exception as e:
-        if not type(e).__module__.startswith(("http", "huggingface_hub")):  # whichever package does the network
+        why = " ".join(str(e).split())[:200]
+        told = next((text for name, text in TOLD.items() if isinstance(e, getattr(errors, name))), "")
+        if isinstance(e, errors.HfHubHTTPError) and not told:
+            status = getattr(e.response, "status_code", None)
+            told = f"{{identity}}: the Hub answers {status}: " + (REFUSED if status in (401, 403) else "{why}")
+        elif isinstance(e, OSError) and not told:
+            told = "{identity}: cannot get or write it ({kind}: {why})"
+        elif type(e).__module__.startswith(("http", "huggingface_hub")) and not told:  # whichever does the network
+            told = "{identity}: the Hub cannot be reached ({kind}: {why})"
+        if not told:
             raise
-        raise UserError(f"{identity}: the Hub cannot be reached ({type(e).__name__}: {' '.join(str(e).split())[:200]})"
-                        ) from e
+        raise UserError(told.format(identity=identity, kind=type(e).__name__, why=why)) from e
 
 
 @functools.cache  # a process asks once

@@ -185,7 +185,7 @@ def test_a_second_process_is_refused_and_a_holder_that_slept_too_long_stops(serv
         Lease(Bucket(url)).take()
     monkeypatch.setattr(lease, "LEASE_SECONDS", SECONDS["LEASE_SECONDS"])
     os.kill(first.pid, signal.SIGSTOP)
-    with mirror.opened(url) as place:
+    with mirror.opened(url, Data("digits")) as place:
         assert (place.directory / "metrics.jsonl").exists()
         before = {name: each for name, each in gcs.buckets["bucket"].items() if "lease" not in name}
         os.kill(first.pid, signal.SIGCONT)
@@ -334,7 +334,7 @@ def test_an_empty_folder_deletes_no_checkpoint(gcs, tmp_path):
     for name in (mirror.COMPLETE, "a"):
         bucket.write(f"checkpoints/4/{name}", b"x")
     bucket.write("checkpoints/8/a", b"half of one")
-    with mirror.opened("gs://bucket/run") as place:
+    with mirror.opened("gs://bucket/run", Data("digits")) as place:
         assert sorted(path.name for path in place.directory.rglob("*") if path.is_file()) == [mirror.COMPLETE, "a"]
         shutil.rmtree(place.directory / "checkpoints")
     assert {name for name in bucket.list() if "lease" not in name} == {f"checkpoints/4/{mirror.COMPLETE}",
@@ -345,7 +345,7 @@ def test_an_empty_folder_deletes_no_checkpoint(gcs, tmp_path):
 def test_what_cannot_be_sent_is_kept(gcs, monkeypatch, caplog):
     """The bucket answers no more: the run goes on, and its files stay on this machine."""
     closing = contextlib.ExitStack()
-    directory = closing.enter_context(mirror.opened("gs://bucket/run")).directory
+    directory = closing.enter_context(mirror.opened("gs://bucket/run", Data("digits"))).directory
     gcs.down = True
     (directory / "metrics.jsonl").write_text("{}")
     wait(lambda: True, lambda: "trying again" in caplog.text)
@@ -517,5 +517,5 @@ def test_a_sweep_and_several_processes_are_refused(server, gcs, tmp_path, monkey
         sweep.run(None, ["seed=0:2"], "gs://bucket/sweep")
     monkeypatch.setattr(mirror.jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match="several processes cannot train in gs://bucket/run"), mirror.opened(
-            "gs://bucket/run"):
+            "gs://bucket/run", Data("digits")):
         pass
