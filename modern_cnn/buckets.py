@@ -147,9 +147,10 @@ class Bucket:
         return True
 
     def upload(self, files: Mapping[str, Path]) -> None:
-        """Write the objects of files, {name: file}, in any order."""
+        """Write the objects of files, {name: file}, in any order. Raise FileExistsError where one is there already."""
         if files:
-            self._call("write to", self._system.put, list(map(str, files.values())), list(map(self._path, files)))
+            self._call("write to", self._system.put, list(map(str, files.values())), list(map(self._path, files)),
+                       mode="create")
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects one by one; one that is gone is no error."""

@@ -114,6 +114,13 @@ class Mirror:
         self._sent[name] = stamp
 
     def _send_checkpoint(self, of: str, names: Iterable[str]) -> None:
+        """Write the objects of a checkpoint, none over another: what a process sends that slept too long harms none."""
+        try:
+            self._create_checkpoint(of, names)
+        except FileExistsError:  # such a process was faster, or the answer to a first try was lost on the way
+            self._create_checkpoint(of, names)
+
+    def _create_checkpoint(self, of: str, names: Iterable[str]) -> None:
         if of in self._sent:  # another one of the same step
             self._remove(of)
         self._sent[of] = None

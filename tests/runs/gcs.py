@@ -15,6 +15,7 @@ PAGE = 7  # objects of a listing in one answer, so that there are several
 class Server(ThreadingHTTPServer):
     """The buckets {name: {object: (generation, content)}}. While `down` every request fails."""
     daemon_threads = True
+    request_queue_size = 1024  # gcsfs opens a connection for each of many files at once; with 5 some waited a minute
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)

@@ -176,7 +176,11 @@ def test_a_killed_run_goes_on_elsewhere_with_the_same_bits(server, url, request,
 
 
 def test_a_second_process_is_refused_and_a_holder_that_slept_too_long_stops(server, gcs, tmp_path, monkeypatch):
-    """Nothing that it wrote after it woke up is in the bucket."""
+    """After it woke up it changes nothing that a run is read from: what was on its way makes no checkpoint."""
+    def written():
+        objects = {name.removeprefix("runs/mine/"): each for name, each in gcs.buckets["bucket"].items()}
+        return {name: objects[name] for name in mirror._needed(objects) if name != mirror.LIST}  # the second writes it
+
     url = "gs://bucket/runs/mine"
     first = begin(server, tmp_path, url, "--config.epochs=1000")
     wait(first.is_alive, lambda: "metrics.jsonl" in Bucket(url).list())
@@ -187,14 +191,13 @@ def test_a_second_process_is_refused_and_a_holder_that_slept_too_long_stops(serv
     os.kill(first.pid, signal.SIGSTOP)
     with mirror.opened(url, Data("digits")) as place:
         assert (place.directory / "metrics.jsonl").exists()
-        before = {name: each for name, each in gcs.buckets["bucket"].items() if "lease" not in name}
+        before = written()
         os.kill(first.pid, signal.SIGCONT)
         code, _, err = end(first)
     assert code == 1
     assert re.fullmatch(rf"error: {url} was taken over by another process \(pid {os.getpid()} on .*\), as this one had "
                         "given no sign of life for 3 s: it stops and writes nothing more there\n", err)
-    after = {name: each for name, each in gcs.buckets["bucket"].items() if "lease" not in name}
-    assert before == after
+    assert before == written()
     Lease(Bucket(url)).take()  # the second has given it back: nobody waits
 
 
@@ -326,6 +329,20 @@ def test_whatever_moment_a_kill_comes_the_bucket_holds_a_run_that_goes_on(gcs, t
         f"checkpoints/{step}/{name}" for step in (8, 12) for name in (mirror.COMPLETE, "variables/d/a", "training/d/b")}
     assert listed == {8, 12}
     assert moments[-1]["checkpoints/12/training/d/b"].startswith("another")
+
+
+def test_what_a_process_sends_that_slept_too_long_harms_no_checkpoint(url, tmp_path):
+    """Before its successor sends a checkpoint of the same step it is replaced; after it, refused."""
+    bucket, late = Bucket(url), tmp_path / "late"
+    late.write_text("late")
+    with mirror.opened(url, Data("digits")) as place:
+        bucket.upload({"checkpoints/8/training/d/b": late, "checkpoints/8/training/d/c": late})
+        write_step(place.directory, 8)
+    names = {f"checkpoints/8/{name}" for name in (mirror.COMPLETE, "variables/d/a", "training/d/b")}
+    assert {name for name in bucket.list() if name.startswith("checkpoints/")} == names
+    with pytest.raises(FileExistsError):
+        bucket.upload({"checkpoints/8/training/d/b": late})
+    assert {bucket.read(name) for name in names} == {b"x"}
 
 
 def test_an_empty_folder_deletes_no_checkpoint(gcs, tmp_path):
