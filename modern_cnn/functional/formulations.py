@@ -23,6 +23,9 @@ Pads = tuple[Size, Size]
 FEW_PIXELS = 9  # of a result: up to here one product of patches is faster; of a window: up to here one pass is
 # Up to so many channels on one side and on the other, and pixels in a row, products with a banded matrix are faster.
 FEW_CHANNELS, MORE_CHANNELS, NARROW = 8, 16, 32
+PARTS = 8  # of a batch, which are added up first
+JOINED = 16  # channels of narrow groups that are computed as one
+FEW_GROUPS = 9  # up to so many convolutions stand side by side: more take long to compile
 BLOCK = 5  # least number of outputs in a row that one banded matrix computes
 # `with platform(name)` chooses for 'cpu', 'gpu', 'tpu' or 'onnx', whatever JAX runs on.
 platform = jax.make_user_context(None)
@@ -46,7 +49,7 @@ def choose_convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, g
     - 'bands' for few channels and short rows: 2.3 ms instead of 7.7 for LeNet's first layer with batch 256, and 2.1 ms
       instead of 5.0 for the gradient of the input of its second layer;
     - 'canonical' for all others of one group: as fast outside of loops, and its gradients ten times faster inside;
-    - 'groups' for several groups: XLA's gradients of a grouped convolution are far slower than a loop over the groups.
+    - 'groups' for several groups: XLA's gradients of a grouped convolution are far slower than those of its groups.
     """
     if not _on_cpu():
         return "library"
@@ -146,18 +149,67 @@ def _bands(x, kernel, strides, pads, dilation, groups, bias=None):
 def _shifts(x, kernel, strides, pads, dilation, groups) -> Any:
     """Compute a depthwise convolution as a sum over taps: the shifted image times one number for each channel."""
     x = jnp.repeat(x, kernel.shape[3] // groups, axis=-1)
-    taps, windows = kernel.reshape(-1, kernel.shape[3]), _windows(x, kernel.shape[:2], strides, pads, dilation)
-    return sum(tap * seen for tap, seen in zip(taps, windows, strict=True))
+    return _weighted(x, kernel.reshape(-1, kernel.shape[3]), kernel.shape[:2], strides, pads, dilation)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
+def _weighted(x, taps, window, strides, pads, dilation) -> Any:
+    """Return the sum of the pixels under each tap of the window times the tap, [C] of taps [kh * kw, C]."""
+    return sum(tap * seen for tap, seen in zip(taps, _windows(x, window, strides, pads, dilation), strict=True))
+
+
+@partial(_weighted.defjvp, symbolic_zeros=True)
+def _weighted_jvp(window, strides, pads, dilation, primals, tangents):
+    x, taps = primals
+    y = _weighted(x, taps, window, strides, pads, dilation)
+
+    @partial(jax.checkpoint, prevent_cse=False)  # keeps x for the backward pass, not its windows
+    def taps_tangent(x, dtaps):
+        return _tangent(partial(_taps_gradient, x, window, strides, pads, dilation), y, dtaps)
+
+    def input_gradient(dy):
+        around = _transposed_pads(x.shape[1:3], window, strides, pads, dilation, dy.shape[1:3])
+        spaced = [(lo, hi, stride - 1) for (lo, hi), stride in zip(around, strides, strict=True)]
+        dy = lax.optimization_barrier(lax.pad(dy, dy.dtype.type(0), [(0, 0, 0), *spaced, (0, 0, 0)]))
+        return _weighted(dy, taps[::-1], window, (1, 1), ((0, 0), (0, 0)), dilation)
+
+    return y, _sum(tangents, partial(_tangent, input_gradient, y), partial(taps_tangent, x))
+
+
+def _taps_gradient(x, window, strides, pads, dilation, dy):
+    """Return [kh * kw, C] of dy [N, H', W', C].
+
+    XLA's CPU compiler adds up parts of the batch as arrays, which is faster than its sums over all pixels.
+    """
+    x, dy = lax.optimization_barrier(x), lax.optimization_barrier(dy)
+    products = [seen * dy for seen in _windows(x, window, strides, pads, dilation)]
+    sums = lax.optimization_barrier([sum(jnp.split(each, math.gcd(len(x), PARTS))) for each in products])
+    return jnp.stack(lax.optimization_barrier([each.sum((0, 1, 2)) for each in sums]))
 
 
 def _groups(x, kernel, strides, pads, dilation, groups):
-    """Compute one group after the other, each in the way that is fast for its shapes."""
-    images, kernels = (jnp.moveaxis(a.reshape(*a.shape[:3], groups, a.shape[3] // groups), 3, 0) for a in (x, kernel))
+    """Compute the groups side by side, or many one after the other, each in the way that is fast for its shapes.
+
+    Narrow groups are joined to wider ones, with zeros where one does not see another's channels.
+    """
+    joined = max(n for n in range(1, groups + 1) if groups % n == 0 and (n == 1 or n * kernel.shape[2] <= JOINED))
+    count = groups // joined
+    kernels = kernel.reshape(*kernel.shape[:3], count, joined, -1)
+    kernels = jnp.einsum("ijcgmo,mn->gijmcno", kernels, jnp.eye(joined, dtype=kernel.dtype), precision="highest")
+    kernels = kernels.reshape(count, *kernel.shape[:2], x.shape[3] // count, -1)
     padded = [n + sum(pad) for n, pad in zip(x.shape[1:3], pads, strict=True)]
-    height, width = (len(range(n)[_taps(n, *each)[0]])
-                     for n, *each in zip(padded, kernel.shape[:2], strides, dilation, strict=True))
-    way = choose_convolution(kernels.shape[1:], strides, pads, 1, kernel.shape[2], (height, width))
-    y = lax.map(lambda group: CONVOLUTIONS[way](*group, strides, pads, dilation, 1), (images, kernels))
+    output = [len(range(n)[_taps(n, *each)[0]])
+              for n, *each in zip(padded, kernel.shape[:2], strides, dilation, strict=True)]
+    way = choose_convolution(kernels.shape[1:], strides, pads, 1, kernels.shape[3], tuple(output))
+
+    def convolve(pair):
+        return CONVOLUTIONS[way](*pair, strides, pads, dilation, 1)
+
+    if count <= FEW_GROUPS:
+        images = lax.optimization_barrier(jnp.split(x, count, axis=3))
+        results = [convolve(pair) for pair in zip(images, kernels, strict=True)]
+        return jnp.concatenate(lax.optimization_barrier(results), axis=3)
+    y = lax.map(convolve, (jnp.moveaxis(x.reshape(*x.shape[:3], count, -1), 3, 0), kernels))
     return jnp.moveaxis(y, 0, 3).reshape(*y.shape[1:4], kernel.shape[3])
 
 

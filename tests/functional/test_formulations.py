@@ -40,6 +40,25 @@ def test_every_way_is_torchs(way, channels, features, geometry):
           kernel)
 
 
+@pytest.mark.parametrize(("joined", "few", "convolutions", "loops"), [
+    (1, 6, 6, 0), (1, 5, 1, 1), (4, 3, 3, 0), (4, 2, 1, 1), (5, 9, 3, 0), (12, 1, 1, 0)])
+def test_groups_joined_side_by_side_and_in_a_loop(joined, few, convolutions, loops, monkeypatch):
+    """Six groups of two channels and three results, as so many convolutions; more than `few` are one in a loop."""
+    x, kernel, rest = normal(3, 7, 8, 12), normal(3, 2, 2, 18, seed=1), ((2, 1), ((1, 0), (2, 1)), (1, 2), 6)
+    monkeypatch.setattr(formulations, "JOINED", joined)
+    monkeypatch.setattr(formulations, "FEW_GROUPS", few)
+    monkeypatch.setattr(formulations, "choose_convolution", lambda *args: "library")
+    text = str(jax.make_jaxpr(lambda x, kernel: formulations.CONVOLUTIONS["groups"](x, kernel, *rest))(x, kernel))
+    assert (text.count("conv_general_dilated["), text.count(" scan[")) == (convolutions, loops)
+
+    def results(way):
+        y, pullback = jax.vjp(lambda x, kernel: formulations.CONVOLUTIONS[way](x, kernel, *rest), x, kernel)
+        return y, *pullback(normal(*y.shape, seed=2))
+
+    for got, want in zip(results("groups"), results("library"), strict=True):
+        close(got, want)
+
+
 GEOMETRY = ([7, 8], (3, 2), (2, 1), (1, 2), "pairs", ((1, 0), (2, 1)))
 
 
@@ -79,9 +98,10 @@ def test_canonical_gradients_are_what_a_loop_keeps_fast():
     assert specs == {"(lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1"}
 
 
-def test_canonical_keeps_the_input_once():
-    x, kernel, rest = operands("canonical", GEOMETRY)
-    _, pullback = jax.vjp(lambda k: formulations.CONVOLUTIONS["canonical"](x, k, *rest), kernel)
+@pytest.mark.parametrize("way", ["canonical", "shifts"])
+def test_the_input_is_kept_once(way):
+    x, kernel, rest = operands(way, GEOMETRY, features=1)
+    _, pullback = jax.vjp(lambda k: formulations.CONVOLUTIONS[way](x, k, *rest), kernel)
     assert sorted(leaf.size for leaf in jax.tree.leaves(pullback) if leaf.ndim) == [x.size]
 
 
