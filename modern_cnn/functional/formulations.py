@@ -1,8 +1,8 @@
-"""Several ways to compute a convolution or a pooling, and the rules that choose the fast one.
+"""Several ways to compute a convolution, and the rule that chooses the fast one; of pooling: pool_formulations.py.
 
 On GPUs and TPUs XLA's own operations are fast. On CPUs XLA's compiler is fast for most convolutions, but very slow for
-some, and for the gradient of pooling. `choose_convolution` and `choose_pooling` decide by shape and platform while a
-function is traced. tests/functional/test_formulations.py checks every way against the same oracle.
+some. `choose_convolution` decides by shape and platform while a function is traced.
+tests/functional/test_formulations.py checks every way against the same oracle.
 
 Shapes: images x [N, H, W, C]; kernels [kh, kw, C // groups, O]; pads ((top, bottom), (left, right)).
 """
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +31,8 @@ platform = jax.make_user_context(None)
 _correlate = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
+    """Return whether the ways of a CPU are chosen."""
     return (platform.value or jax.default_backend()) == "cpu"
 
 
@@ -51,7 +51,7 @@ def choose_convolution(kernel_shape: Sequence[int], strides: Size, pads: Pads, g
     - 'canonical' for all others of one group: as fast outside of loops, and its gradients ten times faster inside;
     - 'groups' for several groups: XLA's gradients of a grouped convolution are far slower than those of its groups.
     """
-    if not _on_cpu():
+    if not on_cpu():
         return "library"
     if groups > 1:
         return "shifts" if groups == channels else "groups"
@@ -98,14 +98,14 @@ def _tangent(gradient: Callable, y: jax.Array, tangent: jax.Array) -> jax.Array:
     return jax.linear_transpose(gradient, jax.ShapeDtypeStruct(y.shape, y.dtype))(tangent)[0]
 
 
-def _windows(x: jax.Array, window: Size, strides: Size, pads: Pads, dilation: Size) -> list[jax.Array]:
+def windows(x: jax.Array, window: Size, strides: Size, pads: Pads, dilation: Size) -> list[jax.Array]:
     """Return the pixels under each tap of the window, taps in row order: each [N, H', W', C]."""
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    rows, columns = (_taps(n, k, s, d) for n, k, s, d in zip(x.shape[1:3], window, strides, dilation, strict=True))
+    rows, columns = (taps(n, k, s, d) for n, k, s, d in zip(x.shape[1:3], window, strides, dilation, strict=True))
     return [x[:, row, column] for row in rows for column in columns]
 
 
-def _taps(size: int, window: int, stride: int, dilation: int = 1) -> list[slice]:
+def taps(size: int, window: int, stride: int, dilation: int = 1) -> list[slice]:
     """Return, for each tap of the window, the positions it visits along an axis of padded length `size`."""
     span = size - (window - 1) * dilation
     return [slice(tap * dilation, tap * dilation + span, stride) for tap in range(window)]
@@ -113,7 +113,7 @@ def _taps(size: int, window: int, stride: int, dilation: int = 1) -> list[slice]
 
 def _patches(x, kernel, strides, pads, dilation, groups):
     """Multiply a matrix with a window in each row by the kernel as a matrix ("im2col", Chellapilla et al. 2006)."""
-    patches = jnp.concatenate(_windows(x, kernel.shape[:2], strides, pads, dilation), axis=-1)
+    patches = jnp.concatenate(windows(x, kernel.shape[:2], strides, pads, dilation), axis=-1)
     return patches @ kernel.reshape(-1, kernel.shape[3])
 
 
@@ -127,7 +127,7 @@ def _bands(x, kernel, strides, pads, dilation, groups, bias=None):
     (kh, kw, c, o), dtype = kernel.shape, kernel.dtype
     x = lax.optimization_barrier(x)  # its gradient is a sum over taps: compute it once, not for each of its readers
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    count = len(range(x.shape[2])[_taps(x.shape[2], kw, strides[1], dilation[1])[0]])
+    count = len(range(x.shape[2])[taps(x.shape[2], kw, strides[1], dilation[1])[0]])
     block = min(n for n in range(1, count + 1) if count % n == 0 and n >= min(count, BLOCK))
     width = (block - 1) * strides[1] + (kw - 1) * dilation[1] + 1
     place = np.zeros((kw, width, block))  # 1 where a tap of an output's window sees a pixel
@@ -138,7 +138,7 @@ def _bands(x, kernel, strides, pads, dilation, groups, bias=None):
     blocks = [x[:, :, first * strides[1]:][:, :, :width].reshape(*x.shape[:2], 1, width * c)
               for first in range(0, count, block)]
     rows = lax.optimization_barrier(jnp.concatenate(blocks, axis=2))
-    rows = [rows[:, tap] for tap in _taps(x.shape[1], kh, strides[0], dilation[0])]
+    rows = [rows[:, tap] for tap in taps(x.shape[1], kh, strides[0], dilation[0])]
     if bias is not None:
         rows.append(jnp.ones((*rows[0].shape[:3], 1), dtype))
         matrix = jnp.concatenate([matrix, jnp.tile(bias, block)[None]])
@@ -153,36 +153,36 @@ def _shifts(x, kernel, strides, pads, dilation, groups) -> Any:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
-def _weighted(x, taps, window, strides, pads, dilation) -> Any:
-    """Return the sum of the pixels under each tap of the window times the tap, [C] of taps [kh * kw, C]."""
-    return sum(tap * seen for tap, seen in zip(taps, _windows(x, window, strides, pads, dilation), strict=True))
+def _weighted(x, weights, window, strides, pads, dilation) -> Any:
+    """Return the sum of the pixels under each tap of the window times its weights, [C] of [kh * kw, C]."""
+    return sum(weight * seen for weight, seen in zip(weights, windows(x, window, strides, pads, dilation), strict=True))
 
 
 @partial(_weighted.defjvp, symbolic_zeros=True)
 def _weighted_jvp(window, strides, pads, dilation, primals, tangents):
-    x, taps = primals
-    y = _weighted(x, taps, window, strides, pads, dilation)
+    x, weights = primals
+    y = _weighted(x, weights, window, strides, pads, dilation)
 
     @partial(jax.checkpoint, prevent_cse=False)  # keeps x for the backward pass, not its windows
-    def taps_tangent(x, dtaps):
-        return _tangent(partial(_taps_gradient, x, window, strides, pads, dilation), y, dtaps)
+    def weights_tangent(x, dweights):
+        return _tangent(partial(_weights_gradient, x, window, strides, pads, dilation), y, dweights)
 
     def input_gradient(dy):
         around = _transposed_pads(x.shape[1:3], window, strides, pads, dilation, dy.shape[1:3])
         spaced = [(lo, hi, stride - 1) for (lo, hi), stride in zip(around, strides, strict=True)]
         dy = lax.optimization_barrier(lax.pad(dy, dy.dtype.type(0), [(0, 0, 0), *spaced, (0, 0, 0)]))
-        return _weighted(dy, taps[::-1], window, (1, 1), ((0, 0), (0, 0)), dilation)
+        return _weighted(dy, weights[::-1], window, (1, 1), ((0, 0), (0, 0)), dilation)
 
-    return y, _sum(tangents, partial(_tangent, input_gradient, y), partial(taps_tangent, x))
+    return y, _sum(tangents, partial(_tangent, input_gradient, y), partial(weights_tangent, x))
 
 
-def _taps_gradient(x, window, strides, pads, dilation, dy):
+def _weights_gradient(x, window, strides, pads, dilation, dy):
     """Return [kh * kw, C] of dy [N, H', W', C].
 
     XLA's CPU compiler adds up parts of the batch as arrays, which is faster than its sums over all pixels.
     """
     x, dy = lax.optimization_barrier(x), lax.optimization_barrier(dy)
-    products = [seen * dy for seen in _windows(x, window, strides, pads, dilation)]
+    products = [seen * dy for seen in windows(x, window, strides, pads, dilation)]
     sums = lax.optimization_barrier([sum(jnp.split(each, math.gcd(len(x), PARTS))) for each in products])
     return jnp.stack(lax.optimization_barrier([each.sum((0, 1, 2)) for each in sums]))
 
@@ -198,9 +198,9 @@ def _groups(x, kernel, strides, pads, dilation, groups):
     kernels = jnp.einsum("ijcgmo,mn->gijmcno", kernels, jnp.eye(joined, dtype=kernel.dtype), precision="highest")
     kernels = kernels.reshape(count, *kernel.shape[:2], x.shape[3] // count, -1)
     padded = [n + sum(pad) for n, pad in zip(x.shape[1:3], pads, strict=True)]
-    output = [len(range(n)[_taps(n, *each)[0]])
-              for n, *each in zip(padded, kernel.shape[:2], strides, dilation, strict=True)]
-    way = choose_convolution(kernels.shape[1:], strides, pads, 1, kernels.shape[3], tuple(output))
+    height, width = (len(range(n)[taps(n, *each)[0]])
+                     for n, *each in zip(padded, kernel.shape[:2], strides, dilation, strict=True))
+    way = choose_convolution(kernels.shape[1:], strides, pads, 1, kernels.shape[3], (height, width))
 
     def convolve(pair):
         return CONVOLUTIONS[way](*pair, strides, pads, dilation, 1)
@@ -277,123 +277,3 @@ def _kernel_gradient(x, window, strides, pads, dilation, dy):
 CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "library": _library, "product": _product, "patches": _patches, "bands": _bands, "shifts": _shifts,
     "canonical": _canonical, "groups": _groups}
-
-
-def choose_pooling() -> str:
-    """Return the key of MAX_POOLINGS: 'slices' on CPUs, where XLA's gradient is several times slower, else 'library'.
-
-    For ONNX it is 'flax', the only one that jax2onnx can write: XLA's windows have four axes, ONNX's have two.
-    """
-    if platform.value == "onnx":
-        return "flax"
-    return "slices" if _on_cpu() else "library"
-
-
-def _lowest(dtype: jnp.dtype):
-    return dtype.type(-jnp.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min)
-
-
-def _library_max(x, window, strides, pads):
-    return lax.reduce_window(x, _lowest(x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
-
-
-def _sliced_max(x, window, strides, pads):
-    """Take the largest of as many slices as the window has pixels.
-
-    Of a large window, or of few channels, along the width first and then along the height, which takes fewer slices.
-    """
-    x = lax.pad(x, _lowest(x.dtype), ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0)))
-    if math.prod(window) <= FEW_PIXELS and x.shape[3] > MORE_CHANNELS:
-        return _largest(lax.optimization_barrier(x), window, strides)
-    along_rows = _largest(lax.optimization_barrier(x), (1, window[1]), (1, strides[1]))
-    return _largest(lax.optimization_barrier(along_rows), (window[0], 1), (strides[0], 1))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _largest(x, window, strides):
-    return _max_and_tap(x, window, strides)[0]
-
-
-@_largest.defjvp
-def _largest_jvp(window, strides, primals, tangents):
-    (x,), (dx,) = primals, tangents
-    y, tap = _max_and_tap(x, window, strides)
-    return y, _select(dx, tap, window, strides)
-
-
-def _max_and_tap(x, window, strides):
-    """Return the largest value of each window and its tap, in row order: the first among equals; NaN is largest."""
-    first, *others = _windows(x, window, strides, ((0, 0), (0, 0)), (1, 1))
-    tap = jnp.zeros(first.shape, np.min_scalar_type(-math.prod(window)))
-    for number, other in enumerate(others, start=1):
-        stays = (first >= other) | (first != first)
-        first, tap = jnp.where(stays, first, other), jnp.where(stays, tap, tap.dtype.type(number))
-    return first, tap
-
-
-def _select(x, tap, window, strides):
-    """Return the value at `tap` of each window of x, in a form whose transpose, the gradient, is fast.
-
-    There each pixel adds up what the windows around it send. Pixels at the same phase of the strides are handled
-    together, so that arrays are read and written in order.
-    """
-    sizes, counts = x.shape[1:3], tap.shape[1:3]
-    blocks = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
-    reaches = [(k - 1) // stride for k, stride in zip(window, strides, strict=True)]
-    lengths = [reach + max(both) for reach, *both in zip(reaches, blocks, counts, strict=True)]
-
-    def padded(x, before, size, value=0):  # to `size` pixels, `before` of them in front
-        around = [(lo, n - lo - own, 0) for lo, n, own in zip(before, size, x.shape[1:3], strict=True)]
-        return lax.pad(x, x.dtype.type(value), [(0, 0, 0), *around, (0, 0, 0)])
-
-    tap = lax.optimization_barrier(padded(tap, reaches, lengths, -1))
-    x = padded(lax.optimization_barrier(x), (0, 0), [n * stride for n, stride in zip(blocks, strides, strict=True)])
-    x = x.reshape(len(x), blocks[0], strides[0], blocks[1], strides[1], x.shape[3])
-    phases = [lax.split(rows, [1] * strides[1], 4) for rows in lax.split(x, [1] * strides[0], 2)]
-    total = jnp.zeros((), x.dtype)
-    for number, place in enumerate(np.ndindex(*window)):
-        row, column = (reach - k // stride for reach, k, stride in zip(reaches, place, strides, strict=True))
-        phase = phases[place[0] % strides[0]][place[1] % strides[1]].squeeze((2, 4))
-        sent = jnp.where(tap[:, row:row + blocks[0], column:column + blocks[1]] == number, phase, 0)
-        total += padded(sent, (row, column), lengths)
-    (row, column), (rows, columns) = reaches, counts
-    return lax.optimization_barrier(total)[:, row:row + rows, column:column + columns]
-
-
-def _flax_max(x, window, strides, pads):
-    """Pool by flax: jax2onnx recognises these two functions by their names, and the window by its keyword."""
-    if any(map(any, pads)):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=_lowest(x.dtype))
-    return flax.linen.max_pool(x, window_shape=window, strides=strides, padding="VALID")
-
-
-# name -> (x, window, strides, pads) -> [N, H', W', C]
-MAX_POOLINGS: dict[str, Callable[..., jax.Array]] = {"library": _library_max, "slices": _sliced_max, "flax": _flax_max}
-
-
-def window_sums(x: jax.Array, window: Size, strides: Size, pads: Pads) -> jax.Array:
-    """Return the sum of each window: [N, H, W, C] -> [N, H', W', C]. The padding is zeros."""
-    if _on_cpu() and window == strides and not any(map(any, pads)):
-        few = x.shape[3] <= MORE_CHANNELS and math.prod(window) <= FEW_PIXELS
-        return _tile_sums_by_slices(x, window) if few else _tile_sums(x, window)
-    return lax.reduce_window(x, x.dtype.type(0), lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _tile_sums_by_slices(x, window):
-    """Return `_tile_sums`, faster for few channels; its gradient would be slower, so it has that of `_tile_sums`."""
-    x = lax.optimization_barrier(x)  # or XLA computes x pixel by pixel, between the slices
-    rows, columns = (_taps(n // k * k, k, k) for n, k in zip(x.shape[1:3], window, strict=True))
-    return sum(x[:, row, column] for row in rows for column in columns)
-
-
-_tile_sums_by_slices.defjvp(lambda window, primals, tangents: (
-    _tile_sums_by_slices(primals[0], window), _tile_sums(tangents[0], window)))
-
-
-def _tile_sums(x, window):
-    """Return the sums of windows that lie side by side."""
-    n, h, w, c = x.shape
-    rows, columns = h // window[0], w // window[1]
-    x = x[:, :rows * window[0], :columns * window[1]]  # without the pixels that no window holds
-    return x.reshape(n, rows, window[0], columns, window[1], c).sum((2, 4))

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modern_cnn.functional import formulations
+from modern_cnn.functional import pool_formulations
 from modern_cnn.functional.conv import Padding, Pair, explicit_padding, output_size, pair
 from modern_cnn.functional.formulations import Pads, Size
 
@@ -44,7 +44,7 @@ def max_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
       ceil_mode: keep a last window that reaches over the bottom or right edge (PyTorch's rule: it must start inside).
     """
     window, strides, pads, _ = _geometry(x, window_shape, strides, padding, ceil_mode)
-    return formulations.MAX_POOLINGS[formulations.choose_pooling()](x, window, strides, pads)
+    return pool_formulations.MAX_POOLINGS[pool_formulations.choose_pooling()](x, window, strides, pads)
 
 
 @jax.named_scope("avg_pool")
@@ -58,7 +58,7 @@ def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
     """
     window, strides, pads, extra = _geometry(x, window_shape, strides, padding, ceil_mode)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    total = formulations.window_sums(wide, window, strides, pads)
+    total = pool_formulations.window_sums(wide, window, strides, pads)
     counts = []  # pixels in each window along each axis, in numpy: shapes are static
     for n, k, s, (lo, hi), added, windows in zip(x.shape[1:3], window, strides, pads, extra, total.shape[1:3],
                                                  strict=True):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from modern_cnn import functional as F
-from modern_cnn.functional import formulations
+from modern_cnn.functional import formulations, pool_formulations
 from modern_cnn.functional.conv import output_size
 from tests.functional.oracle import FAST_COMPILE, agree, close, drawn, nchw, nhwc, normal, pad
 from tests.functional.test_conv import geometries
@@ -136,7 +136,7 @@ def test_the_table(way, x, kernel, options, monkeypatch):
 
 
 @drawn(geometries(dilate=False), st.integers(0, 9), few=8, many=40)
-@pytest.mark.parametrize("way", formulations.MAX_POOLINGS)
+@pytest.mark.parametrize("way", pool_formulations.MAX_POOLINGS)
 def test_every_max_pooling_is_torchs(way, geometry, seed):
     """Among equal values the first in row order gets the gradient; minus infinity is a value like others."""
     size, window, strides, _, _, pads = geometry
@@ -155,7 +155,7 @@ def test_every_max_pooling_is_torchs(way, geometry, seed):
     want.backward(torch.tensor(cotangent))
 
     def value_and_gradient(x, cotangent):
-        y, pullback = jax.vjp(lambda x: formulations.MAX_POOLINGS[way](x, window, strides, pads), x)
+        y, pullback = jax.vjp(lambda x: pool_formulations.MAX_POOLINGS[way](x, window, strides, pads), x)
         return y, pullback(cotangent)[0]
 
     got, gradient = jax.jit(value_and_gradient, compiler_options=FAST_COMPILE)(x, cotangent)
@@ -166,10 +166,10 @@ def test_every_max_pooling_is_torchs(way, geometry, seed):
         close(gradient, leaf.grad)
 
 
-@pytest.mark.parametrize("way", formulations.MAX_POOLINGS)
+@pytest.mark.parametrize("way", pool_formulations.MAX_POOLINGS)
 def test_max_pooling_does_not_hide_nan(way):
     x = jnp.arange(16.0).reshape(1, 4, 4, 1).at[0, 1, 1, 0].set(jnp.nan)
-    pooled = formulations.MAX_POOLINGS[way](x, (2, 2), (2, 2), ((0, 0), (0, 0)))
+    pooled = pool_formulations.MAX_POOLINGS[way](x, (2, 2), (2, 2), ((0, 0), (0, 0)))
     np.testing.assert_array_equal(jnp.isnan(pooled[0, :, :, 0]), [[True, False], [False, False]])
 
 
@@ -181,7 +181,7 @@ def test_max_pooling_does_not_hide_nan(way):
 def test_window_sums_are_torchs(platform, size, window, strides, pads):
     def ours(x):
         with formulations.platform(platform):
-            return formulations.window_sums(x, window, strides, pads)
+            return pool_formulations.window_sums(x, window, strides, pads)
 
     def theirs(x):
         return nhwc(torch.nn.functional.avg_pool2d(pad(nchw(x), pads), window, strides, divisor_override=1))
