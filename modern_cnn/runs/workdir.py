@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,9 +100,11 @@ def _commit() -> str:
 
 
 def _processor() -> str:
-    """Return the cores that this process may use, and of which processor: '2 cores of AMD EPYC, AVX2'."""
-    cores = runtime.cores()
-    name = runtime.cpu_info().get("model name") or platform.processor() or platform.machine()
+    """Return the cores that this process may use, and of which processor: '2 cores of AMD EPYC family 26, AVX-512'."""
+    cores, info = runtime.cores(), runtime.cpu_info()
+    name = info.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in info and not re.search(r"\d", name):  # virtual machines hide the model
+        name += f" family {info['cpu family']}"
     return f"{cores} core{'s' * (cores > 1)} of {', '.join(filter(None, [name, runtime.cpu_vectors()]))}"
 
 
