@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 
 from modern_cnn.errors import UserError
+from modern_cnn.runs import workdir
 from scripts.bench import steps, timing
 from scripts.publish import speed
 
@@ -38,6 +39,17 @@ def test_a_setting_of_the_allocator_is_named(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     monkeypatch.setenv("LD_PRELOAD", "jemalloc.so")
     assert timing.allocator() == "LD_PRELOAD=jemalloc.so MALLOC_ARENA_MAX=1"
+
+
+@pytest.mark.parametrize(("info", "words"), [
+    ({"model name": "AMD EPYC", "cpu family": "26", "flags": "avx2 avx512f"}, "2 cores of AMD EPYC family 26, AVX-512"),
+    ({"model name": "AMD EPYC 9B14", "cpu family": "25", "flags": "avx2"}, "2 cores of AMD EPYC 9B14, AVX2"),
+    ({"model name": "Neoverse-N1"}, "2 cores of Neoverse-N1"), ({"model name": "Neoverse"}, "2 cores of Neoverse"),
+], ids=str)
+def test_a_processor_is_named_so_that_it_is_told_from_others(info, words, monkeypatch):
+    monkeypatch.setattr(workdir.runtime, "cpu_info", lambda: info)
+    monkeypatch.setattr(workdir.runtime, "cores", lambda: 2)
+    assert workdir.describe_machine()["machine"].endswith(f", {words}")
 
 
 def test_an_evaluation_is_of_networks(script):
