@@ -8,19 +8,19 @@ all and was not tuned: 10 epochs, batch 128, Adam at 1e-3 that falls to 0 by a c
 pad-and-crop by 2 pixels and flips.
 Cost and result: test accuracy after the last epoch, and minutes of training on one core beside other work: of seed 0 on
 an AMD EPYC without AVX-512 (commit fa5b47ff3a05), of seed 1 on an Intel Xeon with it (f4066819f0fd), and of seed 2 of
-vgg11_bn and seed 0 of the last two on an AMD EPYC with it, family 26 (67a6c717b33c, 443622b32955), jax 0.10.2. There
-the runs of vgg11_bn and regnetx32_d2l were stopped now and then for measurements, which their time includes.
+vgg11_bn and seed 0 of the last three on an AMD EPYC with it, family 26 (67a6c717b33c, 443622b32955, d8c462aa75e7), jax
+0.10.2. There the runs of vgg11_bn and regnetx32_d2l were stopped now and then for measurements, which their time
+includes.
 
-    resnet20       92.59 ± 0.13 % (n = 2)   65 and 44 min
-    densenet_d2l   91.55 ± 0.01 % (n = 2)   29 and 26 min
-    googlenet      90.63 ± 0.57 % (n = 2)   16 and 7 min
-    vgg11_bn       91.76 ± 0.08 % (n = 3)   42, 23 and 21 min
-    nin_cifar      86.59 ± 0.08 % (n = 2)   34 and 30 min
-    alexnet        90.39 ± 0.00 % (n = 2)   28 and 6 min
-    mobilenet_v1   87.11 % (n = 1)          21 min
-    regnetx32_d2l  91.81 % (n = 1)          64 min
-
-resnext50_32x4d has not been trained yet.
+    resnet20         92.59 ± 0.13 % (n = 2)  65 and 44 min
+    densenet_d2l     91.55 ± 0.01 % (n = 2)  29 and 26 min
+    googlenet        90.63 ± 0.57 % (n = 2)  16 and 7 min
+    vgg11_bn         91.76 ± 0.08 % (n = 3)  42, 23 and 21 min
+    nin_cifar        86.59 ± 0.08 % (n = 2)  34 and 30 min
+    alexnet          90.39 ± 0.00 % (n = 2)  28 and 6 min
+    mobilenet_v1     87.11 % (n = 1)         21 min
+    regnetx32_d2l    91.81 % (n = 1)         64 min
+    resnext50_32x4d  91.81 % (n = 1)         29 min
 """
 from configs import base
 
