@@ -176,10 +176,15 @@ def test_a_killed_run_goes_on_elsewhere_with_the_same_bits(server, url, request,
 
 
 def test_a_second_process_is_refused_and_a_holder_that_slept_too_long_stops(server, gcs, tmp_path, monkeypatch):
-    """After it woke up it changes nothing that a run is read from: what was on its way makes no checkpoint."""
+    """Nothing that it wrote after it woke up is in the bucket, except files that make no checkpoint.
+
+    They were on their way. The second process deletes such files, and writes the list of checkpoints.
+    """
     def written():
         objects = {name.removeprefix("runs/mine/"): each for name, each in gcs.buckets["bucket"].items()}
-        return {name: objects[name] for name in mirror._needed(objects) if name != mirror.LIST}  # the second writes it
+        complete = set(mirror._needed(objects))
+        return {name: each for name, each in objects.items() if name != mirror.LIST and "lease" not in name
+                and (name in complete or not mirror._checkpoint(name))}
 
     url = "gs://bucket/runs/mine"
     first = begin(server, tmp_path, url, "--config.epochs=1000")
