@@ -26,7 +26,8 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Time epochs of this co
 MODELS = flags.DEFINE_list("models", [], "Networks, separated by commas; by default eight, of every family "
                            "of the chapter.")
 PEERS = flags.DEFINE_list("peer", ["torch"], "Programs to compare with, separated by commas: torch, torch_compile, "
-                          "library; for epochs torch; for loading torch, tf.data.")
+                          "library, torch_kept (keeps memory as our scripts do), ours_system (ours, which does not); "
+                          "for epochs torch; for loading torch, tf.data.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the network's own number.", lower_bound=0,
                                   upper_bound=65_536)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number format of the computation.")

@@ -1,4 +1,5 @@
 """The settings at start-up, and those that are left to the user."""
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -47,6 +48,46 @@ def test_the_installed_xla_knows_the_flags(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
                           env=environment | {"MODERN_CNN_CACHE": str(tmp_path)})
     assert done.stdout.split() == ["4.0", "True", "True"]
+
+
+FAULTS = """
+import resource, statistics, jax
+from modern_cnn import runtime
+runtime.configure(cache=False)
+step, x, faults = jax.jit(lambda x: x + 1), jax.numpy.ones(2**25), []  # 128 MiB, 32,768 pages
+for _ in range(25):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(int(statistics.median(faults)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc can keep memory")
+@pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)])
+def test_memory_is_kept_for_the_next_step_unless_the_environment_sets_the_allocator(environment, kept):
+    own = {name: value for name, value in os.environ.items() if f"{name}=" not in runtime.allocator()}
+    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env=own | {"JAX_PLATFORMS": "cpu"} | environment)
+    assert (int(done.stdout) < 1000) == kept, f"{done.stdout.strip()} page faults a step"
+
+
+@pytest.mark.parametrize("platform", ["gpu", "another C library", "Windows"])
+def test_memory_is_left_alone_elsewhere(platform, monkeypatch):
+    """The C library is not asked where there is an accelerator; others have no mallopt, Windows no CDLL(None)."""
+    asked = []
+
+    def library(name):
+        asked.append(name)
+        if platform == "Windows":
+            raise TypeError("expected str, bytes or os.PathLike object, not NoneType")
+        return object()
+
+    monkeypatch.setattr(runtime, "allocator", str)
+    monkeypatch.setattr(runtime, "only_cpu", lambda: platform != "gpu")
+    monkeypatch.setattr(runtime.ctypes, "CDLL", library)
+    assert runtime.keep_memory() is False
+    assert asked == ([] if platform == "gpu" else [None])
 
 
 @pytest.mark.parametrize("coordinator", ["foo", "localhost:99999", "localhost:x", ":80", "nosuch.invalid:80", "auto"])

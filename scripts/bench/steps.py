@@ -4,6 +4,7 @@ The peers are the same network in PyTorch, eager or compiled, and 'library': our
 layer, which is what stock Flax computes. The PyTorch network is the twin that the tests hold equal to ours; it needs a
 checkout and requirements-dev.txt. Its images are channels-last, which is fastest there.
 """
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -20,6 +21,7 @@ from modern_cnn.functional import formulations
 from modern_cnn.inspection.summary import allocated, summarize
 from modern_cnn.training.state import TrainState
 from modern_cnn.training.steps import AUX_WEIGHT, train_step
+from scripts.bench.apart import apart
 from scripts.bench.timing import Case, Records, Runner, along, compare
 
 # Images in a batch: a CPU takes at most about a second for a step of this size.
@@ -147,11 +149,13 @@ def torch_evaluation(case: Case, compiled: bool = False) -> Runner:
 # what is timed -> who -> the maker of a program
 PROGRAMS: dict[str, dict[str, Callable[[Case], Runner]]] = {
     "step": {"ours": our_step, "torch": torch_step, "torch_compile": partial(torch_step, compiled=True),
-             "library": partial(our_step, platform="gpu")},
+             "library": partial(our_step, platform="gpu"), "torch_kept": torch_step, "ours_system": our_step},
     "evaluation": {"ours": our_evaluation, "torch": torch_evaluation,
                    "torch_compile": partial(torch_evaluation, compiled=True),
-                   "library": partial(our_evaluation, platform="gpu")},
+                   "library": partial(our_evaluation, platform="gpu"), "torch_kept": torch_evaluation,
+                   "ours_system": our_evaluation},
 }
+KEEPING = ("ours", "library", "torch_kept")  # keep their memory as our scripts do; others use the system's allocator
 
 
 @cache
@@ -169,14 +173,19 @@ def matrix_rate(dtype: str) -> float:
 def compare_steps(case: Case, peers: Sequence[str], rounds: int, phase: str = "step") -> Records:
     """Return a record of our step or evaluation (`phase`) and of each peer's, after two turns that do not count.
 
-    'matrix_share' is the part of `matrix_rate` that a program reaches. A step counts as three forward passes (the
-    backward pass has two products for each of the forward pass). 'memory_bytes' is what it needs, by XLA or by
-    PyTorch's allocator. Raise UserError for an unknown peer, before anything is compiled, or one whose packages are
-    missing.
+    On a CPU each runs in a process of its own, with the allocator that its user has: those in KEEPING keep their memory
+    as our scripts do, others have the system's. 'matrix_share' is the part of `matrix_rate` that a program reaches. A
+    step counts as three forward passes (the backward pass has two products for each of the forward pass).
+    'memory_bytes' is what it needs, by XLA or by PyTorch's allocator. Raise UserError for an unknown peer, before
+    anything is compiled, or one whose packages are missing.
     """
     makers = {who: lookup(PROGRAMS[phase], who, "peer") for who in ("ours", *peers)}
-    runners = {who: make(case) for who, make in along(makers.items(), f"{case.model}, compiling")}
-    records = compare(phase, case, runners, rounds, 2, case.batch_size)
+    with contextlib.ExitStack() as stack:
+        def ready(who: str, make: Callable[[Case], Runner]) -> Runner:
+            return stack.enter_context(apart(who, make, case, who in KEEPING)) if formulations.on_cpu() else make(case)
+
+        runners = {who: ready(who, make) for who, make in along(makers.items(), f"{case.model}, compiling")}
+        records = compare(phase, case, runners, rounds, 2, case.batch_size)
     passes = 3 if phase == "step" else 1
     work = passes * 2 * summarize(models.build(case.model, 10), case.image_shape).macs * case.batch_size
     for record in records:

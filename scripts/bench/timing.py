@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from modern_cnn import runtime
 from modern_cnn.cli import text_table
 from modern_cnn.errors import UserError
 from modern_cnn.runs import log, workdir
@@ -24,6 +25,8 @@ TURN_SECONDS = 1.0  # long enough that the first runs after another program, whi
 PAUSE_SECONDS = 0.05  # before each turn: the threads of the program before still wait for work for a while
 ROW = "{:<16} {:<16} {:<13} {:>28} {:>9} {:>11} {:>22}"  # of fixed widths, as rows are printed one by one
 SAID_SECONDS = 5.0
+# Where the environment does not set another.
+KEPT = "the system's; ours, XLA's own and PyTorch where it says so keep their memory"
 Records = list[dict[str, Any]]
 T = TypeVar("T")
 
@@ -42,6 +45,15 @@ class Runner(NamedTuple):
     ready_s: float = 0.0  # seconds that loading and compiling took
     compiled: Any = None  # XLA's program, where the step is ours
     memory: int | None = None  # bytes that a run needs at its fullest, where that is known
+    turn: Callable[[int], float] | None = None  # times so many runs in another process, instead of `clock`
+
+
+def clock(run: Callable[[], Any], count: int) -> float:
+    """Return the milliseconds of a run, as the mean of `count` runs."""
+    start = time.perf_counter()
+    for _ in range(count):
+        run()
+    return (time.perf_counter() - start) * 1e3 / count
 
 
 def along(items: Iterable[T], doing: str) -> Iterator[T]:
@@ -66,10 +78,7 @@ def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, 
         for who, runner in runners.items():
             count = max(1, round(TURN_SECONDS * 1e3 / times[who][-1])) if turn else 1
             time.sleep(PAUSE_SECONDS)
-            start = time.perf_counter()
-            for _ in range(count):
-                runner.run()
-            times[who].append((time.perf_counter() - start) * 1e3 / count)
+            times[who].append(runner.turn(count) if runner.turn else clock(runner.run, count))
     records = []
     for who, every in times.items():
         taken = every[warmup:]
@@ -82,12 +91,6 @@ def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, 
     return records
 
 
-def allocator() -> str:
-    """Return what the environment says of the allocator of memory, on which PyTorch's time depends more than ours."""
-    return " ".join(f"{name}={value}" for name, value in sorted(os.environ.items())
-                    if name in ("GLIBC_TUNABLES", "LD_PRELOAD") or name.startswith("MALLOC_")) or "the system's"
-
-
 def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any], Records],
            cases: Iterable[Any]) -> None:
     """Print the records that `measure(case)` returns of each case, and write them to `out`, as soon as it has them.
@@ -97,8 +100,8 @@ def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any]
     if out and not Path(out).absolute().parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {Path(out).parent}")
     at = workdir.describe_machine()
-    print(f"{at['machine']}, {at['device']}; allocator: {allocator()}; {dtype}; {rounds} turns of each; ms and ratio: "
-          "median (least to greatest)")
+    print(f"{at['machine']}, {at['device']}; {dtype}; {rounds} turns of each; ms, ratio: median (least to greatest); "
+          f"allocator: {runtime.allocator() or KEPT}")
     print(ROW.format("network", "batch, image", "who", unit, "images/s", "ready after", "ours is"), flush=True)
     records = []
     for case in cases:
@@ -119,7 +122,7 @@ def write_measurements(out: str, **measurements: Any) -> None:
         if "torch" in sys.modules:
             machine["versions"]["torch"] = importlib.metadata.version("torch")
         with workdir.disk_errors(Path(out)):
-            workdir.write_json(Path(out), machine | {"allocator": allocator()} | measurements)
+            workdir.write_json(Path(out), machine | {"allocator": runtime.allocator() or KEPT} | measurements)
 
 
 def _time(place: str, script: str, *arguments: str, until: Path | None = None) -> float:

@@ -9,7 +9,8 @@ from modern_cnn.errors import UserError
 from modern_cnn.runs import workdir
 from modern_cnn.sweeps.report import markdown_table
 
-PEERS = {"torch": "PyTorch", "torch_compile": "compiled", "library": "XLA's own"}  # who -> heading
+PEERS = {"torch": "PyTorch", "torch_kept": "PyTorch, memory kept", "torch_compile": "compiled",
+         "library": "XLA's own", "ours_system": "ours, memory not kept"}  # who -> heading
 WORDS = {"step": "training step", "evaluation": "forward pass"}
 
 
@@ -72,8 +73,9 @@ def sentence(folder: Path) -> str:
         ratios = {who: [record["ours_is_faster"] for record in content["results"] if record["who"] == who]
                   for who in PEERS}
         said = [f"{min(values):.2f} to {max(values):.2f} times as fast as {whose}" for who, whose in (
-            ("torch", "PyTorch's"), ("library", "stock Flax's")) if (values := ratios[who])]
+            ("torch", "PyTorch's"), ("torch_kept", "PyTorch's with our setting of the allocator"),
+            ("library", "stock Flax's")) if (values := ratios[who])]
         count = len({record["model"] for record in content["results"]})
-        parts.append(f"On {_processor(content)}, a training step is {' and '.join(said)} "
-                     f"({count} network{'s' * (count > 1)}).")
+        listed = " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
+        parts.append(f"On {_processor(content)}, a training step is {listed} ({count} network{'s' * (count > 1)}).")
     return textwrap.fill(" ".join(parts), 120, break_on_hyphens=False)

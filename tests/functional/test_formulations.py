@@ -28,7 +28,8 @@ def operands(way, geometry, channels=3, features=4, batch=2):
 
 @drawn(geometries(), few=5, many=25)
 @pytest.mark.parametrize(("way", "channels", "features"), [
-    *((way, 3, 4) for way in WAYS), ("canonical", 4, 3), ("bands", 4, 3), ("bands", 1, 1), ("groups", 6, 2)])
+    *((way, 3, 4) for way in WAYS), ("canonical", 4, 3), ("canonical", 2, 4), ("rows", 4, 2),
+    ("bands", 4, 3), ("bands", 1, 1), ("groups", 6, 2)])
 def test_every_way_is_torchs(way, channels, features, geometry):
     x, kernel, (strides, pads, dilation, groups) = operands(way, geometry, channels, features)
 
@@ -110,7 +111,9 @@ def test_the_input_is_kept_once(way):
     ("canonical", (2, 8, 8, 9), (1, 1, 9, 9), {"padding": 1}),
     ("bands", (2, 8, 8, 3), (3, 3, 3, 4), {}),
     ("bands", (2, 32, 32, 16), (3, 3, 16, 8), {"padding": 1}),
-    ("canonical", (2, 33, 33, 16), (3, 3, 16, 8), {"padding": 1}),
+    ("rows", (2, 33, 33, 16), (3, 3, 16, 8), {"padding": 1}),
+    ("canonical", (2, 33, 33, 16), (3, 3, 16, 8), {"padding": 1, "strides": 2}),
+    ("canonical", (2, 33, 33, 64), (1, 3, 64, 8), {"padding": (0, 1)}),
     ("canonical", (2, 8, 8, 16), (3, 3, 16, 9), {"padding": 1}),
     ("canonical", (2, 8, 8, 3), (3, 3, 3, 17), {}),
     ("patches", (2, 2, 2, 3), (3, 3, 3, 4), {"padding": 1}),
