@@ -61,13 +61,14 @@ def _read_records(path: Path, fields: dict[str, type], more: dict[str, type] | N
 
 
 @contextlib.contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Let what is imported here find that a package is not installed, unless it is imported already."""
-    absent = sys.modules.setdefault(package, None) is None  # type: ignore[arg-type] - Python's own mark of absence
+def _without(*packages: str) -> Iterator[None]:
+    """Let what is imported here find that packages are not installed, unless they are imported already."""
+    absent = [package for package in packages  # None is Python's own mark of absence
+              if sys.modules.setdefault(package, None) is None]  # type: ignore[arg-type]
     try:
         yield
     finally:
-        if absent:
+        for package in absent:
             del sys.modules[package]
 
 
@@ -79,7 +80,8 @@ class Log:
 
     def __init__(self, workdir: Path, step: int, settings: Settings | None = None):
         # Written in this thread: the thread of SummaryWriter dies on a full disk, and whoever waits for it hangs.
-        with _without("torch"):  # which takes seconds to import, only for arrays of its own
+        # They take up to seconds to import: for arrays of its own, and for buckets, where this writes no file.
+        with _without("torch", "boto3", "google.cloud.storage"):
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
