@@ -115,7 +115,7 @@ def keep_memory() -> bool:
     """Make glibc keep the memory of a step for the next one, and return whether it does.
 
     Otherwise it gives large blocks back to the system, and the next step gets them page by page: 123,000 page faults a
-    step for DenseNet, a quarter of its time. False on accelerators, on other systems, and where the environment sets
+    step for DenseNet, a fifth of its time. False on accelerators, on other systems, and where the environment sets
     the allocator.
     """
     if allocator() or not only_cpu():
