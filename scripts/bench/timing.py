@@ -119,7 +119,7 @@ def write_measurements(out: str, **measurements: Any) -> None:
     """Write machine, versions, allocator and the measurements to the JSON file `out`, if any; or raise UserError."""
     if out:
         machine = workdir.describe_machine()
-        if "torch" in sys.modules:
+        if any(record.get("who", "").startswith("torch") for record in measurements.get("results", [])):
             machine["versions"]["torch"] = importlib.metadata.version("torch")
         with workdir.disk_errors(Path(out)):
             workdir.write_json(Path(out), machine | {"allocator": runtime.allocator() or KEPT} | measurements)

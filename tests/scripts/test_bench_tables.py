@@ -33,6 +33,13 @@ def test_wrong_input_is_reported_before_anything_is_timed(change, words, monkeyp
                       partial(steps.compare_steps, peers=given["peers"], rounds=1), steps.make_cases(given["names"]))
 
 
+def test_the_version_of_a_peer_is_written(tmp_path):
+    """The peer runs in another process, so this one need not have imported it."""
+    for who in ("library", "torch_kept"):
+        timing.write_measurements(str(tmp_path / "x.json"), results=[{"who": "ours"}, {"who": who}])
+        assert ("torch" in json.loads((tmp_path / "x.json").read_text())["versions"]) == (who == "torch_kept")
+
+
 def test_a_setting_of_the_allocator_is_named(monkeypatch):
     for name in ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX"):
         monkeypatch.delenv(name, raising=False)
