@@ -7,13 +7,15 @@ Narrow networks and small images: 28x28 pixels, 32x32 and 64x64 where a network 
 all and was not tuned: 10 epochs, batch 128, Adam at 1e-3 that falls to 0 by a cosine after one epoch of warm-up,
 pad-and-crop by 2 pixels and flips.
 Cost and result: test accuracy after the last epoch, and minutes of training on one core beside other work: of seed 0 on
-an AMD EPYC without AVX-512 (commit fa5b47ff3a05), of seed 1 on an Intel Xeon with it (f4066819f0fd), and of seed 2 and
-of the last three networks on an AMD EPYC with it, family 26 (67a6c717b33c, 443622b32955, d8c462aa75e7), jax 0.10.2.
-There the runs of vgg11_bn, resnet20 and regnetx32_d2l were stopped now and then, which their time includes.
+an AMD EPYC without AVX-512 (commit fa5b47ff3a05), of seed 1 on an Intel Xeon with it (f4066819f0fd), of seed 2 of
+densenet_d2l and googlenet on an AMD EPYC without it, family 25 (a2daa3601767), and of the other seeds 2 and of the last
+three networks on an AMD EPYC with it, family 26 (67a6c717b33c, 443622b32955, d8c462aa75e7), jax 0.10.2. In the last two
+places runs were stopped now and then, which the time of vgg11_bn, resnet20, regnetx32_d2l, densenet_d2l and googlenet
+includes.
 
     resnet20         92.59 ± 0.09 % (n = 3)  65, 44 and 54 min
-    densenet_d2l     91.55 ± 0.01 % (n = 2)  29 and 26 min
-    googlenet        90.63 ± 0.57 % (n = 2)  16 and 7 min
+    densenet_d2l     91.56 ± 0.03 % (n = 3)  29, 26 and 32 min
+    googlenet        90.65 ± 0.40 % (n = 3)  16, 7 and 14 min
     vgg11_bn         91.76 ± 0.08 % (n = 3)  42, 23 and 21 min
     nin_cifar        86.59 ± 0.08 % (n = 2)  34 and 30 min
     alexnet          90.39 ± 0.00 % (n = 2)  28 and 6 min
