@@ -238,9 +238,10 @@ def _rows(x, kernel, strides, pads, dilation, groups):
     parts = jnp.split(lax.optimization_barrier(
         _correlate(x, single, (1, strides[1]), ((0, 0), sides), rhs_dilation=(1, dilation[1]))), kh, axis=3)
     above = [top - row * dilation[0] for row in range(kh)]
-    total = sum(lax.pad(part, part.dtype.type(0), ((0, 0, 0), (n, height - x.shape[1] - n, 0), (0, 0, 0), (0, 0, 0)))
-                for part, n in zip(parts, above, strict=True))
-    return total[:, ::strides[0]]
+    first, *others = (
+        lax.pad(part, part.dtype.type(0), ((0, 0, 0), (n, height - x.shape[1] - n, 0), (0, 0, 0), (0, 0, 0)))
+        for part, n in zip(parts, above, strict=True))
+    return sum(others, first)[:, ::strides[0]]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
