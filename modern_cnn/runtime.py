@@ -114,8 +114,8 @@ def allocator() -> str:
 def keep_memory() -> bool:
     """Make glibc keep the memory of a step for the next one, and return whether it does.
 
-    Otherwise it gives large blocks back to the system, and the next step gets them page by page: 123,000 page faults a
-    step for DenseNet, a fifth of its time. False on accelerators, on other systems, and where the environment sets
+    Otherwise it gives large blocks back to the system, and the next step gets them page by page, which takes a
+    fifth of DenseNet's time (docs/speed.md). False on accelerators, on other systems, and where the environment sets
     the allocator.
     """
     if allocator() or not only_cpu():

@@ -66,7 +66,7 @@ def main() -> None:
         phase = "evaluation" if EVALUATION.value else "step"
         timing.report(f"ms, {phase}", DTYPE.value, ROUNDS.value, out,
                       lambda case: steps.compare_steps(case, PEERS.value, ROUNDS.value, phase),
-                      steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value))
+                      steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value), steps.KEEPING_SAID)
     elif STARTUP.value:
         timing.report_startup(_config_arguments(), ROUNDS.value, out)
     elif TRIALS.value:

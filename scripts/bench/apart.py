@@ -19,8 +19,8 @@ def _serve(connection: Connection, make: Callable[[Case], Runner], case: Case, k
         connection.send(e)
         return
     connection.send((runner.ready_s, runner.memory))
-    while count := connection.recv():
-        connection.send(clock(runner.run, count))
+    while True:
+        connection.send(clock(runner.run, connection.recv()))
 
 
 def _receive(connection: Connection, who: str) -> Any:

@@ -156,6 +156,7 @@ PROGRAMS: dict[str, dict[str, Callable[[Case], Runner]]] = {
                    "ours_system": our_evaluation},
 }
 KEEPING = ("ours", "library", "torch_kept")  # keep their memory as our scripts do; others use the system's allocator
+KEEPING_SAID = "ours, XLA's own and PyTorch where it says so"
 
 
 @cache

@@ -25,8 +25,6 @@ TURN_SECONDS = 1.0  # long enough that the first runs after another program, whi
 PAUSE_SECONDS = 0.05  # before each turn: the threads of the program before still wait for work for a while
 ROW = "{:<16} {:<16} {:<13} {:>28} {:>9} {:>11} {:>22}"  # of fixed widths, as rows are printed one by one
 SAID_SECONDS = 5.0
-# Where the environment does not set another.
-KEPT = "the system's; ours, XLA's own and PyTorch where it says so keep their memory"
 Records = list[dict[str, Any]]
 T = TypeVar("T")
 
@@ -91,9 +89,16 @@ def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, 
     return records
 
 
+def allocator(who: str = "all programs") -> str:
+    """Return the allocator of memory: the environment's, or the system's and who keeps memory (`keep_memory`)."""
+    return runtime.allocator() or "the system's" + f"; {who} keep their memory" * runtime.keep_memory()
+
+
 def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any], Records],
-           cases: Iterable[Any]) -> None:
+           cases: Iterable[Any], keeping: str = "all programs") -> None:
     """Print the records that `measure(case)` returns of each case, and write them to `out`, as soon as it has them.
+
+    `keeping` says which programs keep their memory.
 
     Raise UserError if `out` cannot be written; where its folder is missing, before anything is measured.
     """
@@ -101,7 +106,7 @@ def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any]
         raise UserError(f"--out={out}: there is no folder {Path(out).parent}")
     at = workdir.describe_machine()
     print(f"{at['machine']}, {at['device']}; {dtype}; {rounds} turns of each; ms, ratio: median (least to greatest); "
-          f"allocator: {runtime.allocator() or KEPT}")
+          f"allocator: {allocator(keeping)}")
     print(ROW.format("network", "batch, image", "who", unit, "images/s", "ready after", "ours is"), flush=True)
     records = []
     for case in cases:
@@ -112,7 +117,7 @@ def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any]
                      "{ours_is_faster:.2f}x ({ours_is_faster_range[0]:.2f} to {ours_is_faster_range[1]:.2f})")
             print(ROW.format(*(cell.format(**record) for cell in cells)), flush=True)
         records += found
-        write_measurements(out, results=records)
+        write_measurements(out, allocator=allocator(keeping), results=records)
 
 
 def write_measurements(out: str, **measurements: Any) -> None:
@@ -122,7 +127,7 @@ def write_measurements(out: str, **measurements: Any) -> None:
         if any(record.get("who", "").startswith("torch") for record in measurements.get("results", [])):
             machine["versions"]["torch"] = importlib.metadata.version("torch")
         with workdir.disk_errors(Path(out)):
-            workdir.write_json(Path(out), machine | {"allocator": runtime.allocator() or KEPT} | measurements)
+            workdir.write_json(Path(out), machine | {"allocator": allocator()} | measurements)
 
 
 def _time(place: str, script: str, *arguments: str, until: Path | None = None) -> float:

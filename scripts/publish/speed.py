@@ -76,6 +76,7 @@ def sentence(folder: Path) -> str:
             ("torch", "PyTorch's"), ("torch_kept", "PyTorch's with our setting of the allocator"),
             ("library", "stock Flax's")) if (values := ratios[who])]
         count = len({record["model"] for record in content["results"]})
-        listed = " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
-        parts.append(f"On {_processor(content)}, a training step is {listed} ({count} network{'s' * (count > 1)}).")
+        listed = " and ".join(filter(None, (", ".join(said[:-1]), *said[-1:])))
+        if said:
+            parts.append(f"On {_processor(content)}, a training step is {listed} ({count} network{'s' * (count > 1)}).")
     return textwrap.fill(" ".join(parts), 120, break_on_hyphens=False)

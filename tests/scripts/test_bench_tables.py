@@ -44,9 +44,12 @@ def test_a_setting_of_the_allocator_is_named(monkeypatch):
     for name in ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX"):
         monkeypatch.delenv(name, raising=False)
     assert runtime.allocator() == ""
+    for kept, said in ((False, "the system's"), (True, "the system's; ours keep their memory")):
+        monkeypatch.setattr(runtime, "keep_memory", lambda kept=kept: kept)
+        assert timing.allocator("ours") == said
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     monkeypatch.setenv("LD_PRELOAD", "jemalloc.so")
-    assert runtime.allocator() == "LD_PRELOAD=jemalloc.so MALLOC_ARENA_MAX=1"
+    assert timing.allocator("ours") == "LD_PRELOAD=jemalloc.so MALLOC_ARENA_MAX=1"
 
 
 @pytest.mark.parametrize(("info", "words"), [
@@ -96,6 +99,9 @@ def test_pages_keep_one_file_for_each_processor_and_phase(tmp_path):
         "On 2 cores of X, AVX2, a training step is 0.90 to 0.90 times as fast as PyTorch's, 0.70 to 0.70 times as fast "
         "as PyTorch's with our setting of the allocator and 2.00 to 2.00 times as fast as stock Flax's (1 network). "
         "On 2 cores of Y, AVX-512, a training step is 1.30 to 1.30 times as fast as PyTorch's (1 network).")
+    speed.keep([measured(tmp_path / "f.json", "step", "2 cores of Y, AVX-512", ours_system=1.2)], folder)
+    assert "cores of Y" not in speed.sentence(folder), "compared with nobody else"
+    assert "ours, memory not kept, ms" in speed.tables(folder, "step")
     (tmp_path / "e.json").write_text("{}")
     with pytest.raises(UserError, match=r"e\.json holds no times of steps or evaluations"):
         speed.keep([tmp_path / "e.json"], folder)
