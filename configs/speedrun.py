@@ -50,6 +50,7 @@ def get_config(variant: str = "fashion_mnist") -> base.ConfigDict:
     if variant == "cifar10":
         config.model.name = "airbench94"
         config.epochs = config.eval_every_epochs = 8
+        config.checkpoint_every_steps = 25  # an epoch
         config.data.batch_size = 2000
         config.augment.crop = 2
         config.loss.label_smoothing = 0.2
@@ -58,6 +59,7 @@ def get_config(variant: str = "fashion_mnist") -> base.ConfigDict:
     else:
         config.model.name = "resnet20"
         config.epochs = config.eval_every_epochs = 18
+        config.checkpoint_every_steps = 100  # an epoch
         config.data.batch_size = 500
         config.augment.crop = 4
         config.optimizer.update(name="muon", learning_rate=0.2, momentum=0.9, weight_decay=5e-4, muon_rate=0.03,

@@ -150,6 +150,16 @@ def test_every_config_opens_with_its_command_and_can_be_read(path):
             module.get_config("nonsense")
 
 
+def test_a_kill_costs_at_most_an_epoch():
+    """LeNet's runs may save more rarely: they take about a minute."""
+    for path in CONFIGS:
+        module = config_module(path)
+        for variant in getattr(module, "VARIANTS", (None,)):
+            config = module.get_config(*([variant] if variant else []))
+            saves_by_steps = 0 < config.checkpoint_every_steps <= 50_000 // config.data.batch_size
+            assert config.eval_every_epochs == 1 or saves_by_steps or config.model.name.startswith("lenet"), path.stem
+
+
 def test_every_network_has_a_config():
     named = {config_module(path).get_config(*([v] if v else [])).model.name
              for path in (ROOT / "configs").glob("*.py") if path.stem != "base"

@@ -28,6 +28,7 @@ IN_FLIGHT = {"cpu": 0, "gpu": 8, "tpu": 8}
 NORM_PERCENTILES = (15, 50, 85)  # as in Ioffe and Szegedy 2015, figure 1
 WIDE = 3  # losses that differ by a larger factor are drawn on a logarithmic scale
 TRIALS_SECONDS = 10.0  # between two progress lines of trials that train together
+SILENT_SECONDS = 60.0  # without a bar, a line says how far the training is after so long without a record
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -181,9 +182,9 @@ def draw_curves(workdir: Path, title: str) -> Path:
 class Progress:
     """Keeps the host close to the device, measures the speed, and shows on the console how far the training is.
 
-    On a terminal a bar shows images/s and the time left (by the steps after the first, which compiles), elsewhere there
-    is a line for each record. With `trials`,
-    which train together, one line speaks for all, every TRIALS_SECONDS, and begins with `note`.
+    On a terminal a bar shows images/s and the time left (by the steps after the first, which compiles). Elsewhere there
+    is a line for each record, and one after every SILENT_SECONDS without a record. With `trials`, which train together,
+    one line speaks for all, every TRIALS_SECONDS, and begins with `note`.
     """
 
     def __init__(self, plan: Plan, step: int = 0, *, shown: bool = True, trials: bool = False, note: str = ""):
@@ -196,7 +197,7 @@ class Progress:
         self._start: tuple[float, int] | None = None  # when the first step, and with it the compilation, was done
         if shown and step < plan.total_steps:
             log.info("%scompiling ...", note)
-        self._told = 0.0
+        self._told = 0.0 if trials else self._mark[0]  # when the last line was shown
         self.training_seconds = 0.0  # without evaluation and start-up
 
     def tick(self, step: int, output: jax.Array) -> None:
@@ -211,6 +212,19 @@ class Progress:
             done, output = self._pending.popleft()
             output.block_until_ready()
             self.bar.update(done * self._plan.batch_size - self.bar.n)
+
+    def remind(self, step: int) -> None:
+        """Say how far the training is, if nothing was shown for a while; for steps that have no record."""
+        now, done = time.perf_counter(), step - len(self._pending)
+        if self._shown and not self._trials and self.bar.disable and now - self._told >= SILENT_SECONDS:
+            self._told = now
+            log.info("step %d/%d%s", done, self._plan.total_steps, self._left(done, now))
+
+    def _left(self, step: int, now: float) -> str:
+        """Return ', 3 min 20 s left', or nothing where that is not known yet."""
+        began, first = self._start or (now, step)
+        rest = self._plan.total_steps - step
+        return f", {duration((now - began) / (step - first) * rest)} left" if step > first else ""
 
     def restart(self) -> None:
         """Start the clock again, after an evaluation or a save that does not count as training."""
@@ -229,11 +243,9 @@ class Progress:
         now, steps = time.perf_counter(), self._plan.total_steps
         if not self._shown or not means or (self._trials and (split != "train" or now - self._told < TRIALS_SECONDS)):
             return
-        (began, first), epoch = self._start or (now, step), step / self._plan.steps_per_epoch
-        left = f", {duration((now - began) / (step - first) * (steps - step))} left" if step > first else ""
+        self._told, epoch, left = now, step / self._plan.steps_per_epoch, self._left(step, now)
         losses, accuracy = [mean["loss"] for mean in means], means[0]["accuracy"]
         if self._trials:
-            self._told = now
             log.info("%s%d trials together, step %d/%d, training loss %.4f to %.4f%s", self._note, len(losses),
                      step, steps, min(losses), max(losses), left)
         elif split == "train" and not self.bar.disable:

@@ -84,6 +84,8 @@ def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda s
         if logs:
             _log(program, records, progress, step, state, metrics)
             metrics = program.empty_metrics()
+        else:
+            progress.remind(step)
         if noted:
             _each(records, lambda record, *own, step=step: record.write_norms(step, *own), program.unstack(state),
                   program.unstack(sizes))

@@ -30,6 +30,25 @@ def test_the_time_left_is_that_of_steps_without_the_compilation(first, caplog, m
     assert len(said) == 3
 
 
+def test_a_log_without_records_says_every_minute_how_far_the_training_is(caplog, monkeypatch):
+    """Fifty seconds of compilation, and then a step every 25 seconds, with one record."""
+    caplog.set_level("INFO", "modern_cnn")
+    now = 0.0
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: now))
+    progress = log.Progress(PLAN)
+    for step in range(1, 9):
+        now = 25.0 + 25 * step
+        progress.tick(step, jnp.zeros(()))
+        if step == 4:
+            progress.show(step, "train", [{"loss": 1.0, "accuracy": 0.5}], 8.0)
+        else:
+            progress.remind(step)
+    said = caplog.messages
+    assert said[:2] == ["compiling ...", f"step 2/100, {log.duration(98 * 25)} left"]
+    assert "loss 1.0000" in said[2]
+    assert said[3:] == [f"step 7/100, {log.duration(93 * 25)} left"]
+
+
 def test_no_line_without_a_step_or_a_reader(caplog):
     caplog.set_level("INFO", "modern_cnn")
     log.Progress(PLAN, 100)
