@@ -84,8 +84,8 @@ CPU_FLAG_VERSIONS = ("0.10.2", "0.11.2", "0.12.0")
 BARRIER_FLAG = "--xla_disable_hlo_passes"
 
 
-# Parameters of glibc's mallopt, from its malloc.h, and how many free bytes at the end of the heap a process may keep.
-TRIM_THRESHOLD, MMAP_MAX, KEPT_BYTES = -1, -4, 2_000_000_000
+# Parameters of glibc's mallopt, from its malloc.h, and the value with which the end of the heap is never given back.
+TRIM_THRESHOLD, MMAP_MAX, NEVER = -1, -4, -1
 
 
 def only_cpu() -> bool:
@@ -124,7 +124,7 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # other C libraries, other systems, Windows
         return False
-    return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, KEPT_BYTES))
+    return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, NEVER))
 
 
 def configure(*, debug_nans: bool = False, cache: bool = True, keep: bool = True) -> None:

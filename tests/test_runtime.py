@@ -72,6 +72,29 @@ def test_memory_is_kept_for_the_next_step_unless_the_environment_sets_the_alloca
     assert (int(done.stdout) < 1000) == kept, f"{done.stdout.strip()} page faults a step"
 
 
+FREED = """
+import ctypes
+from modern_cnn import runtime
+runtime.configure(cache=False)
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes, libc.sbrk.argtypes = [ctypes.c_size_t], [ctypes.c_void_p], [ctypes.c_long]
+block = libc.malloc(2_500_000_000)  # no page of it is touched
+end = libc.sbrk(0)
+libc.free(block)
+print(end - libc.sbrk(0))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc can keep memory")
+def test_memory_of_large_steps_is_kept_too():
+    """The end of the heap, which free() would move down."""
+    own = {name: value for name, value in os.environ.items() if f"{name}=" not in runtime.allocator()}
+    done = subprocess.run([sys.executable, "-c", FREED], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env=own | {"JAX_PLATFORMS": "cpu"})
+    assert done.stdout == "0\n", f"{done.stdout.strip()} bytes were given back"
+
+
 @pytest.mark.parametrize("platform", ["gpu", "another C library", "Windows"])
 def test_memory_is_left_alone_elsewhere(platform, monkeypatch):
     """The C library is not asked where there is an accelerator; others have no mallopt, Windows no CDLL(None)."""
