@@ -3,8 +3,8 @@
     python scripts/train.py --config=configs/alexnet.py
     python scripts/train.py --config=configs/alexnet.py:alexnet_2012 --config.data.source=folder:DIR
 
-docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
-this family at a size for two CPU cores.
+None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+family at a size for two CPU cores.
 
 `alexnet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.1): images
 enlarged to 224x224, batch 128, plain SGD at 0.01, 10 epochs. `alexnet` (torchvision's) and `alexnet_2012` have the

@@ -3,15 +3,11 @@
     python scripts/train.py --config=configs/compact.py
     python scripts/train.py --config=configs/compact.py:vgg11_bn
 
-Narrow networks and small images: 28x28 pixels, 32x32 and 64x64 where a network needs them. The recipe is the same for
-all and was not tuned: 10 epochs, batch 128, Adam at 1e-3 that falls to 0 by a cosine after one epoch of warm-up,
-pad-and-crop by 2 pixels and flips.
-Cost and result: test accuracy after the last epoch, and minutes of training on one core beside other work: of seed 0 on
-an AMD EPYC without AVX-512 (commit fa5b47ff3a05), of seed 1 on an Intel Xeon with it (f4066819f0fd), of seed 2 of
-densenet_d2l and googlenet on an AMD EPYC without it, family 25 (a2daa3601767), and of the other seeds 2 and of the last
-three networks on an AMD EPYC with it, family 26 (67a6c717b33c, 443622b32955, d8c462aa75e7), jax 0.10.2. In the last two
-places runs were stopped now and then, which the time of vgg11_bn, resnet20, regnetx32_d2l, densenet_d2l and googlenet
-includes.
+The large networks are narrower, and images are small: 28x28 pixels, 32x32 and 64x64 where a network needs them. The
+recipe is the same for all and was not tuned: 10 epochs, batch 128, Adam at 1e-3 that falls to 0 by a cosine after one
+epoch of warm-up, pad-and-crop by 2 pixels and flips.
+Cost and result: test accuracy after the last epoch, and minutes of training of seeds 0, 1 and 2, on one core beside
+other work (seed 0 of the first six on two), jax 0.10.2. docs/results.md has the machines and commits.
 
     resnet20         92.59 ± 0.09 % (n = 3)  65, 44 and 54 min
     densenet_d2l     91.56 ± 0.03 % (n = 3)  29, 26 and 32 min

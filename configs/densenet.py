@@ -3,8 +3,8 @@
     python scripts/train.py --config=configs/densenet.py
     python scripts/train.py --config=configs/densenet.py:densenet_bc_100_12
 
-docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
-this family at a size for two CPU cores.
+None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+family at a size for two CPU cores.
 
 `densenet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.7): images
 enlarged to 96x96, batch 256, plain SGD at 0.1, 10 epochs. The others have the paper's (Huang et al. 2016, section 4.2):

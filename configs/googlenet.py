@@ -3,8 +3,8 @@
     python scripts/train.py --config=configs/googlenet.py
     python scripts/train.py --config=configs/googlenet.py:googlenet --config.data.source=folder:DIR
 
-docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
-this family at a size for two CPU cores.
+None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+family at a size for two CPU cores.
 
 `googlenet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.4): images
 enlarged to 96x96, batch 128, plain SGD at 0.1, 10 epochs. `googlenet` (torchvision's, with batch normalisation) and

@@ -3,8 +3,7 @@
     python scripts/train.py --config=configs/mobilenet.py
     python scripts/train.py --config=configs/mobilenet.py --config.model.width=0.5 --config.data.source=folder:DIR
 
-docs/results.md has what runs of this config reached and how long they took. configs/compact.py trains a network of this
-family at a size for two CPU cores.
+This config was not run to its end yet. configs/compact.py trains a network of this family at a size for two CPU cores.
 
 The paper (Howard et al. 2017, section 3.2) trained with RMSprop and gives no rates. These settings are those of the
 ResNets for ImageNet with a smaller weight decay, because the paper found that the depthwise convolutions need very

@@ -3,8 +3,8 @@
     python scripts/train.py --config=configs/nin.py
     python scripts/train.py --config=configs/nin.py:nin_cifar
 
-docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
-this family at a size for two CPU cores.
+None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+family at a size for two CPU cores.
 
 `nin_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.3): images enlarged to
 224x224, batch 128, plain SGD at 0.1, 10 epochs. `nin_cifar` and `nin_imagenet` follow the authors' Caffe models: SGD

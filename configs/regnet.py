@@ -3,8 +3,8 @@
     python scripts/train.py --config=configs/regnet.py
     python scripts/train.py --config=configs/regnet.py:regnet_x_3_2gf --config.data.source=folder:DIR
 
-docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
-this family at a size for two CPU cores.
+None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+family at a size for two CPU cores.
 
 `regnetx32_d2l` has the textbook's settings (Dive into Deep Learning, English edition, section 8.8): images enlarged to
 96x96, batch 128, plain SGD at 0.05, 10 epochs. `regnet_x_3_2gf` has those of the authors' code: SGD with Nesterov

@@ -5,8 +5,8 @@
     python scripts/train.py --config=configs/resnet.py:resnet50 --config.data.source=folder:DIR
     python scripts/train.py --config=configs/resnet.py:resnext50_32x4d
 
-docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
-this family at a size for two CPU cores. `resnet1202` takes 12 seconds a step at batch 16; a quick test of it is
+None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+family at a size for two CPU cores. `resnet1202` takes 12 seconds a step at batch 16; a quick test of it is
 --config.data.source=digits --config.data.batch_size=2.
 
 - `resnet18_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.6): images

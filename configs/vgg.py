@@ -4,8 +4,8 @@
     python scripts/train.py --config=configs/vgg.py:vgg13_cifar
     python scripts/train.py --config=configs/vgg.py:vgg16_bn --config.data.source=folder:DIR
 
-docs/results.md has what runs of these configs reached and how long they took. configs/compact.py trains a network of
-this family at a size for two CPU cores.
+None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+family at a size for two CPU cores.
 
 `vgg11_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.2): a quarter of the
 channels, images enlarged to 224x224, batch 128, plain SGD at 0.05, 10 epochs. `vgg13_cifar` has the TensorFlow text's

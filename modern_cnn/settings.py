@@ -86,7 +86,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Random changes of training images, inside the compiled step, in this order."""
+    """Random changes of training images, in this order, inside the compiled step (on the host: crops of a stream)."""
     resized_crop: float = _field(0.0, "cut out a box of at least this share of the area (0.08) and resize it", 0, 1)
     crop: int = _field(0, "pad by this many black pixels and cut out the original size at a random place", 0, 512)
     reflect: bool = _flag("of crop: pad with the image reflected at its edges instead of black", needs="augment.crop")
@@ -189,7 +189,8 @@ class Settings:
                             "layer, for visualize.py --what=batch_norm and --what=gradients", resume=ALWAYS)
     loggers: str = _field("none", "also send all records to Weights & Biases (wandb) or MLflow (mlflow), or both",
                           choices=("none", "wandb", "mlflow", "wandb,mlflow", "mlflow,wandb"), resume=ALWAYS)
-    accumulate: int = _field(1, "go through each batch in this many parts, one after the other, to save memory", 1)
+    accumulate: int = _field(1, "go through each batch in this many parts, one after the other, to save memory; batch "
+                             "norm uses the statistics of each part", 1)
     checkpoint_every_steps: int = _field(0, "also save every so many steps; 0: at evaluations only", 0, resume=ALWAYS)
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
     model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "lenet"})

@@ -59,8 +59,8 @@ def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda s
         progress: Progress | None = None, watch: Watch | None = None) -> Trained:
     """Train a program to its last step: one run, trials together, or without records a benchmark or a notebook.
 
-    A record for each trial receives metrics and checkpoints. One that fails goes on no more; if none is left, raise
-    UserError with the reason of the last. `stop` is asked before each step. The loop starts from `state` and
+    A record for each trial receives metrics and checkpoints. A record that fails gets no more; if all have
+    failed, raise UserError with the last reason. `stop` is asked before each step. The loop starts from `state` and
     `metrics`, by default of step 0, and ends after step `until`, by default the last. `watch` sees each step.
     """
     state = program.init() if state is None else state

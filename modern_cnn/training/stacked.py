@@ -1,7 +1,8 @@
 """Trials that train together: runs whose settings differ in numbers alone, as one compiled program.
 
-The step of a trial is that of its single run, with the numbers that differ as traced values; so are its keys, order of
-the images and augmentation. It equals the run within float rounding. States and metrics have a leading axis of trials.
+A trial has the step, the keys, the order of images and the augmentation of its single run. Numbers that differ are
+traced values. The results equal those of the run within float rounding. States and metrics have a leading axis of
+trials.
 """
 import itertools
 import json

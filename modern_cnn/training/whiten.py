@@ -31,7 +31,7 @@ def whitening_kernel(images: np.ndarray, size: int, epsilon: float = EPSILON) ->
 
 
 def start_from(dataset: Dataset, module: nn.Module, start: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the variables to `start` from, with the whitening kernel of the data if the network has one and they not.
+    """Return the variables to `start` from, with the data's whitening kernel if the network has one and they do not.
 
     A network has one if it has a field `whiten_size`; it is that of its layer `whiten`.
     """
