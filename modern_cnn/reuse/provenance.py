@@ -13,14 +13,16 @@ from typing import Any
 
 from modern_cnn import settings
 from modern_cnn.errors import UserError
-from modern_cnn.runs import log, workdir
+from modern_cnn.runs import checkpoints, log, workdir
 
 Record = Mapping[str, Any]
 Configs = Mapping[str, Mapping[str, Any]]  # the fields of each config that are set, by the config's --config=
 
 # Fields that may differ in runs of one experiment: the seed, and where a resumed run may have another value.
 FREE = {"seed", *(name for name, field in settings.FIELDS.items() if field.resume in (settings.ALWAYS, settings.PLACE))}
-KNOWN = {"fashion": "Fashion-MNIST", "cifar100": "CIFAR-100", "cifar": "CIFAR-10", "digits": "digits", "mnist": "MNIST"}
+KNOWN = {"fashionmnist": "Fashion-MNIST", "cifar100": "CIFAR-100", "cifar10": "CIFAR-10", "cifar": "CIFAR-10",
+         "digits": "digits", "mnist": "MNIST"}
+ARCHIVE = "(batches)?(py|python|bin|binary|mat)?$"  # how the folders of CIFAR's authors end
 SOURCES = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}  # of the other sets it is the name, with _ for -
 FILES = " as image files"
 
@@ -36,9 +38,10 @@ def read(directory: Path) -> Record:
                                   for split in ("train", "validation", "test"))
     steps, scored = max((record["step"] for record in trained), default=0), {each["step"]: each for each in tested}
     chosen = max(validated, key=lambda r: (r["accuracy"], -r["loss"], r["step"]))["step"] if validated else steps
-    if steps < planned or chosen not in scored:
+    unfinished = steps < planned and not checkpoints.stops_early(validated, config.get("early_stopping", 0))
+    if unfinished or chosen not in scored:
         raise UserError(f"the run in {directory} has not finished: step {steps:,} of {planned:,}"
-                        + ("" if steps < planned else ", and no score on the test split"))
+                        + ("" if unfinished else ", and no score on the test split"))
     seconds = sum((record["step"] - before) * batch / max(record["images_per_second"], 1e-9)
                   for before, record in zip([0, *(record["step"] for record in trained)], trained, strict=False))
     return {
@@ -52,10 +55,12 @@ def read(directory: Path) -> Record:
 
 
 def data_name(source: str) -> str:
-    """Return the name of a data set, 'Fashion-MNIST' for 'idx:/data/fashion-mnist'; the folder's of an unknown set."""
-    place = source.rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    plain = re.sub("[^a-z0-9]", "", place.lower())
-    return next((name for part, name in KNOWN.items() if part in plain), place) + FILES * source.startswith("folder:")
+    """Return the name of a data set, 'Fashion-MNIST' for 'idx:/data/fashion-mnist'; of an unknown set its own name."""
+    place = source.removeprefix("tfds:")
+    if place == source:
+        place = source.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    plain = re.sub(ARCHIVE, "", re.sub("[^a-z0-9]", "", place.lower()))
+    return KNOWN.get(plain, place) + FILES * source.startswith("folder:")
 
 
 def set_fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def source_of(record: Record) -> str:
 
 def command(record: Record, name: str, fields: Sequence[str]) -> str:
     """Return the arguments of train.py: a config, and the values that a run has for `fields`."""
-    values = record["config"] | {"data.source": source_of(record)}
+    values = {"data.source": source_of(record)} | record["config"]
     texts = (str(tuple(value) if isinstance(value, list) else value) for value in map(values.get, fields))
     flags = [f"--config.{field}={shlex.quote(text)}" for field, text in zip(fields, texts, strict=True)]
     return " ".join([f"--config={name}"] * bool(name) + flags)

@@ -52,17 +52,22 @@ def describe(directory: Path, data: str = "") -> dict[str, Any]:
         section["workdir"] = _public(section.get("workdir", ""))
     record = dict(provenance.read(directory))
     record["config"] |= {"finetune.workdir": config["finetune"]["workdir"], "data.manual_dir": ""}
-    named, kind = record["data"].removesuffix(provenance.FILES), config["data"]["source"].partition(":")[0]
-    public = provenance.source_of(record)  # where anybody has it from
-    source = public if named in LICENCES or ":" not in config["data"]["source"] else f"{kind}:{public}"
+    named, (kind, of_kind, _) = record["data"].removesuffix(provenance.FILES), config["data"]["source"].partition(":")
+    licence, source = LICENCES.get(named, UNKNOWN), provenance.source_of(record)  # where anybody has it from
+    if kind in ("folder", "csv"):  # whose name says nothing about the images
+        licence, source = UNKNOWN, f"{kind}:{source}"
+    elif of_kind and named not in LICENCES:
+        source = f"{kind}:{named if kind == 'tfds' else source}"
     config["data"] |= {"source": source, "manual_dir": ""}
     run["data"] |= {"source": source, "origin": source}
-    command = provenance.command(record, *provenance.nearest_config(record, provenance.read_configs(runtime.tree())))
+    nearest = provenance.nearest_config(record, provenance.read_configs(runtime.tree()))
+    record["config"] |= {"data.source": source}
+    command = provenance.command(record, *nearest)
     count = run["data"]["sizes"]["test"]
     return {
         "network": record["network"], "parameters": record["parameters"],
         "options": {key: value for key, value in config["model"].items() if key != "name" and value is not None},
-        "data": data or named, "licence": LICENCES.get(named, UNKNOWN).text, "split": "test",
+        "data": data or named, "licence": licence.text, "split": "test",
         "command": f"python scripts/train.py {command} --config.seed={record['seed']}", "seed": record["seed"],
         "commit": record["commit"], "steps": record["chosen"], "machine": record["machine"],
         "normalize": "(pixels / 255 - mean) / std, for each channel",

@@ -58,6 +58,12 @@ def rank(metrics: dict[str, float]) -> tuple[float, float]:
     return float(metrics["accuracy"]), -float(metrics["loss"])
 
 
+def stops_early(validated: Sequence[dict[str, float]], patience: int) -> bool:
+    """Return whether the last `patience` evaluations, in order of steps, were none better than the best before them."""
+    ranks = [rank(metrics) for metrics in validated]
+    return 0 < patience < len(ranks) and max(ranks[-patience:]) <= max(ranks[:-patience])
+
+
 def _ranks(workdir: Path) -> dict[int, tuple[float, float]]:
     """Return {step: rank} of validated checkpoints, by metrics.jsonl or else their own copies; warn of bad copies."""
     recorded = {record["step"]: rank(record) for record in read_metrics(workdir / "metrics.jsonl")

@@ -10,7 +10,7 @@ from modern_cnn import cli
 from modern_cnn.data import sources
 from modern_cnn.errors import UserError, some
 from modern_cnn.runs import loggers, workdir
-from modern_cnn.runs.checkpoints import Checkpoints, rank, saved_steps
+from modern_cnn.runs.checkpoints import Checkpoints, saved_steps, stops_early
 from modern_cnn.runs.log import Log, Progress, draw_curves, duration, read_metrics
 from modern_cnn.settings import Settings
 from modern_cnn.training import devices
@@ -105,10 +105,9 @@ class Record(contextlib.ExitStack):
 
     @property
     def stops_early(self) -> bool:
-        """Whether the last `early_stopping` evaluations on validation were none better than the best before them."""
-        patience = self.settings.early_stopping
-        ranks = [rank(means) for (split, _), means in sorted(self.scores.items()) if split == "validation"]
-        return 0 < patience < len(ranks) and max(ranks[-patience:]) <= max(ranks[:-patience])
+        """Whether config.early_stopping ends the run after the last evaluation on validation."""
+        validated = [means for (split, _), means in sorted(self.scores.items()) if split == "validation"]
+        return stops_early(validated, self.settings.early_stopping)
 
     def save(self, step: int, state: TrainState, metrics: Metrics) -> None:
         """Save a checkpoint with the validation metrics of its step, unless the run has become non-finite."""

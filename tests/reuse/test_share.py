@@ -182,18 +182,41 @@ def test_imported_weights_and_unfinished_runs_are_not_shared(make_run, run, tmp_
         modern_cnn.push_to_hub(tmp_path / "run", folder=tmp_path / "a")
 
 
-def test_a_folder_of_images_has_no_path_and_an_unknown_licence(run, tmp_path):
+@pytest.mark.parametrize(("source", "data", "licence", "public"), [
+    ("folder:/home/me/cats and dogs", "cats and dogs", "unknown", "folder:cats_and_dogs"),
+    ("folder:/home/me/digits", "digits", "unknown", "folder:digits"),
+    ("csv:/home/me/mnist", "MNIST", "unknown", "csv:mnist"),
+    ("tfds:emnist/letters", "emnist/letters", "unknown", "tfds:emnist/letters"),
+    ("tfds:mnist", "MNIST", "CC BY-SA 3.0 (Y. LeCun, C. Cortes)", "mnist")])
+def test_only_a_set_that_is_known_has_a_licence(source, data, licence, public, run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     for file in ("config.json", "run.json"):
         content = json.loads((tmp_path / "run" / file).read_text())
         content.pop("crc", 0)
-        content["data"]["source"] = "folder:/home/me/cats and dogs"
+        content["data"]["source"] = source
         (tmp_path / "run" / file).write_text(json.dumps(content))
     card = share.describe(tmp_path / "run")
     assert "/home" not in json.dumps(card)
-    assert (card["data"], card["licence"], card["config"]["data"]["source"]) == (
-        "cats and dogs", "unknown", "folder:cats_and_dogs")
-    assert "license: \"unknown\"" in share.readme(card | {"name": "pets"}, "pets")
+    assert (card["data"], card["licence"], card["config"]["data"]["source"]) == (data, licence, public)
+    assert f"--config.data.source={public} " in card["command"] + " "
+    assert ("license: \"unknown\"" in share.readme(card | {"name": "pets"}, "pets")) == (licence == "unknown")
+
+
+def test_a_run_that_stopped_early_is_finished(run, tmp_path):
+    """Two evaluations, the second of which is no better, and twice as many steps were asked for."""
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text()) | {"early_stopping": 1, "max_steps": 6}
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    metrics = [{"epoch": 0.1, "loss": 1.0, "accuracy": 0.5, **each} for each in (
+        {"step": 1, "split": "validation"}, {"step": 1, "split": "test"},
+        {"step": 3, "split": "validation", "loss": 2.0},
+        {"step": 3, "split": "train", "images_per_second": 9.0})]
+    for kept in (4, 3):
+        (tmp_path / "run/metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in metrics[4 - kept:]))
+        if kept == 4:
+            assert share.describe(tmp_path / "run")["steps"] == 1
+    with pytest.raises(UserError, match="has not finished: step 3 of 6"):
+        share.describe(tmp_path / "run")
 
 
 # ---- the Hub

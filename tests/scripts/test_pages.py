@@ -210,7 +210,9 @@ def test_the_page_of_fields_has_them_all():
 @pytest.mark.parametrize(("source", "name"), [
     ("fashion_mnist", "Fashion-MNIST"), ("tfds:fashion_mnist", "Fashion-MNIST"), ("idx:/a/mnist/", "MNIST"),
     ("cifar:/data/cifar-10-batches-py", "CIFAR-10"), ("cifar:/x/cifar-100-python", "CIFAR-100"), ("digits", "digits"),
-    ("folder:/home/me/cifar", "CIFAR-10 as image files"), ("folder:/home/me/cats", "cats as image files")])
+    ("folder:/home/me/cifar", "CIFAR-10 as image files"), ("folder:/home/me/cats", "cats as image files"),
+    ("tfds:kmnist", "kmnist"), ("tfds:emnist/letters", "emnist/letters"), ("csv:/d/fashion.csv", "fashion.csv"),
+    ("folder:/d/street_digits", "street_digits as image files"), ("cifar:/data/cifar-10-batches-bin", "CIFAR-10")])
 def test_names_of_data_sets(source, name):
     assert provenance.data_name(source) == name
 
