@@ -315,6 +315,15 @@ def from_json(tree: Mapping[str, Any]) -> Settings:
                                for name, value in known.items()})
 
 
+def check_fields(section: str, values: Mapping[str, Any]) -> None:
+    """Raise UserError if one of the values, by name, is of no field of a section, or not one that the field allows."""
+    for name, value in values.items():
+        known = [field.removeprefix(f"{section}.") for field in FIELDS if field.startswith(f"{section}.")]
+        if name not in known:
+            raise UserError(f"config.{section} has no field {name!r}{did_you_mean(name, known)}")
+        _check(f"{section}.{name}", FIELDS[f"{section}.{name}"], value)
+
+
 def _check(name: str, field: Field, value: Any) -> None:
     """Raise UserError if a value is not one that its field allows; `models.build` checks the network's options."""
     if field.choices and value not in field.choices:

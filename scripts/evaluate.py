@@ -21,6 +21,7 @@ WORKDIR = cli.define_trained(required=True)
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
 SOURCE = flags.DEFINE_string("source", None, "Data source to score on, by default that of the run, e.g. idx:DIR.")
 LAYOUT = flags.DEFINE_enum("layout", "auto", ["auto", "splits", "classes"], "What the folders in folder:DIR are.")
+SKIP = flags.DEFINE_bool("skip_damaged", False, "Leave out image files of --source that do not decode.")
 REPORT = flags.DEFINE(cli.Path(), "report", None, "Folder to write a report into: figures by class, confusions, the "
                       "worst images, calibration.")
 
@@ -29,7 +30,9 @@ def main() -> None:
     if SOURCE.value == "":
         raise UserError("--source is empty; is a shell variable unset?")
     runtime.configure()
-    data = {"source": SOURCE.value, "layout": LAYOUT.value} if SOURCE.value else None
+    if not SOURCE.value and (LAYOUT.value != "auto" or SKIP.value):
+        raise UserError("--layout and --skip_damaged are for images of another --source, which is missing")
+    data = ({"source": SOURCE.value, "layout": LAYOUT.value, "skip_damaged": SKIP.value} if SOURCE.value else None)
     if REPORT.value:
         from modern_cnn.reuse import report
 

@@ -31,6 +31,7 @@ from modern_cnn.errors import UserError
 WHATS = {"filters": [], "features": ["images", "layer"], "deconv": ["layer", "units", "count"],
          "saliency": ["images", "count"], "gradcam": ["images", "count", "layer"], "occlusion": ["images", "count"],
          "batch_norm": [], "gradients": [], "surface": ["other"], "augment": ["images", "count", "source"]}
+OF_NO_IMAGES = ("filters", "batch_norm", "gradients")
 
 WHAT = flags.DEFINE_enum("what", None, list(WHATS), "The picture to draw; see above.", required=True)
 WORKDIR = cli.define_trained()
@@ -61,6 +62,10 @@ def main() -> None:
     out = Path(OUT.value or (f"{trained}-{what}.png" if trained else f"{workdir}/{what}.png"))
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"--out={out} must end in .png, .pdf or .svg")
+    used = {*WHATS[what], *(["config"] if what == "augment" else [] if what in OF_NO_IMAGES else ["split", "source"])}
+    for name in ("images", "units", "count", "layer", "other", "source", "split", "config"):
+        if flags.FLAGS[name].present and name not in used:
+            raise UserError(f"--{name} has no meaning for --what={what}")
     values = {"images": IMAGES.value, "units": UNITS.value, "count": COUNT.value, "layer": LAYER.value,
               "other": OTHER.value, "source": SOURCE.value}
     if what != "augment":

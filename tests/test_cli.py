@@ -150,6 +150,8 @@ def test_evaluate_on_splits_and_sources_that_do_not_exist(script, tmp_path):
         assert (tmp_path / "report" / "report.html").exists() == bool(flags)
     refused(script("evaluate.py", run, "--split=tset"), 1, "no split 'tset'", "train, test")
     refused(script("evaluate.py", run, "--source=idx:/no/such"), 1, "no directory /no/such")
+    for flag in ("--layout=classes", "--skip_damaged"):
+        refused(script("evaluate.py", run, flag), 1, "--source, which is missing")
 
 
 @pytest.mark.parametrize(("name", "flags"), [

@@ -19,7 +19,7 @@ from modern_cnn.errors import parse_json, sealed
 
 log = logging.getLogger(__name__)
 
-VERSION = 5  # raise it when decoding changes, so that old entries are not read
+VERSION = 6  # raise it when decoding changes, so that old entries are not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Decoded:
     digest: str  # of its arrays
     splits: dict[str, Arrays]
     left_out: int = 0  # images that do not decode
+    held_out: bool = False  # the source has no test split, so a part of its training images is held out
 
 
 def fingerprint(kind: str, place: str) -> str:

@@ -28,7 +28,7 @@ UPRIGHT = {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.F
            6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}  # by EXIF's number of orientation
 CGROUPS = Path("/sys/fs/cgroup")
 NAMED = 20  # damaged images that are named at once
-OR_SKIP = "; or leave out what is damaged: --config.data.skip_damaged=true"
+OR_SKIP = "; or leave out what is damaged: --config.data.skip_damaged=true (evaluate.py: --skip_damaged)"
 
 
 def memory_limit(own: Path = Path("/proc/self/cgroup")) -> int:

@@ -13,6 +13,8 @@ from modern_cnn.errors import UserError, some
 
 log = logging.getLogger(__name__)
 
+ALSO = " (evaluate.py: --layout)"
+
 # The words that name a split, and those that may stand beside them: Training, val2017, test-images, seg_train, ...
 SPLITS = {"train": "train", "training": "train", "trn": "train", "val": "validation", "valid": "validation",
           "validation": "validation", "validate": "validation", "dev": "validation", "eval": "validation",
@@ -60,7 +62,8 @@ def _split_folders(directory: Path, layout: str) -> dict[str, Path]:
         split, root = split_of(name), directory / name
         if split in roots:
             raise UserError(f"{directory} holds {roots[split].name} and {name}, which are both names of the {split} "
-                            "split: keep one of them; or if each folder is a class, set --config.data.layout=classes")
+                            "split: keep one of them; or if each folder is a class, set "
+                            f"--config.data.layout=classes{ALSO}")
         within = _subfolders(root)  # archives often hold a folder in a folder of the same name: seg_train/seg_train
         roots[split] = root / within[0] if len(within) == 1 and split_of(within[0]) == split else root
     others = [name for name in top if name not in named and any(images_under(directory / name))]
@@ -70,7 +73,7 @@ def _split_folders(directory: Path, layout: str) -> dict[str, Path]:
     if doubt:
         raise UserError(f"{directory} holds the folders {some(top)}: {doubt}. Set --config.data.layout=classes if each "
                         "of these folders is a class; or =splits if images are in train/CLASS, test/CLASS, and other "
-                        "folders are to be left out")
+                        f"folders are to be left out{ALSO}")
     if others:
         log.warning("%s: left out, as it is no split: %s", directory, some(others))
     if "test" not in roots and "validation" in roots:
@@ -90,7 +93,7 @@ def _class_folders(root: Path, layout: str, reading: str) -> list[str]:
         raise UserError(f"{root} has {'one class folder only' if len(classes) == 1 else 'class folders like'} {sets[0]}"
                         + (f" with the folders {some(within)} in it: if these are its splits or classes, set "
                            f"--config.data.source=folder:{root / sets[0]}" if within else ": add the other classes")
-                        + f"; if {sets[0]} is a class, set --config.data.layout={reading}")
+                        + f"; if {sets[0]} is a class, set --config.data.layout={reading}{ALSO}")
     first = below[classes[0]]
     if layout == "auto" and first and all(its == first for its in below.values()):
         log.warning("%s: the classes are %s; they all hold the same folders: %s", root, some(classes), some(first))

@@ -22,13 +22,14 @@ from modern_cnn.data.resident import Resident, spaced
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
 from modern_cnn.data.splits import divide_train, hold_out_test
 from modern_cnn.errors import UserError, did_you_mean, parse_json, some
-from modern_cnn.settings import Data
+from modern_cnn.settings import Data, check_fields
 
 log = logging.getLogger(__name__)
 
 DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, as torchvision's networks expect them
 OF_FILES = ("folder", "csv")  # kinds whose images are files of the user
+COUNTED = 256  # images whose pixels are counted at a time: np.bincount takes 8 bytes for each
 SAMPLE = 5000  # of the images in memory in `Dataset.sample`; of streamed ones `streamed.SAMPLE`
 DIGITS_TEST = 360  # test images of the digits, which come without a test split
 
@@ -41,6 +42,7 @@ class Dataset:
     streamed: bool = False  # the images are decoded during training
     scaled: int = 0  # of `decoding.resize`, for streamed images
     balanced: bool = False  # an epoch has as many training images of each class
+    held_out: bool = False  # the source has no test split: a part of its training images is held out
 
     def feed(self, devices: Placement, smallest_crop: float = 0.0) -> Feed:
         """Return the feed for these devices; only streamed sets use `smallest_crop` (see `Streamed`)."""
@@ -180,7 +182,6 @@ def _decode(kind: str, place: str, config: Data) -> tuple[dict[str, Arrays], lis
             raise UserError(f"{kind}:{place} has no images in its {split} split")
         if not same_size and kind not in ("tfds", *OF_FILES):  # which have resized each image as they read it
             splits[split] = Arrays(decoding.resize_array(images, image_size, f"{kind}:{place}", config.resize), labels)
-    splits = hold_out_test(splits, f"{kind}:{place}", DIGITS_TEST if kind == "digits" else 0)
     return splits, names, same_size, left_out
 
 
@@ -214,10 +215,12 @@ def _load_decoded(config: Data) -> cache.Decoded:
         log.info("%s: decoding %s", source, place if kind == "digits" else f"{kind}:{place}")
         fingerprint = cache.fingerprint(kind, place)  # before reading: a file that changes is read again next time
         splits, names, same_size, left_out = _decode(kind, place, config)
+        held_out = "test" not in splits
+        splits = hold_out_test(splits, f"{kind}:{place}", DIGITS_TEST if kind == "digits" else 0)
     except UserError as e:
         where = f"config.data.source={source!r} is not in the cache, in $MODERN_CNN_DATA or in {DEBIAN}: "
         raise UserError(f"{where if nowhere else ''}{e}") from e
-    decoded = cache.Decoded(kind, place, fingerprint, names, cache.digest(splits), splits, left_out)
+    decoded = cache.Decoded(kind, place, fingerprint, names, cache.digest(splits), splits, left_out, held_out)
     cache.save(own_size if same_size else resized, decoded)
     return decoded
 
@@ -230,7 +233,10 @@ def normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...]
     if normalize != "standard":
         return {"unit": ((0.0,) * channels, (1.0,) * channels), "symmetric": ((0.5,) * channels, (0.5,) * channels),
                 "imagenet": IMAGENET}[normalize]
-    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(channels)]
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), COUNTED):
+        for c in range(channels):
+            counts[c] += np.bincount(images[start:start + COUNTED, ..., c].ravel(), minlength=256)
     levels = np.arange(256) / 255
     mean = [float(levels @ n / n.sum()) for n in counts]
     std = [float(np.sqrt((levels - m) ** 2 @ n / n.sum())) for m, n in zip(mean, counts, strict=True)]
@@ -254,8 +260,10 @@ def load_arrays(source: str, split: str = "test", like: str | Path = "",
 
     `fields` are others of the `data` section: image_size=28, normalize="standard". With `like`, the workdir of a run or
     zoo:NAME, size, channels, normalisation and the numbers of the classes are those that its network has learnt. Raise
-    UserError if there is no such set, split or zoo network, or `like` is no workdir.
+    UserError if there is no such set, split, field or zoo network, if `like` is no workdir, or if the images do not fit
+    its network.
     """
+    check_fields("data", fields)
     if not like:
         dataset = load(Data(source, **fields))
         shape, mean, std = dataset.spec.image_shape, dataset.spec.mean, dataset.spec.std
@@ -270,6 +278,8 @@ def load_arrays(source: str, split: str = "test", like: str | Path = "",
             raise UserError(f"{like} is not the workdir of a run: cannot read its files ({e})") from e
         square = {"image_size": shape[0], "resize": config.get("resize", 0)} if shape[0] == shape[1] else {}
         dataset = load(Data(source, **square | fields), shape[2])
+        if dataset.spec.image_shape[2] != shape[2] or not (square or dataset.spec.image_shape == tuple(shape)):
+            raise UserError(f"{source}: its images are {[*dataset.spec.image_shape]}, and {like} takes {shape}")
         if dataset.spec.class_names != tuple(names):
             dataset = dataset.relabel(tuple(names))
     if split not in dataset.splits:
@@ -301,7 +311,8 @@ def _load_resident(config: Data, channels: int) -> Dataset:
         if not config.image_size and others.shape[1:] != images.shape[1:]:
             raise UserError(f"{config.source}: images of {split} are {others.shape[1:]}, of train {images.shape[1:]}; "
                             "set --config.data.image_size=N to resize them all to NxN")
-    return _describe(config, splits, names, classes, images, decoded.digest, f"{decoded.kind}:{decoded.place}")
+    return _describe(config, splits, names, classes, images, decoded.digest, f"{decoded.kind}:{decoded.place}",
+                     decoded.held_out)
 
 
 def _load_stream(config: Data, channels: int) -> Dataset:
@@ -327,16 +338,17 @@ def _load_stream(config: Data, channels: int) -> Dataset:
         channels = 1 if channels == 1 else 3  # whether all are grayscale is known only after opening all of them
     if config.skip_damaged:
         splits, _ = decoding.decode_all(splits, 1, place, skip=True)
+    held_out = "test" not in splits
     splits = divide_train(hold_out_test(splits, f"{kind}:{place}"), config)
     pixels = np.zeros((1, 1, 1, channels), np.uint8)
     if config.normalize == "standard":
         pixels = streamed.sample(splits["train"], config.image_size, channels, config.resize)
     return _describe(config, splits, names, max(config.num_classes, len(names)), pixels, streamed.digest(splits),
-                     f"{kind}:{place}, streamed")
+                     f"{kind}:{place}, streamed", held_out)
 
 
 def _describe(config: Data, splits: Mapping[str, Any], names: list[str], classes: int, pixels: np.ndarray, digest: str,
-              origin: str) -> Dataset:
+              origin: str, held_out: bool) -> Dataset:
     """Return a set with its Spec; classes beyond `names` are numbered, 'standard' is computed from `pixels`."""
     mean, std = normalization(config.normalize, pixels)
     height, width = (config.image_size,) * 2 if config.image_size else pixels.shape[1:3]
@@ -344,4 +356,4 @@ def _describe(config: Data, splits: Mapping[str, Any], names: list[str], classes
              for split in ("train", "validation", "test") if split in splits}
     spec = Spec(config.source, origin, (height, width, pixels.shape[3]), classes,
                 (*names, *map(str, range(len(names), classes))), sizes, mean, std, digest)
-    return Dataset(spec, splits, config.stream, config.resize, config.balanced)
+    return Dataset(spec, splits, config.stream, config.resize, config.balanced, held_out)

@@ -26,6 +26,9 @@ def _rows(table: Path) -> list[tuple[int, str, str, str]]:
             reader.fieldnames = names
             rows = []
             for row in reader:
+                if None in row:
+                    raise UserError(f"{table}, line {reader.line_num}: it has more cells than the first line; a cell "
+                                    'with a comma in it must stand in quotes: "crane, bird"')
                 cells = [(row.get(name) or "").strip() for name in (*COLUMNS, *(["split"] * ("split" in names)))]
                 if "" in cells:
                     raise UserError(f"{table}, line {reader.line_num}: a path, a label or a split is missing")

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -60,7 +61,8 @@ def with_layer(module: nn.Module, layer: str) -> Callable[[Any, Array], tuple[ja
 
 def first_filters(module: nn.Module, variables: Any, images: Array) -> tuple[str, jax.Array]:
     """Return (name, kernel [kh, kw, C, O]) of the first convolution. Raise UserError if the network has none."""
-    kernels: dict[str, Any] = flatten_dict(variables["params"], sep="/")
+    kernels: dict[str, Any] = {path: leaf for collection in variables.values()  # that of airbench94 is not a parameter
+                               for path, leaf in flatten_dict(collection, sep="/").items()}
     for layer in summarize(module, images.shape[1:]).layers:
         if layer.kind == "conv":
             return layer.name, kernels[f"{layer.name}/kernel"]
@@ -175,12 +177,16 @@ def loss_along(module: nn.Module, variables: Any, direction: Any, steps: Iterabl
                labels: Array, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Return (loss, accuracy), each [number of steps], of `variables + step * direction` in evaluation mode.
 
-    The direction is like `variables`, or some of its collections: {'params': filter_normalized(key, params)}. The loss
-    is the mean cross-entropy over all images, float [N, H, W, C], and their labels, int [N], in nats.
+    The direction is like `variables`, or some of its collections: {'params': filter_normalized(key, params)}. Running
+    variances stay at least 0, beyond the end of a line too. The loss is the mean cross-entropy over all images, float
+    [N, H, W, C], and their labels, int [N], in nats.
     """
+    def move(step, path, value, change):
+        return jnp.maximum(value + step * change, 0 if path[-1].key == "var" else -jnp.inf)
+
     @jax.jit
     def sums(step, images, labels):
-        moved = {name: jax.tree.map(lambda value, change: value + step * change, value, direction[name])
+        moved = {name: jax.tree_util.tree_map_with_path(partial(move, step), value, direction[name])
                  if name in direction else value for name, value in variables.items()}
         logits = class_logits(module, moved, images)
         return -_scores(nn.log_softmax(logits), labels).sum(), (logits.argmax(-1) == labels).sum()

@@ -99,6 +99,9 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
     UserError without a good checkpoint, a file that can be written, jax2onnx, or for an unknown platform.
     """
     trained, out = load_run(directory), Path(out)
+    beside = out.with_name(out.name + ".json")
+    if beside.exists() and '"sha256"' not in beside.read_text(errors="replace"):
+        raise UserError(f"--out={out}: the description would replace {beside}, which is that of no exported network")
     spec, model, section = trained.spec, trained.settings.model, trained.settings.augment
 
     def network(variables: Any, images: jax.Array) -> jax.Array:
@@ -120,7 +123,6 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
         "model": {key: value for key, value in model.items() if value is not None}, "step": trained.step,
         "platforms": list(platforms) if format == "stablehlo" else None, "versions": trained.run["versions"],
     }
-    beside = out.with_name(out.name + ".json")
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)

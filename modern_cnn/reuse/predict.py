@@ -132,6 +132,18 @@ def write_embeddings(path: Path, predictions: Sequence[Prediction]) -> None:
                  features=np.array([p.features for p in predictions], np.float32))
 
 
+def _make_writable(path: Path) -> None:
+    """Make the folder of a file that will be written. Raise UserError, before the work, if it could not be written."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, /dev/null
+        return
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        path.open("ab").close()
+        if new:
+            path.unlink()
+
+
 def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: str = "table", out: str = "",
            embeddings: str = "") -> None:
     """Write the predictions for files and folders to `out` (if '', print them), in a format of `text_of`.
@@ -140,6 +152,8 @@ def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: 
     or, after the other predictions were written, for files that could not be read.
     """
     done, failed = [], []
+    for path in filter(None, (out, embeddings)):
+        _make_writable(Path(path))
     files = image_files(paths)
     for result in tqdm(predict(directory, files, top_k, bool(embeddings)), "predicting", len(files), leave=False,
                        disable=None, unit="img"):

@@ -159,8 +159,9 @@ def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = N
                         f"{[*trained.image_shape]}")
     dataset = _match_classes(dataset, trained)
     spec = dataset.spec
-    if not data and trained.digest and spec.digest != trained.digest:  # imported weights have no digest
-        if split != "test":
+    own = section.source == trained.source and trained.digest  # imported weights have no digest
+    if own and spec.digest != trained.digest:
+        if split != "test" or dataset.held_out:
             raise UserError(f"the images of {section.source} have changed since the run: what is {split} now may have "
                             "been another split in training")
         log.warning("the images of %s have changed since the run", section.source)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,17 @@ def test_unreadable_directory_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", forbidden)  # tests may run as root, who may read everything
     with pytest.raises(UserError, match=f"cannot read {tmp_path}: Permission denied"):
         files.load(f"folder:{tmp_path}")
+
+
+def test_statistics_need_little_memory():
+    images = files.pixels(2000, 32, 32, 3)
+    tracemalloc.start()
+    mean, std = sources.normalization("standard", images)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < images.nbytes
+    np.testing.assert_allclose(mean, images.mean((0, 1, 2)) / 255)
+    np.testing.assert_allclose(std, images.std((0, 1, 2)) / 255)
 
 
 def test_file_names_that_are_not_unicode(tmp_path):

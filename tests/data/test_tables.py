@@ -95,6 +95,7 @@ GOOD = ("path,label", "photos/cat/0.png,cat", "photos/dog/0.png,dog")
     ([*GOOD, "photos,cat"], r"line 4: there is no file .*/photos"),
     ([*GOOD, "photos/cat/1.png"], r"line 4: a path, a label or a split is missing"),
     ([*GOOD, "photos/cat/1.png, "], r"line 4: a path, a label or a split is missing"),
+    ([*GOOD, "photos/cat/1.png,crane, bird"], r"line 4: it has more cells than the first line; a cell with a comma"),
     ([*GOOD, "photos/./cat/0.png,cat"], r"line 4: photos/./cat/0\.png is listed in line 2 already"),
     (["path,label,split", "photos/cat/0.png,cat,trian"], r"line 2: the split 'trian' is none of train, training"),
     (["path,label,split", "photos/cat/0.png,cat,"], r"line 2: a path, a label or a split is missing"),

@@ -118,10 +118,27 @@ def test_directions_are_as_long_as_the_filters():
     assert not drawn["conv"]["bias"].any()
 
 
+def test_the_first_filters_may_be_no_parameters():
+    module = models.build("airbench94", width=0.1)
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros((1, 32, 32, 3))))
+    name, kernel = features.first_filters(module, variables, np.zeros((1, 32, 32, 3)))
+    assert (name, kernel.shape) == ("whiten", (2, 2, 3, 24))
+
+
 class Small(nn.Module):
     @nn.compact
     def __call__(self, x, *, train=False):
         return BatchNorm(train, name="norm")(Dense(4, name="dense")(x.reshape(len(x), -1)))
+
+
+def test_running_variances_beyond_the_end_of_a_line_are_not_negative():
+    images, labels = normal(5, 2, 2, 1), np.array([3, 0, 1, 1, 2])
+    end = Small().init(jax.random.key(0), images)
+    end = end | {"batch_stats": {"norm": {"mean": np.zeros(4), "var": np.full(4, 0.1)}}}
+    direction = {"batch_stats": {"norm": {"mean": np.zeros(4), "var": np.full(4, -0.9)}}}
+    loss, _ = features.loss_along(Small(), end, direction, (0.1, 0.25, 1), images, labels)
+    assert np.isfinite(loss).all()
+    assert loss[0] != loss[1] == loss[2]  # 0.01, and then 0
 
 
 def test_the_loss_along_a_line_is_numpys():

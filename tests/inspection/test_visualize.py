@@ -1,4 +1,8 @@
 """scripts/visualize.py on a small run: every picture, and the inputs that it refuses."""
+from functools import partial
+
+import jax
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -62,12 +66,37 @@ def test_refusals(script, run, tmp_path):
             "0 to 359")
     refused(script("visualize.py", "--what=augment", f"--config={ROOT}/configs/lenet.py", f"--workdir={run}"), 1,
             "either --config or --workdir")
+    refused(script("visualize.py", "--what=filters", f"--workdir={run}", "--layer=stage1"), 1,
+            "--layer has no meaning for --what=filters")
+    refused(script("visualize.py", "--what=augment", f"--workdir={run}", "--split=test"), 1, "--split has no meaning")
     assert not any(tmp_path.iterdir())
 
 
-def test_examples_are_the_splits_own_images(run):
-    import numpy as np
+def test_the_initial_weights_are_those_with_which_the_run_began(run, tmp_path):
+    """Drawn, of another run, or with the whitening kernel of the images; a rate of 1e-20 leaves all but rounding."""
+    from configs import base
+    from modern_cnn.inspection.views import TrainedNetwork
+    from modern_cnn.runs import load, loop
 
+    for name in ("lenet_relu_bn", "airbench94"):
+        config = base.get_config()
+        config.update(max_steps=1)
+        config.data.update(source="digits", image_size=20 if name == "lenet_relu_bn" else 25, batch_size=16)
+        config.model.name, config.optimizer.learning_rate = name, 1e-20
+        if name == "airbench94":
+            config.model.width = 0.05
+        for start in ("", str(run)) if name == "lenet_relu_bn" else ("",):
+            config.finetune.workdir = start
+            workdir = tmp_path / f"{name}{len(start)}"
+            loop.train_and_evaluate(config, workdir)
+            begun, ended = TrainedNetwork(workdir).initial(), load.load_run(workdir).variables
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), begun["params"], ended["params"])
+            if name == "airbench94":
+                np.testing.assert_array_equal(begun["batch_stats"]["whiten"]["kernel"],
+                                              ended["batch_stats"]["whiten"]["kernel"])
+
+
+def test_examples_are_the_splits_own_images(run):
     data = load_data(run, "test")
     images, labels = examples(data, "test", np.array([7, 0, 359]))
     own = data.splits["test"]

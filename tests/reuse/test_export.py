@@ -101,6 +101,10 @@ def test_one_line_for_what_cannot_be(make_run, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         export.export_run(workdir, tmp_path / "file" / "x", platforms=("cpu",))
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"would replace .*config\.json"):
+        export.export_run(workdir, workdir / "config", platforms=("cpu",))
+    assert (workdir / "config.json").read_bytes() == before
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(UserError, match=r"requirements-onnx\.txt"):
         export.export_run(workdir, tmp_path / "x", "onnx")

@@ -116,6 +116,23 @@ def test_what_cannot_be_read_is_named_and_nothing_is_lost(make_run, tmp_path, ca
     assert lines[1].endswith(" %")
 
 
+def test_places_to_write_to_are_tried_before_the_work(make_run, tmp_path, monkeypatch):
+    directory, *_ = make_run("mlp", (8, 8, 1))
+    image = write(tmp_path / "a.png", files.pixels(8, 8))
+    predict.report(directory, [image], format="csv", out=str(tmp_path / "new" / "a.csv"))
+    assert (tmp_path / "new" / "a.csv").read_text().startswith("file,rank")
+    monkeypatch.setattr(predict, "predict", lambda *args: pytest.fail("it predicts"))
+    for flag in ("out", "embeddings"):
+        with pytest.raises(UserError, match=r"cannot write .*a\.png"):
+            predict.report(directory, [image], **{flag: str(tmp_path / "a.png" / "b.csv")})
+        with pytest.raises(UserError, match="cannot write"):
+            predict.report(directory, [image], **{flag: str(tmp_path)})
+        assert not (tmp_path / "other.csv").exists()
+    with pytest.raises(UserError, match="nowhere"):
+        predict.report(directory, [str(tmp_path / "nowhere")], out=str(tmp_path / "other.csv"))
+    assert not (tmp_path / "other.csv").exists()
+
+
 def test_embeddings_are_what_the_head_takes_in(make_run, tmp_path, capsys):
     """By the last dense layer they become the predictions; a file that cannot be read has none."""
     directory, _, variables = make_run("mlp", (8, 8, 1), hidden_sizes=(5,))

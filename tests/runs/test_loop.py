@@ -379,7 +379,18 @@ def test_other_classes_or_changed_images_are_not_scored_in_silence(config, tmp_p
     (tmp_path / "pets" / "cat" / "0.png").unlink()
     with pytest.raises(UserError, match="have changed since the run"):
         load.evaluate_workdir(tmp_path / "run", "train")
-    load.evaluate_workdir(tmp_path / "run")
+    with pytest.raises(UserError, match="have changed since the run: what is test now may have been another split"):
+        load.evaluate_workdir(tmp_path / "run")  # it is held out of the images that are there
+    assert "have changed since the run" not in caplog.text
+
+
+def test_a_test_split_of_its_own_is_scored_when_training_images_have_changed(config, tmp_path, caplog):
+    for split in ("train", "test"):
+        files.write_images(tmp_path / "pets" / split, count=9)
+    config.data.source, config.data.batch_size, config.epochs = f"folder:{tmp_path / 'pets'}", 8, 1
+    loop.train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "pets" / "train" / "cat" / "0.png").unlink()
+    assert load.evaluate_workdir(tmp_path / "run")["count"] == 18
     assert "have changed since the run" in caplog.text
 
 

@@ -79,6 +79,12 @@ def test_arrays_that_fit_a_network_of_the_zoo(tmp_path):
     plain, _ = modern_cnn.data.load(f"folder:{tmp_path}")
     card = zoo.card("airbench94_cifar10")
     np.testing.assert_allclose(images, (plain - np.array(card["mean"])) / np.array(card["std"]), atol=1e-5)
+    with pytest.raises(UserError, match=r"images are \[28, 28, 3\], and zoo:lenet_fashion_mnist takes \[28, 28, 1\]"):
+        modern_cnn.data.load(f"folder:{tmp_path}", like="zoo:lenet_fashion_mnist")
+    for field, value, words in (("imagesize", 28, "no field 'imagesize'; did you mean 'image_size'"),
+                                ("normalize", "zscore", "'zscore' is unknown"), ("image_size", "28", "a number")):
+        with pytest.raises(UserError, match=words):
+            modern_cnn.data.load("digits", **{field: value})
     with pytest.raises(UserError, match="no zoo network 'lenet'"):
         modern_cnn.data.load("digits", like="zoo:lenet")
 
