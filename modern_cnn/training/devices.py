@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from modern_cnn.errors import UserError
 
@@ -46,7 +46,8 @@ class Devices:
         self.pmapped = compile == "pmap" and self.batch_shares > 1
         self._global_norm = batch_norm == "global"
         # Auto: the compiler finds out how the step is divided, from where its inputs lie.
-        self.mesh = jax.make_mesh((len(self.devices),), (AXIS,), (AxisType.Auto,), devices=self.devices)
+        # Not of jax.make_mesh, which refuses the devices of several hosts, and three of four TPUs.
+        self.mesh = Mesh(np.asarray(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.divided = NamedSharding(self.mesh, PartitionSpec(AXIS))
 

@@ -1,9 +1,11 @@
 """Runs as whole processes, as a person starts and kills them, and what they leave."""
+import ctypes
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import jax
@@ -30,9 +32,21 @@ def start(workdir, *flags):
                             stderr=subprocess.PIPE, text=True)
 
 
-def _run(*script):
+def other_host():
+    """Give this process the boot id of another machine, by which JAX knows hosts apart; it needs to be root's."""
+    libc, new_mounts, private, bind = ctypes.CDLL(None), 0x20000, 0x44000, 0x1000  # from sched.h and sys/mount.h
+    with tempfile.NamedTemporaryFile("w") as own:
+        own.write(f"{uuid.UUID(int=1)}\n")
+        own.flush()
+        if libc.unshare(new_mounts) == 0 == libc.mount(None, b"/", None, private, None):
+            libc.mount(own.name.encode(), b"/proc/sys/kernel/random/boot_id", None, bind, None)
+
+
+def _run(script, folder, environment):
     record.draw_curves = lambda *args: None
-    run_script(*script)
+    if environment.pop("OTHER_HOST", ""):
+        other_host()
+    run_script(script, folder, environment)
 
 
 def fork(server, workdir, *flags, command=TRAIN, **environment):

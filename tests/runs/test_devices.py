@@ -49,13 +49,13 @@ def xla_flags(devices):
 
 
 def start_two(server, workdir, **fields):
-    """Start a run as two processes of two devices each."""
+    """Start a run as two processes of two devices each, on two hosts where that can be imitated."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         together = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--processes=2"]
     changed = [f"--config.{name}={value}" for name, value in (FIELDS | fields).items()]
     return [processes.fork(server, workdir, *together, f"--process={index}", *changed, command=processes.SMALL,
-                           XLA_FLAGS=xla_flags(2)) for index in range(2)]
+                           XLA_FLAGS=xla_flags(2), OTHER_HOST="1" * index) for index in range(2)]
 
 
 def end(both, code=0):
