@@ -300,6 +300,9 @@ def read(config: ml_collections.ConfigDict) -> Settings:
     for name, field in FIELDS.items():
         if field.needs and flat[name] != field.default and not flat[field.needs]:
             raise UserError(f"config.{name}={flat[name]!r} does nothing without config.{field.needs}")
+    if flat["data.balanced"] and flat["loss.class_weights"] == "balanced":
+        raise UserError("config.data.balanced=True and config.loss.class_weights='balanced' both make up for classes "
+                        "of different sizes: set one of them")
     if 0 < flat["data.resize"] < flat["data.image_size"]:
         raise UserError(f"config.data.resize={flat['data.resize']} is smaller than config.data.image_size="
                         f"{flat['data.image_size']}, which is cut out of it")

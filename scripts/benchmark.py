@@ -58,6 +58,11 @@ def main() -> None:
 
     if EVALUATION.value and (OPERATIONS.value or CONFIG.value):
         raise UserError("--evaluation times the networks of --models; leave out --operations and --config")
+    if OPERATIONS.value and out:
+        raise UserError("--operations prints its tables and writes no file: leave out --out")
+    for name in ("models", "batch_size", "dtype"):
+        if CONFIG.value and flags.FLAGS[name].present:
+            raise UserError(f"--config times the run that it describes: leave out --{name}")
     if OPERATIONS.value:
         operations.report_operations(steps.make_cases(MODELS.value, BATCH_SIZE.value, DTYPE.value), ROUNDS.value)
     elif not CONFIG.value:
@@ -74,9 +79,10 @@ def main() -> None:
     elif SEEDS.value:
         timing.report_runs(_config_arguments(), SEEDS.value, out)
     else:
-        timing.report("ms an epoch", "uint8" if LOADING.value else "float32", ROUNDS.value, out,
-                      lambda config: epochs.compare_epochs(config, PEERS.value, ROUNDS.value, LOADING.value),
-                      [settings.read(CONFIG.value)])
+        config = settings.read(CONFIG.value)
+        dtype = "uint8" if LOADING.value else config.model.get("dtype") or "float32"
+        timing.report("ms an epoch", dtype, ROUNDS.value, out,
+                      lambda config: epochs.compare_epochs(config, PEERS.value, ROUNDS.value, LOADING.value), [config])
 
 
 if __name__ == "__main__":

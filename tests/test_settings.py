@@ -83,6 +83,13 @@ def test_what_is_cut_out_is_not_larger_than_what_it_is_cut_out_of():
         settings.read(config)
 
 
+def test_classes_are_evened_out_once():
+    config = base.get_config()
+    config.data.balanced, config.loss.class_weights = True, "balanced"
+    with pytest.raises(UserError, match="both make up for classes of different sizes"):
+        settings.read(config)
+
+
 NONSENSE = (float("nan"), float("inf"), float("-inf"), -1, 10**12, "text", True, None, [1], (float("nan"),), (-1,))
 
 

@@ -1,6 +1,7 @@
 """The record of one run: everything that it keeps in its directory."""
 import contextlib
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,11 @@ class Record(contextlib.ExitStack):
                                   gradients)
 
     def write_scores(self, step: int, split: str, means: dict[str, float]) -> None:
-        """Write the metrics of a whole split."""
+        """Write the metrics of a whole split, and raise NotFinite if its loss is not finite."""
         self.scores[split, step] = means
         self._write(step, split, means)
+        if not math.isfinite(means["loss"]):
+            self._check(step, f"on {split} ")
 
     def _write(self, step: int, split: str, values: dict[str, float]) -> None:
         if self._log:
@@ -116,15 +119,15 @@ class Record(contextlib.ExitStack):
             self._check(step)
         self.saved_step = step
 
-    def _check(self, bad_step: int) -> None:
+    def _check(self, bad_step: int, where: str = "") -> None:
         if bad_step >= 0:
             self.checkpoints.wait()
             kept = saved_steps(self.directory)
             last = (f"the last good checkpoint, step {kept[-1]}, is kept in {self.directory}" if kept else
                     "no checkpoint had been written yet")
             raise NotFinite(
-                f"the loss is not finite at step {bad_step} (epoch {bad_step / self._plan.steps_per_epoch:.2f}); "
-                f"{last}. Lower config.optimizer.learning_rate (now {self.settings.optimizer.learning_rate}) in "
+                f"the loss {where}is not finite at step {bad_step} (epoch {bad_step / self._plan.steps_per_epoch:.2f})"
+                f"; {last}. Lower config.optimizer.learning_rate (now {self.settings.optimizer.learning_rate}) in "
                 "another --workdir, or add --debug_nans to see which operation it was", bad_step)
 
     def choose(self, state: TrainState) -> tuple[int, TrainState]:

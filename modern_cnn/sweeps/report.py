@@ -6,7 +6,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, log10
+from math import floor, isfinite, log10, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,8 +80,10 @@ def group_seeds(runs: Sequence[Run]) -> list[SeedGroup]:
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """Return the sample standard deviation (over n - 1); None for fewer than two values."""
-    return statistics.stdev(values) if len(values) > 1 else None
+    """Return the sample standard deviation (over n - 1); None for fewer than two values, NaN if one is not finite."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if all(map(isfinite, values)) else nan
 
 
 def figure(score: str, values: Sequence[float], count: bool = False) -> str:

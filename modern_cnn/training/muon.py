@@ -46,7 +46,9 @@ def muon(schedule: optax.Schedule, momentum: float) -> optax.GradientTransformat
 
     def normalize(updates, params):
         def scaled(update, kernel):
-            return update + (kernel.shape[-1] ** 0.5 / jnp.linalg.norm(kernel) - 1) * kernel
+            norm = jnp.linalg.norm(kernel)  # 0 where a block begins as the identity
+            factor = jnp.where(norm > 0, kernel.shape[-1] ** 0.5 / jnp.where(norm > 0, norm, 1), 1)
+            return update + (factor - 1) * kernel
         return jax.tree.map(scaled, updates, params)
 
     return optax.chain(optax.trace(momentum, nesterov=True), optax.stateless(project),

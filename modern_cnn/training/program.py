@@ -90,6 +90,9 @@ def make_parts(settings: Settings, spec: Spec, devices: Devices, module: nn.Modu
     """Return plan, network and optimiser of a run; `module`: the network, where it is built already."""
     plan = make_plan(settings, spec, devices.batch_shares)
     module = module or devices.adapt_norm(build_network(settings.model, spec))
+    if getattr(module, "scan", False) and settings.optimizer.name in ("muon", "lars"):
+        raise UserError(f"config.optimizer.name={settings.optimizer.name} treats each kernel for itself, and config."
+                        "model.scan=True makes one array of those of a stage: leave scan out")
     optimizer = optim.make_optimizer(settings.optimizer, plan.schedule, plan.peak)
     return Parts(settings, plan, *finetune.adapt(settings.finetune, module, optimizer, spec.image_shape))
 

@@ -86,6 +86,9 @@ def torch_epoch(config: Settings, workers: int, channels_last: bool = False) -> 
     Raise UserError if PyTorch or the twins of the networks are missing, or the config streams its images.
     """
     torch, torch_net = torch_packages()
+    if options := [name for name, value in config.model.items() if name != "name" and value is not None]:
+        raise UserError(f"the peer torch has no option {options[0]!r} of a network: leave config.model.{options[0]} as "
+                        "it is, or leave out the peer with --peer=")
     start = time.perf_counter()
     dataset = sources.load(config.data)
     loaders = {}
@@ -187,5 +190,6 @@ def compare_epochs(config: Settings, peers: Sequence[str], rounds: int, loading:
     for peer in peers:
         makers |= lookup(known, peer, "peer")
     runners = {who: make(config) for who, make in along(makers.items(), "getting ready")}
-    phase, model, dtype = ("loading", "none", "uint8") if loading else ("epoch", config.model["name"], "float32")
+    phase, model, dtype = ("loading", "none", "uint8") if loading else (
+        "epoch", config.model["name"], config.model.get("dtype") or "float32")
     return compare(phase, Case(model, size, spec.image_shape, dtype), runners, rounds, 1, images)

@@ -124,7 +124,8 @@ def write_measurements(out: str, **measurements: Any) -> None:
     """Write machine, versions, allocator and the measurements to the JSON file `out`, if any; or raise UserError."""
     if out:
         machine = workdir.describe_machine()
-        if any(record.get("who", "").startswith("torch") for record in measurements.get("results", [])):
+        peers = (record.get("who", "") for record in measurements.get("results", []))
+        if "torch" in sys.modules or any(who.startswith("torch") for who in peers):  # in another process
             machine["versions"]["torch"] = importlib.metadata.version("torch")
         with workdir.disk_errors(Path(out)):
             workdir.write_json(Path(out), machine | {"allocator": allocator()} | measurements)

@@ -22,7 +22,8 @@ def keep(measured: Path, folder: Path) -> None:
 
 
 def _made(content: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {content['versions'][name]}" for name in ("jax", "torch"))
+    versions = ", ".join(f"{name} {content['versions'][name]}" for name in ("jax", "torch")
+                         if name in content["versions"])
     return f"{content['device_count']} x {content['device']}, {versions}, commit {content['commit']}."
 
 

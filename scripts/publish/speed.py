@@ -22,13 +22,19 @@ def _processor(content: dict[str, Any]) -> str:
 def keep(files: Sequence[Path], folder: Path) -> None:
     """Copy JSON files of benchmark.py, each under the name of its phase and processor: one of a kind is kept.
 
-    Raise UserError if one does not hold the times of steps or evaluations.
+    Raise UserError if one does not hold the times of steps or evaluations on CPUs.
     """
     for path in files:
         content = workdir.read_json(path)
-        phases = {record.get("phase") for record in content.get("results", [])}
+        records = content.get("results", []) if isinstance(content, dict) else []
+        phases, dtypes = ({record.get(name) for record in records} for name in ("phase", "dtype"))
         if len(phases) != 1 or not phases <= {*WORDS}:
             raise UserError(f"{path} holds no times of steps or evaluations: write it with scripts/benchmark.py --out")
+        if content.get("platform") != "cpu":
+            raise UserError(f"{path} was measured on {content.get('device')}: --speed is for CPUs, --accelerator for "
+                            "the folder of scripts/accelerator.sh")
+        if dtypes != {"float32"}:
+            raise UserError(f"{path} has times in {', '.join(map(str, dtypes))}: the tables are of float32")
         folder.mkdir(exist_ok=True)
         name = f"{phases.pop()}-{re.sub(r'[^a-z0-9]+', '-', _processor(content).lower())}.json"
         workdir.write_json(folder / name, content)

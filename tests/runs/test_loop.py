@@ -200,6 +200,14 @@ def test_a_non_finite_loss_stops_the_run_at_its_step_and_keeps_the_last_good_che
     assert load.load_run(tmp_path / "run").step == 11
 
 
+def test_a_score_that_is_not_finite_stops_the_run(config, tmp_path):
+    """The loss of a step is that before its update: the last update is found by the evaluation alone."""
+    config.max_steps, config.optimizer.learning_rate = 1, 1e25
+    with pytest.raises(UserError, match="the loss on test is not finite at step 1 "):
+        loop.train_and_evaluate(config, tmp_path / "run")
+    assert np.isnan(records(tmp_path / "run", "test")[0]["loss"])
+
+
 def test_debug_nans_stops_at_the_operation(config, tmp_path):
     config.schedule.name, config.schedule.milestones, config.schedule.factor = "step", (1.0,), 1e20
     jax.config.update("jax_debug_nans", True)

@@ -91,6 +91,8 @@ def test_trials_together_and_apart(tmp_path):
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--seeds=2"], "--seeds, --startup, --trials and --loading need a --config"),
     (["--config=configs/quickstart.py", "--startup", "--config.data.batch_size=5000"], "is more than the 1437"),
+    (["--operations", "--models=mlp", "--out=x.json"], "--operations prints its tables and writes no file"),
+    (["--config=configs/quickstart.py", "--dtype=bfloat16"], "leave out --dtype"),
     (["--config=configs/quickstart.py", "--loading"], "--loading times random crops of a streamed folder"),
     pytest.param(["--config=configs/quickstart.py", "--seeds=1", "--config.data.batch_size=5000"],
                  "is more than the 1437", marks=pytest.mark.slow),

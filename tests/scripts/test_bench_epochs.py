@@ -4,7 +4,15 @@ import pytest
 
 from configs import quickstart
 from modern_cnn import settings
+from modern_cnn.errors import UserError
 from scripts.bench import epochs, timing
+
+
+def test_the_peer_has_the_network_as_it_is():
+    config = quickstart.get_config()
+    config.model.width = 0.5
+    with pytest.raises(UserError, match="the peer torch has no option 'width'"):
+        epochs.torch_epoch(settings.read(config), 0)
 
 
 @pytest.mark.parametrize("spawned", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -1,5 +1,6 @@
 """A table has a row for each program, and wrong input is reported before anything is timed."""
 import json
+import sys
 from functools import partial
 
 import pytest
@@ -33,8 +34,9 @@ def test_wrong_input_is_reported_before_anything_is_timed(change, words, monkeyp
                       partial(steps.compare_steps, peers=given["peers"], rounds=1), steps.make_cases(given["names"]))
 
 
-def test_the_version_of_a_peer_is_written(tmp_path):
+def test_the_version_of_a_peer_is_written(tmp_path, monkeypatch):
     """The peer runs in another process, so this one need not have imported it."""
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     for who in ("library", "torch_kept"):
         timing.write_measurements(str(tmp_path / "x.json"), results=[{"who": "ours"}, {"who": who}])
         assert ("torch" in json.loads((tmp_path / "x.json").read_text())["versions"]) == (who == "torch_kept")
@@ -75,7 +77,7 @@ def measured(path, phase, machine, **ratios):
                 "ours_is_faster": ratio, "ours_is_faster_range": [ratio - 0.1, ratio + 0.1]}
                for who, ratio in ({"ours": 1.0} | ratios).items()]
     path.write_text(json.dumps({"machine": f"Linux x86_64, {machine}", "versions": {"jax": "1", "torch": "2"},
-                                "commit": "abc", "allocator": "the system's", "results": records}))
+                                "platform": "cpu", "commit": "abc", "allocator": "the system's", "results": records}))
     return path
 
 
@@ -105,3 +107,13 @@ def test_pages_keep_one_file_for_each_processor_and_phase(tmp_path):
     (tmp_path / "e.json").write_text("{}")
     with pytest.raises(UserError, match=r"e\.json holds no times of steps or evaluations"):
         speed.keep([tmp_path / "e.json"], folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for old, new, words in (('"cpu"', '"gpu", "device": "X9"', "was measured on X9: --speed is for CPUs"),
+                            ("float32", "bfloat16", "times in bfloat16: the tables are of float32")):
+        (tmp_path / "g.json").write_text(first.read_text().replace(old, new))
+        with pytest.raises(UserError, match=words):
+            speed.keep([tmp_path / "g.json"], folder)
+    (tmp_path / "g.json").write_text("[]")
+    with pytest.raises(UserError, match=r"g\.json"):
+        speed.keep([tmp_path / "g.json"], folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

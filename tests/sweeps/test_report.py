@@ -63,6 +63,14 @@ def test_a_band_is_the_mean_and_deviation_of_the_trials_that_came_so_far():
     assert group.band("test", "loss") == ([], [], [])
 
 
+def test_a_run_that_is_not_finite_leaves_a_report(tmp_path):
+    rows = [row(seed, 0.1, accuracy) for seed, accuracy in ((0, float("nan")), (1, 0.5), (2, 0.6))]
+    curves = [records([3, float("nan")]), records([3, 2]), records([3, 1])]
+    assert report.write(tmp_path, rows, curves, CONFIG, RUN).exists()
+    assert report.deviation([1.0, float("nan")]) != report.deviation([1.0])
+    assert report.deviation([1.0, 3.0]) == pytest.approx(2**0.5)
+
+
 def test_files_of_the_report(tmp_path):
     rows = [row(0, rate, 0.5) for rate in ("<b>", "0.2")] + [row(1, "<b>", 0.6), row(1, "0.2", 0, "failed: <no>")]
     curves = [records([3, 2, 1]) + records([1], "test"), records([9, 0.5]), records([3, 2, 2]), []]

@@ -77,3 +77,11 @@ def test_a_step_is_the_published_one():
     for name, got in (("conv", ours["conv1"]["kernel"]), ("dense", ours["dense"]["kernel"]),
                       ("bias", ours["dense"]["bias"])):
         np.testing.assert_allclose(got, params[name], rtol=1e-6, err_msg=name)
+
+
+def test_a_kernel_of_zeros_learns():
+    """Such a kernel has a block that begins as the identity."""
+    kernel, gradient = jnp.zeros((1, 1, 3, 4)), jnp.arange(12.0).reshape(1, 1, 3, 4)
+    optimizer = muon.muon(lambda step: 0.1, 0.6)
+    updates, _ = optimizer.update(gradient, optimizer.init(kernel), kernel)
+    np.testing.assert_allclose(updates, -0.1 * muon.orthogonalize(gradient.reshape(3, 4)).reshape(1, 1, 3, 4))

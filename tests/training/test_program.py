@@ -5,8 +5,10 @@ import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from configs import base
 from modern_cnn import models, runtime, settings
 from modern_cnn.data import sources
+from modern_cnn.errors import UserError
 from modern_cnn.runs.loop import fit
 from modern_cnn.training.program import Program, make_batch, make_init
 from modern_cnn.training.stacked import StackedProgram
@@ -141,3 +143,12 @@ def test_class_weights_come_from_the_training_labels(config, tmp_path, stream):
     made = Program(settings.read(config), sources.load(config.data))
     plain = make_batch(made._parts, made.spec, made.devices, made._feed, jax.random.key(0))(0, *next(made.batches(0)))
     assert set(batch) - set(plain) == {"label_weight", "other_weight"}
+
+
+@pytest.mark.parametrize("name", ["muon", "lars"])
+def test_what_treats_each_kernel_for_itself_is_not_for_stacked_blocks(name, dataset):
+    config = base.get_config()
+    config.model.update(name="resnet20", scan=True)
+    config.optimizer.name = name
+    with pytest.raises(UserError, match="scan=True makes one array of those of a stage"):
+        Program(settings.read(config), dataset)
