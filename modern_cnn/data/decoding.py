@@ -143,6 +143,9 @@ def decode(file: Path | io.BytesIO, size: int, transform: Callable[[Image.Image]
         with Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > max(PIXELS, PIXELS_A_BYTE * length):
                 raise ValueError(f"it has {opened.width}x{opened.height} pixels, too many to decode safely; shrink it")
+            if not transform and max(opened.size) * (scaled or size)**2 > PIXELS * min(opened.size):
+                raise ValueError(f"it has {opened.width}x{opened.height} pixels, and would be enlarged to many more "
+                                 "before its middle is cut out; cut it")
             opened.load()
             image = _to_pixels(opened)
             return np.asarray(transform(image) if transform else resize(image, size, scaled))

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from modern_cnn.data import sources
+from modern_cnn.data.spec import Files
 from modern_cnn.errors import UserError
 from modern_cnn.inspection import pictures
 from modern_cnn.reuse import scores
@@ -111,11 +112,12 @@ def _worst(found: load.Predicted, split: str) -> str:
     losses = -logs[np.arange(len(logs)), found.labels]
     chosen = np.argsort(-losses, kind="stable")[:WORST]
     pixels, _ = load.examples(found.dataset, split, chosen)
-    files, figures = sources.file_names(found.section, split), []
+    examples, figures = found.dataset.splits[split], []
+    files = examples.paths if isinstance(examples, Files) else sources.file_names(found.section, split)
     for i, image in zip(chosen, pixels, strict=True):
         file, best = io.BytesIO(), found.logits[i].argmax()
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "PNG")
-        place = files[i] if files else f"image {i} of {split}"
+        place = str(files[i]) if len(files) else f"image {i} of {split}"
         true, predicted = (html.escape(f"{names[c]} ({np.exp(logs[i, c]):.3f})") for c in (found.labels[i], best))
         uri = html_page.picture_uri(file.getvalue())
         figures.append(f'<figure><img class={"small" if len(image) < 100 else "large"} src="{uri}" '

@@ -243,3 +243,12 @@ def test_a_class_whose_images_are_all_damaged_is_refused(tmp_path):
     for stream in (False, True):
         with pytest.raises(UserError, match="leaving out damaged images would leave none of class 1"):
             files.load(f"folder:{tmp_path}", skip_damaged=True, image_size=8, stream=stream)
+
+
+def test_a_line_of_pixels_is_not_made_an_image(tmp_path):
+    """It would be resized to 1,792,000x224 pixels, of which the middle 224 columns are left."""
+    Image.new("RGB", (8000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(UserError, match="8000x1 pixels, and would be enlarged to many more"):
+        decoding.decode(tmp_path / "line.png", 224)
+    assert decoding.decode(tmp_path / "line.png", 0).shape == (1, 8000, 3)
+    assert decoding.decode(tmp_path / "line.png", 32).shape == (32, 32, 3)
