@@ -90,7 +90,12 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def _commit() -> str:
-    """Return the commit of the checkout, with '-dirty' where files differ from it; 'unknown' outside a checkout."""
+    """Return the commit of the checkout, with '-dirty' where files differ from it; 'unknown' outside a checkout.
+
+    A copy without .git is told it by $MODERN_CNN_COMMIT.
+    """
+    if told := os.environ.get("MODERN_CNN_COMMIT"):
+        return told
     try:
         result = subprocess.run(["git", "--git-dir=.git", "describe", "--always", "--dirty", "--abbrev=12"],
                                 cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True, check=False)

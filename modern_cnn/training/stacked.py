@@ -53,9 +53,9 @@ def _bare(state: TrainState) -> TrainState:
 def over_trials(function: Callable, devices: Devices) -> Callable:
     """Return `function(own, shared)` of one trial as a function of all: `own` and the result are stacked.
 
-    On a GPU or TPU by vmap, on CPUs by lax.map. Sixteen steps of LeNet, batch 256, on two cores of a busy Xeon (jax
-    0.10.2, the best of six) take 418 ms by lax.map, 1,244 by vmap, 973 by vmap over pairs and 630 in unrolled pairs.
-    Two virtual devices need as much processor time as lax.map on one (442 and 431 ms).
+    On a GPU or TPU by vmap (not measured there), on CPUs by lax.map. Sixteen steps of LeNet, batch 256, on two cores of
+    a busy Xeon (jax 0.10.2, the best of six) take 418 ms by lax.map, 1,244 by vmap, 973 by vmap over pairs and 630 in
+    unrolled pairs. Two virtual devices need as much processor time as lax.map on one (442 and 431 ms).
     """
     if jax.default_backend() == "cpu":
         def stacked(own, shared):

@@ -160,7 +160,7 @@ def _error(got: Any, wanted: Any) -> float:
 def main() -> None:
     runtime.configure()
     results, start = [], time.perf_counter()
-    for measure in (of_layers, of_networks):
+    for measure in (of_networks, of_layers):
         for found in measure():
             results.append(found)
             print("{what:28} {precision:9} {error:.1e}".format(**found), flush=True)

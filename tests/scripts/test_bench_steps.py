@@ -71,3 +71,19 @@ def test_every_network_has_a_size():
     large, small = steps.make_cases(["resnet50"]) + steps.make_cases(["lenet"], 16)
     assert (large.image_shape, large.batch_size) == ((224, 224, 3), 64)
     assert (small.image_shape, small.batch_size) == ((28, 28, 1), 16)
+
+
+def test_a_peer_that_fails_on_an_accelerator_costs_no_others_times(monkeypatch, capsys):
+    def failing(case):
+        raise RuntimeError("no C compiler\nand more")
+
+    monkeypatch.setattr(steps.formulations, "on_cpu", lambda: False)
+    monkeypatch.setattr(steps, "matrix_rate", lambda dtype: 1e9)
+    case, = steps.make_cases(["mlp"], 2)
+    monkeypatch.setitem(steps.PROGRAMS["step"], "torch_compile", failing)
+    records = steps.compare_steps(case, ["torch_compile", "torch"], 1)
+    assert [record["who"] for record in records] == ["ours", "torch"]
+    assert "mlp: left out torch_compile: ['no C compiler']" in capsys.readouterr().err
+    monkeypatch.setitem(steps.PROGRAMS["step"], "ours", failing)
+    with pytest.raises(RuntimeError, match="no C compiler"):
+        steps.compare_steps(case, [], 1)
