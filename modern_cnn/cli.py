@@ -145,7 +145,8 @@ def _parse(argv: list[str], positional: bool) -> list[str]:
     argv = find_configs(argv)
     try:
         try:
-            rest = flags.FLAGS(argv)
+            with runtime.own_configs():
+                rest = flags.FLAGS(argv)
         except SystemExit:  # of --help, which has printed the flags
             if "config" in flags.FLAGS:
                 print(_help_fields(_given_config(argv)))

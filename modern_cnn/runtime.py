@@ -1,4 +1,5 @@
 """Start-up settings of JAX, XLA and TensorFlow, set only by calls of these functions, never by an import."""
+import contextlib
 import ctypes
 import errno
 import importlib.metadata
@@ -6,7 +7,10 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
+import types
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -53,6 +57,28 @@ def config_file(name: str) -> str:
     file, colon, variant = name.partition(":")
     places = [Path(file), tree() / file, tree() / "configs" / f"{file}.py"]
     return f"{next((place for place in places if place.is_file()), file)}{colon}{variant}"
+
+
+@contextlib.contextmanager
+def own_configs() -> Iterator[None]:
+    """Let configs import `configs.base` from the folder of ours, also where the user has a package `configs`.
+
+    Other modules of theirs are found as before, and their package is as it was afterwards.
+    """
+    def imported() -> dict[str, types.ModuleType]:
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "configs"}
+
+    before, package = imported(), types.ModuleType("configs")
+    package.__path__ = [str(tree() / "configs"), *(os.path.join(place, "configs") for place in sys.path)]
+    for name in before:
+        del sys.modules[name]
+    sys.modules["configs"] = package
+    try:
+        yield
+    finally:
+        for name in imported():
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
 def hold(file: IO, wait: bool = False) -> None:

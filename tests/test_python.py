@@ -1,10 +1,13 @@
 """The four calls that a notebook needs: train, load, data.load, and a result that shows itself."""
 import base64
+import importlib
 import json
+import os
 import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ import modern_cnn
 from modern_cnn.errors import UserError
 from modern_cnn.runs import load, log, record
 from modern_cnn.runs import result as result_module
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +94,26 @@ def test_the_curves_grow_in_the_cell_of_a_notebook(tmp_path, monkeypatch):
     assert len({*shown}) > 2
     assert all(picture.startswith(b"\x89PNG") for picture in shown)
     assert len(shown[-1]) < 0.5 * len((run.workdir / "curves.png").read_bytes())
+
+
+def test_a_package_configs_of_ones_own_is_in_nobodys_way(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/__init__.py").write_text("mine = 1\n")
+    (tmp_path / "configs/rates.py").write_text("RATE = 0.125\n")
+    (tmp_path / "own.py").write_text("from configs import base, rates\n\n\ndef get_config():\n"
+                                     "    config = base.get_config()\n"
+                                     "    config.optimizer.learning_rate = rates.RATE\n    return config\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    theirs = importlib.import_module("configs")
+    assert theirs.mine == 1
+    assert result_module.read_config("lenet").model.name == "lenet"
+    assert result_module.read_config(str(tmp_path / "own.py")).optimizer.learning_rate == 0.125
+    assert sys.modules["configs"] is theirs
+    monkeypatch.delitem(sys.modules, "configs")
+    done = subprocess.run([sys.executable, "-m", "modern_cnn", "train", "--config=lenet", "--config.epochs=many"],
+                          cwd=tmp_path, capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert "config.epochs=many" in done.stderr

@@ -6,12 +6,11 @@ import json
 import re
 import runpy
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modern_cnn import settings
+from modern_cnn import runtime, settings
 from modern_cnn.errors import UserError
 from modern_cnn.runs import checkpoints, log, workdir
 
@@ -71,14 +70,13 @@ def set_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_configs(root: Path) -> dict[str, dict[str, Any]]:
     """Return the fields that each config of configs/ sets, by the config's --config=."""
-    if str(root) not in sys.path:
-        sys.path.append(str(root))  # configs import configs.base
     found = {}
     for path in sorted({*(root / "configs").glob("*.py")} - {root / "configs" / "base.py"}):
-        module = runpy.run_path(str(path))
-        for n, variant in enumerate(module.get("VARIANTS", (None,))):
-            config = module["get_config"](*([variant] if variant else []))
-            found[f"configs/{path.name}" + (f":{variant}" if n else "")] = set_fields(config.to_dict())
+        with runtime.own_configs():
+            module = runpy.run_path(str(path))
+            for n, variant in enumerate(module.get("VARIANTS", (None,))):
+                config = module["get_config"](*([variant] if variant else []))
+                found[f"configs/{path.name}" + (f":{variant}" if n else "")] = set_fields(config.to_dict())
     return found
 
 

@@ -150,9 +150,7 @@ def _complete(program: Programs, records: Sequence[Record], stop: Stop, state: T
         if any(record.saved_step < trained.step for record in records if not record.failure):
             _save(program, records, trained.step, trained.state, trained.metrics)
         _each(records, lambda record: record.checkpoints.wait())
-        log.warning("stopped by %s after step %d, which is saved; the same command%s goes on from there",
-                    signal.Signals(trained.signal).name, trained.step,
-                    f" with --workdir={records[0].directory}" if len(records) == 1 else "")
+        log.warning("stopped by %s after step %d, which is saved", signal.Signals(trained.signal).name, trained.step)
         raise SystemExit(128 + trained.signal)
     chosen = _each(records, Record.choose, program.unstack(trained.state))
     any_choice = next(choice for choice in chosen if choice)
@@ -180,7 +178,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         closing.enter_context(jax.debug_nans(jax.config.values["jax_debug_nans"]))
         asked = settings.read(config)
         place = closing.enter_context(mirror.opened(directory, asked.data))
-        directory = place.directory
+        given, directory = directory, place.directory
         record = closing.enter_context(Record(directory, asked))
         source, begun = asked.finetune.workdir, bool(saved_steps(directory))
         before = directory if begun else mirror.local(source)
@@ -195,9 +193,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         shown = devices.leads()
         progress = Progress(program.plan, record.first_step, shown=shown)
         closing.enter_context(progress.bar)
-        stop = stop or closing.enter_context(stop_signals())
+        alone, stop = stop is None, stop or closing.enter_context(stop_signals())
         watch = closing.enter_context(profiled(directory / "profile", record.first_step)) if profile else watch
-        [result] = _complete(program, [record], stop, state, metrics, progress, place.watched(watch))
+        try:
+            [result] = _complete(program, [record], stop, state, metrics, progress, place.watched(watch))
+        except SystemExit:
+            if alone:  # else the caller says how to go on
+                log.warning("the same command with --workdir=%s goes on from there", given)
+            raise
         if shown:
             progress.bar.close()
             summarize(record, program, result, progress)

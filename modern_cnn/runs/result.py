@@ -80,9 +80,8 @@ def read_config(name: str) -> ConfigDict:
     if not Path(file).is_file():
         raise UserError(f"there is no config {file!r}; ours are "
                         f"{', '.join(sorted(path.stem for path in (runtime.tree() / 'configs').glob('*.py')))}")
-    if str(runtime.tree()) not in sys.path:
-        sys.path.append(str(runtime.tree()))  # configs import configs.base
-    return runpy.run_path(file)["get_config"](*filter(None, [variant]))
+    with runtime.own_configs():
+        return runpy.run_path(file)["get_config"](*filter(None, [variant]))
 
 
 def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) -> Result:

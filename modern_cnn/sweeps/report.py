@@ -51,9 +51,9 @@ class SeedGroup:
         return ", ".join(f"{name} {short_value(self.fields[field])}" for field, name in names.items()) or "all"
 
     def values(self, score: str) -> list[float]:
-        """Return a score of each run that is done; an empty list if one of them lacks it."""
-        done = self.done
-        return [run.scores[score] for run in done] if all(score in run.scores for run in done) else []
+        """Return a score of each run that is done; an empty list if one of them lacks it, or has '' for it."""
+        found = [run.scores.get(score, "") for run in self.done]
+        return found if "" not in found else []
 
     def band(self, split: str, score: str) -> tuple[list[float], list[float], list[float]]:
         """Return (epochs, mean, deviation) of a score recorded in a split, each over the runs that have the epoch."""

@@ -81,14 +81,20 @@ class Sweep:
             config = before["config"]
         except (KeyError, TypeError, AttributeError) as e:
             raise UserError(f"{self.directory / 'sweep.json'} was not written by a sweep, or was edited: {e!r}") from e
-        changed, refused = workdir.differences(config, self.config.to_dict())
+        # Whether moved images are the same, each trial finds out.
+        changed, refused = workdir.differences(config, self.config.to_dict(), same_images=True)
+        for trial in self.trials:
+            if trial.result["status"] == DONE:
+                own = [each for each in changed if each[0] not in trial.fields]
+                refused += [f"{trial.name} is done, and config.{name} was {old}, is {new}" for name, old, new in own
+                            if _shortens(name, old, new) or (
+                                settings.FIELDS[name].resume == settings.EPOCHS
+                                and trial.fields.get("schedule.name") in settings.SPANNING)]
+                if any(settings.FIELDS[name].resume in (settings.LENGTH, settings.EPOCHS) for name, _, _ in own):
+                    trial.result["status"] = WAITING  # it goes on
         if refused:
             raise UserError(f"{self.directory} holds a sweep over a different config: {'; '.join(refused)}. Choose "
                             "another --workdir, or repeat the command it was started with")
-        if changed:  # longer or shorter: what was done goes on
-            for trial in self.trials:
-                if trial.result["status"] == DONE:
-                    trial.result["status"] = WAITING
 
     def _point(self, fields: dict[str, Any]) -> str:
         """Return the same text for the same run, also where a field has the value of the shared config."""
@@ -131,7 +137,8 @@ class Sweep:
     def rows(self) -> list[dict[str, Any]]:
         """Return a dict for each trial, all with the same keys: the swept fields, scores, seconds, status."""
         fields = dict.fromkeys(field for trial in self.trials for field in trial.fields)
-        scores = [name for name in SCORES if name.startswith("test") or self.shared["data.validation"]]
+        scores = [name for name in SCORES if name.startswith("test") or self.shared["data.validation"]
+                  or any(name in trial.result for trial in self.trials)]
         return [{field: trial.fields.get(field, self.shared.get(field)) for field in fields}
                 | {name: trial.result.get(name, "") for name in scores}
                 | {name: trial.result[name] for name in ("seconds", "status")} for trial in self.trials]
@@ -144,10 +151,15 @@ class Sweep:
                             workdir.read_json(runs[0]) if runs else workdir.describe_machine())
 
 
+def _shortens(name: str, old: Any, new: Any) -> bool:
+    """Return whether a field that sets the length of a run asks for less than before; no limit is 0."""
+    return name in ("epochs", "max_steps") and (new or float("inf")) < (old or float("inf"))
+
+
 def _name(fields: dict[str, Any]) -> str:
     """Return a name for a directory, 'optimizer.learning_rate=0.1,seed=0', with a digest where that is not allowed."""
     text = ",".join(f"{field}={value}" for field, value in sorted(fields.items()))
-    safe = re.sub(r"[^\w.=,+-]", "_", text)
+    safe = re.sub(r"[^\w.=,+-]", "_", text, flags=re.ASCII)  # a letter is a byte
     if safe == text and len(text) <= NAME_LENGTH:
         return text
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
@@ -188,6 +200,9 @@ def run(config: ml_collections.ConfigDict, sweeps: Sequence[str], directory: str
         try:
             with loop.stop_signals() as stop:
                 _train(sweep, together, stop)
+        except SystemExit:
+            log.warning("the same command with --workdir=%s goes on from there", directory)
+            raise
         finally:
             path = sweep.report()
         failed = [trial for trial in sweep.asked if trial.result["status"] != DONE]

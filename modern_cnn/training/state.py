@@ -53,5 +53,6 @@ class TrainState(struct.PyTreeNode):
             return self
         decay = jnp.minimum(decay, (1 + self.step) / (10 + self.step))
         # optax.incremental_update takes 1 - d, and its 1 - (1 - d) rounds to another number than d.
-        averages = jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, self.ema, self.variables)
+        averages = jax.tree.map(lambda old, now: jnp.where(old == now, old, decay * old + (1 - decay) * now),
+                                self.ema, self.variables)  # what is frozen keeps every bit
         return self.replace(ema=averages)

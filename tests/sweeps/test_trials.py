@@ -254,3 +254,70 @@ def test_stopped_it_goes_on_to_the_same_curves_and_grows(config, tmp_path, monke
     config.epochs = 4  # longer: trials go on
     assert sweep.run(config, ["seed=0:2"], tmp_path / "sweep")["done"] == 2
     assert saved_steps(tmp_path / "sweep/trials/seed=0")[-1] == 20
+
+
+# ---- what a sweep says of trials that are done
+
+def scored(accuracy, *splits):
+    return {"step": 3} | {split: {"loss": 1.0, "accuracy": accuracy} for split in ("test", *splits)}
+
+
+@pytest.fixture
+def noted(config, tmp_path):
+    """A sweep over two schedules, both done without training, of which the second was validated."""
+    config.schedule.name, config.max_steps = "constant", 3
+    found = sweep.Sweep(config, {"schedule.name": ["constant", "cosine"]}, tmp_path / "sweep")
+    found.directory.mkdir()
+    found.note(found.asked, [scored(0.5), scored(0.75, "validation")], 2.0)
+    return found
+
+
+def test_validation_scores_are_shown_where_there_are_any(noted):
+    assert [row["validation_accuracy"] for row in rows(noted.directory)] == ["", "0.75"]
+    noted.report()
+    table = (noted.directory / "table.md").read_text()
+    assert "| constant | 1 |  |  | 50.00 %" in table
+    assert "| cosine | 1, best on validation | 75.00 %" in table
+
+
+def status(config, directory):
+    return [trial.result["status"] for trial in sweep.Sweep(config, {"schedule.name": ["constant"]}, directory).trials]
+
+
+def test_only_more_steps_make_a_trial_go_on(noted, config):
+    for field, value in (("log_every_steps", 7), ("loggers", "none"), ("data.source", "folder:/moved")):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({field: value})
+        assert status(changed, noted.directory) == ["done"] * 2
+    config.max_steps = 4
+    assert status(config, noted.directory) == ["waiting"] * 2
+
+
+@pytest.mark.parametrize(("field", "value", "words"), [
+    ("max_steps", 2, "schedule.name=constant is done, and config.max_steps was 3, is 2"),
+    ("epochs", 99, "schedule.name=cosine is done, and config.epochs was 3, is 99")])
+def test_what_a_done_trial_could_not_go_on_with_is_refused_first(field, value, words, noted, config):
+    before = (noted.directory / "sweep.json").read_bytes()
+    config[field] = value
+    with pytest.raises(UserError, match=words):
+        sweep.run(config, ["schedule.name=constant,cosine"], noted.directory)
+    assert (noted.directory / "sweep.json").read_bytes() == before
+
+
+def test_names_of_trials_fit_in_any_script():
+    names = {sweep._name({"data.source": f"folder:/{letter * 200}"}) for letter in "训é"}
+    assert len(names) == 2
+    assert max(len(name.encode()) for name in names) <= sweep.NAME_LENGTH
+
+
+def test_a_stopped_sweep_names_its_own_directory(config, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loop, "stop_signals", lambda: contextlib.nullcontext(
+        lambda step: signal.SIGTERM if step else 0))
+    config.max_steps = 3
+    with pytest.raises(SystemExit):
+        sweep.run(config, ["seed=0"], tmp_path / "sweep")
+    with pytest.raises(SystemExit):
+        loop.train_and_evaluate(config, tmp_path / "single")
+    said = [message for message in caplog.messages if "goes on" in message]
+    assert said == [f"the same command with --workdir={tmp_path / name} goes on from there" for name in (
+        "sweep", "single")]

@@ -306,6 +306,13 @@ def test_what_is_off_costs_no_operation():
         assert more.total() > operations(plain, state, batch, KEY).total()
 
 
+def test_averages_of_what_does_not_change_keep_every_bit():
+    state = lenet(ema=True)
+    later = jax.jit(lambda state: state.replace(step=jnp.int32(1000)).average(0.99))(state)
+    for ours, theirs in zip(*map(jax.tree.leaves, (later.ema, state.variables)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_averages_of_weights_and_batch_statistics_by_hand():
     """Five steps against numpy; evaluation scores the averages, and training does not use them."""
     rng = np.random.default_rng(0)
