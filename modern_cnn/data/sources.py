@@ -19,7 +19,7 @@ import numpy as np
 from modern_cnn import buckets, zoo
 from modern_cnn.data import augment, cache, decoding, download, folders, formats, streamed, tables
 from modern_cnn.data.resident import Resident, spaced
-from modern_cnn.data.spec import Arrays, Feed, Placement, Spec
+from modern_cnn.data.spec import Arrays, Feed, Placement, Spec, normalization
 from modern_cnn.data.splits import divide_train, hold_out_test
 from modern_cnn.errors import UserError, did_you_mean, parse_json, some
 from modern_cnn.settings import Data, check_fields
@@ -27,9 +27,7 @@ from modern_cnn.settings import Data, check_fields
 log = logging.getLogger(__name__)
 
 DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, as torchvision's networks expect them
 OF_FILES = ("folder", "csv")  # kinds whose images are files of the user
-COUNTED = 256  # images whose pixels are counted at a time: np.bincount takes 8 bytes for each
 SAMPLE = 5000  # of the images in memory in `Dataset.sample`; of streamed ones `streamed.SAMPLE`
 DIGITS_TEST = 360  # test images of the digits, which come without a test split
 
@@ -223,24 +221,6 @@ def _load_decoded(config: Data) -> cache.Decoded:
     decoded = cache.Decoded(kind, place, fingerprint, names, cache.digest(splits), splits, left_out, held_out)
     cache.save(own_size if same_size else resized, decoded)
     return decoded
-
-
-def normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return (mean, std) of each channel, for pixels in [0, 1]; 'standard' is that of `images`, uint8 [N, H, W, C]."""
-    channels = images.shape[-1]
-    if normalize == "imagenet" and channels != 3:
-        raise UserError(f"config.data.normalize='imagenet' is for images with 3 channels (RGB), not {channels}")
-    if normalize != "standard":
-        return {"unit": ((0.0,) * channels, (1.0,) * channels), "symmetric": ((0.5,) * channels, (0.5,) * channels),
-                "imagenet": IMAGENET}[normalize]
-    counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), COUNTED):
-        for c in range(channels):
-            counts[c] += np.bincount(images[start:start + COUNTED, ..., c].ravel(), minlength=256)
-    levels = np.arange(256) / 255
-    mean = [float(levels @ n / n.sum()) for n in counts]
-    std = [float(np.sqrt((levels - m) ** 2 @ n / n.sum())) for m, n in zip(mean, counts, strict=True)]
-    return tuple(mean), tuple(max(s, 1e-6) for s in std)
 
 
 def load(config: Data, channels: int = 0) -> Dataset:

@@ -9,6 +9,29 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from modern_cnn.errors import UserError
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, as torchvision's networks expect them
+COUNTED = 256  # images whose pixels are counted at a time: np.bincount takes 8 bytes for each
+
+
+def normalization(normalize: str, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return (mean, std) of each channel, for pixels in [0, 1]; 'standard' is that of `images`, uint8 [N, H, W, C]."""
+    channels = images.shape[-1]
+    if normalize == "imagenet" and channels != 3:
+        raise UserError(f"config.data.normalize='imagenet' is for images with 3 channels (RGB), not {channels}")
+    if normalize != "standard":
+        return {"unit": ((0.0,) * channels, (1.0,) * channels), "symmetric": ((0.5,) * channels, (0.5,) * channels),
+                "imagenet": IMAGENET}[normalize]
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), COUNTED):
+        for c in range(channels):
+            counts[c] += np.bincount(images[start:start + COUNTED, ..., c].ravel(), minlength=256)
+    levels = np.arange(256) / 255
+    mean = [float(levels @ n / n.sum()) for n in counts]
+    std = [float(np.sqrt((levels - m) ** 2 @ n / n.sum())) for m, n in zip(mean, counts, strict=True)]
+    return tuple(mean), tuple(max(s, 1e-6) for s in std)
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:

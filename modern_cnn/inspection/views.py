@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from modern_cnn.data import augment, sources
 from modern_cnn.data.sources import Dataset
@@ -23,7 +22,6 @@ from modern_cnn.inspection.traced import Array
 from modern_cnn.runs import load, log, workdir
 from modern_cnn.runs.mirror import local
 from modern_cnn.settings import Settings, from_json
-from modern_cnn.training import whiten
 
 POOL = 2000  # images among which the strongest activations are looked for
 STRONGEST = 9  # activations of a unit that are shown
@@ -66,15 +64,6 @@ class TrainedNetwork:
     def blank(self) -> np.ndarray:
         """One image of zeros, float32 [1, H, W, C]."""
         return np.zeros((1, *self.run.spec.image_shape), np.float32)
-
-    def initial(self) -> dict[str, Any]:
-        """Return the variables with which the run began. Raise UserError if it began with a run that is gone."""
-        key, _ = jax.random.split(jax.random.key(self.run.settings.seed))  # as training.program.Program does
-        drawn = self.run.module.init(key, self.blank, train=False)
-        begun = (load.pretrained(self.run.settings, self.run.module, self.run.spec)[0]
-                 if self.run.settings.finetune.workdir else {})
-        begun = whiten.start_from(self.data, self.run.module, begun) or {}
-        return unflatten_dict(flatten_dict(drawn) | flatten_dict(begun))
 
     def examples(self, indices: Sequence[int] | np.ndarray) -> Examples:
         """Return the split's images with these numbers."""
@@ -187,7 +176,7 @@ def draw_surface(network: TrainedNetwork, out: Path, other: str | Path | None = 
     if other:
         start, label = load.load_run(other).variables, "the other run"
     else:
-        start, label = network.initial(), "the initial weights"
+        start, label = load.initial_variables(network.run, network.data), "the initial weights"
     if jax.tree.map(np.shape, start) != jax.tree.map(np.shape, variables):
         raise UserError(f"{other} holds another network than {network.directory}")
     draw, panels = jax.jit(features.filter_normalized), []

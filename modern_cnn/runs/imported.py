@@ -14,8 +14,7 @@ import numpy as np
 import optax
 
 from modern_cnn import models
-from modern_cnn.data import sources
-from modern_cnn.data.spec import Spec
+from modern_cnn.data.spec import Spec, normalization
 from modern_cnn.errors import UserError, some
 from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
@@ -64,7 +63,7 @@ def write_run(directory: str | Path, settings: Settings, module: Any, variables:
               for path, leaf in jax.tree_util.tree_leaves_with_path(variables) if not np.isfinite(leaf).all()]
     if broken:
         raise UserError(f"these weights are infinite or not numbers: {some(broken)}")
-    mean, std = sources.normalization(settings.data.normalize, np.zeros((1, 1, 1, image_shape[2]), np.uint8))
+    mean, std = normalization(settings.data.normalize, np.zeros((1, 1, 1, image_shape[2]), np.uint8))
     names = tuple(class_names or map(str, range(classes)))
     spec = Spec(settings.data.source, "", image_shape, classes, names, {}, mean, std, digest="")
     collections = jax.tree.map(jnp.asarray, variables)

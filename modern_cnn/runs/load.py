@@ -22,7 +22,7 @@ from modern_cnn.runs import workdir
 from modern_cnn.runs.checkpoints import Checkpoints
 from modern_cnn.runs.mirror import local
 from modern_cnn.settings import Data, Settings
-from modern_cnn.training import finetune
+from modern_cnn.training import finetune, whiten
 from modern_cnn.training.devices import Devices
 from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.program import make_evaluate, make_predict
@@ -236,3 +236,15 @@ def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str
              trained.spec.source or "imported weights",
              "its head: the classes are the same" if same else f"a new head: {', '.join(sorted(head))}")
     return unflatten_dict(leaves, sep="/"), {"finetuned_from": origin}
+
+
+def initial_variables(trained: TrainedRun, dataset: Dataset) -> dict[str, Any]:
+    """Return the variables with which a run began, within rounding. Raise UserError if it began from one that is gone.
+
+    `dataset` is that of the run, whose images a whitening kernel comes from.
+    """
+    key, _ = jax.random.split(jax.random.key(trained.settings.seed))  # as training.program.Program does
+    drawn = trained.module.init(key, jnp.zeros((1, *trained.spec.image_shape)), train=False)
+    begun = pretrained(trained.settings, trained.module, trained.spec)[0] if trained.settings.finetune.workdir else {}
+    begun = whiten.start_from(dataset, trained.module, begun) or {}
+    return unflatten_dict(flatten_dict(drawn) | flatten_dict(begun))

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from modern_cnn import settings
 from modern_cnn.data import decoding, formats, sources
+from modern_cnn.data.spec import normalization
 from modern_cnn.errors import UserError
 from modern_cnn.training.devices import Devices
 from tests.data import files
@@ -129,7 +130,7 @@ def test_unreadable_directory_is_told(tmp_path, monkeypatch):
 def test_statistics_need_little_memory():
     images = files.pixels(2000, 32, 32, 3)
     tracemalloc.start()
-    mean, std = sources.normalization("standard", images)
+    mean, std = normalization("standard", images)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < images.nbytes

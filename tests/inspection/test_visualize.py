@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modern_cnn.data import augment, sources
+from modern_cnn.data import augment
+from modern_cnn.data.spec import normalization
 from modern_cnn.errors import UserError
 from modern_cnn.runs.load import examples, load_data
 from tests.test_cli import ROOT, refused
@@ -89,7 +90,8 @@ def test_the_initial_weights_are_those_with_which_the_run_began(run, tmp_path):
             config.finetune.workdir = start
             workdir = tmp_path / f"{name}{len(start)}"
             loop.train_and_evaluate(config, workdir)
-            begun, ended = TrainedNetwork(workdir).initial(), load.load_run(workdir).variables
+            network = TrainedNetwork(workdir)
+            begun, ended = load.initial_variables(network.run, network.data), network.run.variables
             jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), begun["params"], ended["params"])
             if name == "airbench94":
                 np.testing.assert_array_equal(begun["batch_stats"]["whiten"]["kernel"],
@@ -102,6 +104,6 @@ def test_examples_are_the_splits_own_images(run):
     own = data.splits["test"]
     np.testing.assert_array_equal(labels, own[1][[7, 0, 359]])
     np.testing.assert_array_equal(images, augment.enlarge(own[0][[7, 0, 359]], 20))
-    assert data.spec.mean == sources.normalization("unit", own[0])[0]
+    assert data.spec.mean == normalization("unit", own[0])[0]
     with pytest.raises(UserError, match=r"no image 360: .* test split have the numbers 0 to 359"):
         examples(data, "test", np.array([360]))

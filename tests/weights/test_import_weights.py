@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 
 import modern_cnn
 from modern_cnn import weights
-from modern_cnn.data import augment, sources
+from modern_cnn.data import augment
+from modern_cnn.data.spec import normalization
 from modern_cnn.errors import UserError
 from modern_cnn.runs import imported
 from modern_cnn.weights import convert
@@ -199,7 +200,7 @@ def test_the_normalisation_of_torchvisions_googlenet():
     pixels = np.random.RandomState(0).randint(0, 256, (2, 4, 5, 3)).astype(np.uint8)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     seen = (pixels / 255 - mean) / std * (std / 0.5) + (mean - 0.5) / 0.5
-    moments = sources.normalization(convert.expected_normalize("googlenet", 3), pixels)
+    moments = normalization(convert.expected_normalize("googlenet", 3), pixels)
     np.testing.assert_allclose(augment.normalize(pixels, *moments), seen, atol=1e-6)
 
 
