@@ -2,8 +2,8 @@
 
     python scripts/train.py --config=configs/mlp.py
 
-Cost: 12 s on two CPU cores for 10 epochs.
-Result: test accuracy after the last epoch 86.86 ± 0.20 % (n = 3, seeds 0 to 2). jax 0.10.2.
+Cost: 12 s of training on one CPU core for 10 epochs.
+Result: test accuracy after the last epoch 87.02 ± 0.29 % (n = 4, seeds 0 to 3). jax 0.10.2.
 
 The network is from the TensorFlow text (section 10.1), which does not train it. Batch, learning rate and epochs are
 those of the textbook's multilayer perceptron (Dive into Deep Learning, section 4.3).
