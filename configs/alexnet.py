@@ -3,7 +3,7 @@
     python scripts/train.py --config=configs/alexnet.py
     python scripts/train.py --config=configs/alexnet.py:alexnet_2012 --config.data.source=folder:DIR
 
-None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+None of these configs was run to its end yet (see docs/results.md). configs/compact.py trains a network of this
 family at a size for two CPU cores.
 
 `alexnet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.1): images

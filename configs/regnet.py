@@ -3,7 +3,7 @@
     python scripts/train.py --config=configs/regnet.py
     python scripts/train.py --config=configs/regnet.py:regnet_x_3_2gf --config.data.source=folder:DIR
 
-None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+None of these configs was run to its end yet (see docs/results.md). configs/compact.py trains a network of this
 family at a size for two CPU cores.
 
 `regnetx32_d2l` has the textbook's settings (Dive into Deep Learning, English edition, section 8.8): images enlarged to

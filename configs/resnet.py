@@ -5,7 +5,7 @@
     python scripts/train.py --config=configs/resnet.py:resnet50 --config.data.source=folder:DIR
     python scripts/train.py --config=configs/resnet.py:resnext50_32x4d
 
-None of these configs was run to its end yet (docs/results.md lists them). configs/compact.py trains a network of this
+None of these configs was run to its end yet (see docs/results.md). configs/compact.py trains a network of this
 family at a size for two CPU cores. `resnet1202` takes 12 seconds a step at batch 16; a quick test of it is
 --config.data.source=digits --config.data.batch_size=2.
 

@@ -320,8 +320,8 @@ def from_json(tree: Mapping[str, Any]) -> Settings:
 
 def check_fields(section: str, values: Mapping[str, Any]) -> None:
     """Raise UserError if one of the values, by name, is of no field of a section, or not one that the field allows."""
+    known = [field.removeprefix(f"{section}.") for field in FIELDS if field.startswith(f"{section}.")]
     for name, value in values.items():
-        known = [field.removeprefix(f"{section}.") for field in FIELDS if field.startswith(f"{section}.")]
         if name not in known:
             raise UserError(f"config.{section} has no field {name!r}{did_you_mean(name, known)}")
         _check(f"{section}.{name}", FIELDS[f"{section}.{name}"], value)

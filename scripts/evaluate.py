@@ -33,7 +33,7 @@ def main() -> None:
     runtime.configure()
     if not SOURCE.value and (LAYOUT.value != "auto" or SKIP.value):
         raise UserError("--layout and --skip_damaged are for images of another --source, which is missing")
-    data = ({"source": SOURCE.value, "layout": LAYOUT.value, "skip_damaged": SKIP.value} if SOURCE.value else None)
+    data = {"source": SOURCE.value, "layout": LAYOUT.value, "skip_damaged": SKIP.value} if SOURCE.value else None
     if REPORT.value:
         from modern_cnn.reuse import report
 

@@ -71,8 +71,8 @@ def set_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_configs(root: Path) -> dict[str, dict[str, Any]]:
     """Return the fields that each config of configs/ sets, by the config's --config=."""
     found = {}
-    for path in sorted({*(root / "configs").glob("*.py")} - {root / "configs" / "base.py"}):
-        with runtime.own_configs():
+    with runtime.own_configs():
+        for path in sorted({*(root / "configs").glob("*.py")} - {root / "configs" / "base.py"}):
             module = runpy.run_path(str(path))
             for n, variant in enumerate(module.get("VARIANTS", (None,))):
                 config = module["get_config"](*([variant] if variant else []))

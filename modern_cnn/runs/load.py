@@ -244,7 +244,6 @@ def initial_variables(trained: TrainedRun, dataset: Dataset) -> dict[str, Any]:
     `dataset` is that of the run, whose images a whitening kernel comes from.
     """
     key, _ = jax.random.split(jax.random.key(trained.settings.seed))  # as training.program.Program does
-    drawn = trained.module.init(key, jnp.zeros((1, *trained.spec.image_shape)), train=False)
-    begun = pretrained(trained.settings, trained.module, trained.spec)[0] if trained.settings.finetune.workdir else {}
-    begun = whiten.start_from(dataset, trained.module, begun) or {}
-    return unflatten_dict(flatten_dict(drawn) | flatten_dict(begun))
+    begun = pretrained(trained.settings, trained.module, trained.spec)[0] if trained.settings.finetune.workdir else None
+    begun = whiten.start_from(dataset, trained.module, begun)
+    return TrainState.create(key, trained.module, optax.identity(), trained.spec.image_shape, begun).variables

@@ -210,7 +210,8 @@ def compare_steps(case: Case, peers: Sequence[str], rounds: int, phase: str = "s
             except Exception as e:  # of torch.compile, say: an accelerator's minutes are worth the others' times
                 if who == "ours" or isinstance(e, UserError):
                     raise
-                print(f"{case.model}: left out {who}: {str(e).strip().splitlines()[:1]}", file=sys.stderr)
+                reason, *_ = (str(e).strip() or type(e).__name__).splitlines()
+                print(f"{case.model}: left out {who}: {reason}", file=sys.stderr)
         records = compare(phase, case, runners, rounds, 2, case.batch_size)
     passes = 3 if phase == "step" else 1
     work = passes * 2 * summarize(models.build(case.model, 10), case.image_shape).macs * case.batch_size

@@ -127,7 +127,6 @@ def test_places_to_write_to_are_tried_before_the_work(make_run, tmp_path, monkey
             predict.report(directory, [image], **{flag: str(tmp_path / "a.png" / "b.csv")})
         with pytest.raises(UserError, match="cannot write"):
             predict.report(directory, [image], **{flag: str(tmp_path)})
-        assert not (tmp_path / "other.csv").exists()
     with pytest.raises(UserError, match="nowhere"):
         predict.report(directory, [str(tmp_path / "nowhere")], out=str(tmp_path / "other.csv"))
     assert not (tmp_path / "other.csv").exists()
