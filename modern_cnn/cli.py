@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import logging
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -259,9 +260,29 @@ class Numbers(flags.ArgumentParser):
 
 
 def new_workdir(prefix: str = "", config: str = "") -> str:
-    """Return runs/<prefix>-<config>-<variant>-<time>, named after a config FILE:VARIANT, by default --config."""
+    """Make runs/<prefix>-<config>-<variant>-<time>, named after a config FILE:VARIANT, by default --config.
+
+    Commands of the same second get names of their own. A directory that is still empty at the end is removed.
+    """
     file, _, variant = (config or config_flags.get_config_filename(flags.FLAGS["config"])).partition(":")
-    return "runs/" + "-".join(filter(None, [prefix, PurePath(file).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
+    name = "-".join(filter(None, [prefix, PurePath(file).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
+    directory, number = pathlib.Path("runs", name), 1
+    while True:
+        try:
+            directory.mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+            directory = directory.with_name(f"{name}-{number}")
+        except OSError as e:
+            raise UserError(f"cannot make {directory}: {e.strerror}; choose a --workdir") from e
+    atexit.register(_remove_if_empty, directory.absolute())
+    return str(directory)
+
+
+def _remove_if_empty(directory: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 flags.disclaim_key_flags()  # a flag that is defined here is the script's own, and stands in its --help

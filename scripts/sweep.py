@@ -27,10 +27,10 @@ TOGETHER = flags.DEFINE_bool("together", True, "Train trials that differ only in
 
 
 def main() -> None:
-    workdir = WORKDIR.value or cli.new_workdir("sweep")
     runtime.configure()
     from modern_cnn.sweeps import sweep
 
+    workdir = WORKDIR.value or cli.new_workdir("sweep")
     logging.getLogger("modern_cnn").info("workdir: %s", workdir)
     sweep.run(CONFIG.value, SWEEP.value, workdir, together=TOGETHER.value)
 

@@ -30,7 +30,6 @@ DEBUG_NANS = flags.DEFINE_bool("debug_nans", False, "Stop at the operation that 
 
 
 def main() -> None:
-    workdir = WORKDIR.value or cli.new_workdir()
     if COORDINATOR.value and WORKDIR.value is None:
         raise UserError("several processes need one --workdir, the same in all of them")
     if PROCESS.value >= PROCESSES.value or (PROCESSES.value > 1 and not COORDINATOR.value):
@@ -41,6 +40,7 @@ def main() -> None:
         runtime.join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     from modern_cnn.runs import loop
 
+    workdir = WORKDIR.value or cli.new_workdir()
     logging.getLogger("modern_cnn").info("workdir: %s", workdir)
     loop.train_and_evaluate(CONFIG.value, workdir, profile=PROFILE.value)
 

@@ -201,3 +201,22 @@ def test_predict_and_export_without_a_run(script, tmp_path):
     refused(script("export.py", "--workdir=nowhere", "--out=x"), 1, "nowhere is not a run's workdir")
     refused(script("export.py", "--workdir=x", "--out=x", "--format=tflite"), 2, "stablehlo", "onnx")
     assert not any(tmp_path.iterdir())
+
+
+def test_commands_of_the_same_second_get_directories_of_their_own(tmp_path):
+    code = ("import time\nfrom modern_cnn import cli\ntime.strftime = lambda form: 'NOW'\n"
+            "for _ in range(3):\n    print(cli.new_workdir('sweep', 'configs/lenet.py:lenet_bn'))\n"
+            "open('runs/sweep-lenet-lenet_bn-NOW-2/kept', 'w').close()")
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+                            capture_output=True, text=True, check=True)
+    name = "runs/sweep-lenet-lenet_bn-NOW"
+    assert result.stdout.split() == [name, f"{name}-2", f"{name}-3"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{Path(name).name}-2"], "empty ones are removed"
+
+
+def test_a_run_that_is_refused_leaves_no_directory(script, tmp_path):
+    refused(script("train.py", CONFIG, "--config.data.source=nothing"), 1, "nothing")
+    assert not [*tmp_path.glob("runs/*")]
+    (tmp_path / "runs").rmdir()
+    (tmp_path / "runs").write_text("in the way")
+    refused(script("train.py", CONFIG, *DIGITS), 1, "cannot make runs/lenet-", "choose a --workdir")

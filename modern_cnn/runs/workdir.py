@@ -63,6 +63,7 @@ def lock(workdir: Path) -> Iterator[None]:
     path, new = workdir / ".lock", not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        empty = not any(workdir.iterdir())
         file = open(path, "a+")  # noqa: SIM115 - the with below
     except OSError as e:
         raise UserError(f"cannot write the workdir {workdir}: {e.strerror or e}") from e
@@ -83,10 +84,11 @@ def lock(workdir: Path) -> Iterator[None]:
             file.flush()
             yield
         finally:
-            if new and [*workdir.iterdir()] == [path]:  # a run that was refused before it began leaves nothing
+            if empty and [*workdir.iterdir()] == [path]:  # a run that was refused before it began leaves nothing
                 with contextlib.suppress(PermissionError):  # Windows removes no open file
                     path.unlink()
-                    workdir.rmdir()
+                    if new:
+                        workdir.rmdir()
 
 
 def _commit() -> str:
