@@ -51,6 +51,43 @@ def test_arrays_without_a_run():
         modern_cnn.data.load("digits", like="/nowhere")
 
 
+def test_own_arrays():
+    images, labels = np.zeros((6, 8, 8, 1), np.uint8), np.arange(6) % 3
+    images[3:] = 255
+    dataset = modern_cnn.data.from_arrays((images, labels), (images[:3], labels[:3]), normalize="standard")
+    assert dataset.spec.class_names == ("0", "1", "2")
+    assert dataset.spec.sizes == {"train": 6, "test": 3}
+    assert (dataset.spec.mean, dataset.spec.std, dataset.spec.image_shape) == ((0.5,), (0.5,), (8, 8, 1))
+    assert "validation" in modern_cnn.data.from_arrays(
+        (images, labels), (images, labels), (images, labels), class_names="abc").splits
+    for pair, words in (
+            ((images / 255, labels), r"train are float64 \[6, 8, 8, 1\], and must be uint8"),
+            ((images[..., 0], labels), r"uint8 \[6, 8, 8\], .* gray images are images\[..., None\]"),
+            ((images, labels[:5]), r"labels of train are int64 \[5\], .* each of 6 images"),
+            ((images, np.eye(3)[labels]), r"labels of train are float64 \[6, 3\]"),
+            ((images, labels - 1), r"labels of train are -1 to 1"),
+            ((images[:, :4], labels), r"test are \(8, 8, 1\), and those of train \(4, 8, 1\)")):
+        with pytest.raises(UserError, match=words):
+            modern_cnn.data.from_arrays(pair, (images, labels))
+    with pytest.raises(UserError, match="labels of test are 0 to 2, and there are 2 classes, 0 to 1"):
+        modern_cnn.data.from_arrays((images, labels % 2), (images, labels))
+
+
+def test_configs_and_values_of_other_types():
+    for config, words in ((Path("mlp:big"), "has no variants"), ("lenet:lenet_bnn", "no variant 'lenet_bnn'"),
+                          ({"epochs": 1}, "the config is a dict: give a name")):
+        with pytest.raises(UserError, match=words):
+            modern_cnn.train(config, "/nowhere")
+    for value, words in ((np.array([1.0, 2.0]), r"is a ndarray, and must be a int"), ("3", "is a str, and must be")):
+        with pytest.raises(UserError, match=words):
+            modern_cnn.train("mlp", "/nowhere", epochs=value)
+    with pytest.raises(UserError, match="has no field 'width'; the config file must declare"):
+        modern_cnn.train("mlp", "/nowhere", **{"model.width": 0.5})
+    with pytest.raises(UserError, match=r"cannot .*/proc/run|No such file"):
+        modern_cnn.train("mlp", "/proc/run", epochs=np.int64(1), **{"optimizer.learning_rate": np.float32(0.1),
+                                                                  "data.source": "digits", "data.image_size": 8})
+
+
 def test_the_parts_are_imported_when_they_are_asked_for():
     code = ("import modern_cnn, sys; assert 'jax' not in sys.modules\n"
             "modern_cnn.models.build('lenet'), modern_cnn.data.load\n"
@@ -72,7 +109,7 @@ def test_a_notebook_shows_scores_and_curves(result):
 @pytest.mark.parametrize(("config", "overrides", "message"), [
     ("quickstar", {}, r"there is no config 'quickstar'; ours are .*quickstart"),
     ("quickstart", {"data.bach_size": 1}, "config.data has no field 'bach_size'; did you mean 'batch_size'"),
-    ("quickstart", {"data.batch_size": "many"}, "config.data.batch_size='many': it is a int")])
+    ("quickstart", {"data.batch_size": "many"}, "config.data.batch_size='many' is a str, and must be a int")])
 def test_what_is_wrong_is_said(config, overrides, message, tmp_path):
     with pytest.raises(UserError, match=message):
         modern_cnn.train(config, tmp_path / "run", **overrides)

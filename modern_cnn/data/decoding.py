@@ -164,13 +164,21 @@ def decode_example(split: AnySplit, size: int, scaled: int, index: int) -> np.nd
         return e
 
 
-def decode_all(splits: dict[str, AnySplit], size: int, place: str, skip: bool,
-               scaled: int = 0) -> tuple[dict[str, AnySplit], dict[str, list[np.ndarray]]]:
+def _pixel(split: AnySplit, size: int, scaled: int, index: int) -> np.ndarray | UserError:
+    """Return the first pixel of `decode_example`, so that a set need not fit into memory, or its error."""
+    image = decode_example(split, size, scaled, index)
+    return image if isinstance(image, UserError) else image[:1, :1].copy()
+
+
+def decode_all(splits: dict[str, AnySplit], size: int, place: str, skip: bool, scaled: int = 0,
+               pixels: bool = True) -> tuple[dict[str, AnySplit], dict[str, list[np.ndarray]]]:
     """Return splits, and the decoded images of each, without examples that do not decode; the log names NAMED of those.
 
-    Raise UserError if there are any, unless `skip` says to leave them out, and if none are left of a class or a split.
+    Without `pixels`, one pixel stands for each image. Raise UserError if some do not decode, unless `skip` says to
+    leave them out, and if none are left of a class or a split.
     """
-    decoded = {name: in_threads(partial(decode_example, split, size, scaled), range(len(split)), f"decoding {name}")
+    read = decode_example if pixels else _pixel
+    decoded = {name: in_threads(partial(read, split, size, scaled), range(len(split)), f"decoding {name}")
                for name, split in splits.items()}
     errors = [image for images in decoded.values() for image in images if isinstance(image, UserError)]
     for error in errors[:NAMED] if skip or len(errors) > 1 else ():

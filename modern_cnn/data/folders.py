@@ -2,6 +2,7 @@
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,8 @@ BESIDE = {"", "set", "seg", "data", "dataset", "image", "images", "img", "imgs",
 
 def split_of(name: str) -> str:
     """Return the split that a folder's name means, in capitals or not: 'train', 'validation' or 'test'; else ''."""
-    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word not in BESIDE]
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # TrainData
+    words = [word for word in re.split(r"[\W\d_]+", spaced.lower()) if word not in BESIDE]
     return SPLITS.get(words[0].removesuffix("set"), "") if len(words) == 1 else ""
 
 
@@ -45,6 +47,11 @@ def files_under(directory: str | Path, parents: frozenset = frozenset()) -> Iter
 def images_under(directory: str | Path) -> Iterator[str]:
     """Yield the path of every image file under a directory, as `files_under`."""
     return (entry.path for entry in files_under(directory) if entry.name.lower().endswith(IMAGE_ENDINGS))
+
+
+def _plain(name: str) -> str:
+    """Return a class's name with composed characters: macOS may write é as e and an accent, Linux as one letter."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _subfolders(directory: Path) -> list[str]:
@@ -95,8 +102,10 @@ def _class_folders(root: Path, layout: str, reading: str) -> list[str]:
                            f"--config.data.source=folder:{root / sets[0]}" if within else ": add the other classes")
                         + f"; if {sets[0]} is a class, set --config.data.layout={reading}{ALSO}")
     first = below[classes[0]]
-    if layout == "auto" and first and all(its == first for its in below.values()):
-        log.warning("%s: the classes are %s; they all hold the same folders: %s", root, some(classes), some(first))
+    if layout == "auto" and len(first) > 1 and all(its == first for its in below.values()):
+        raise UserError(f"{root} holds the folders {some(classes)}, and each of them the folders {some(first)}: if the "
+                        "latter are the classes, name the folders of the splits train and test, or give one of them as "
+                        f"the source; if the former are, set --config.data.layout={reading}{ALSO}")
     return classes
 
 
@@ -108,20 +117,27 @@ def list_folder(directory: Path, layout: str = "auto") -> tuple[dict[str, Files]
     one that can be read in two ways, unless `layout` says which: 'splits' or 'classes'.
     """
     roots = _split_folders(directory, layout)
-    classes = _class_folders(roots["train"], layout, "classes" if roots["train"] == directory else "splits")
+    folders = _class_folders(roots["train"], layout, "classes" if roots["train"] == directory else "splits")
+    classes = list(map(_plain, folders))
+    if twice := [name for name in folders if classes.count(_plain(name)) > 1]:
+        raise UserError(f"{roots['train']} has two folders of one name, written with other characters: {some(twice)}; "
+                        "make one of them")
     splits, others = {}, []
     for split, root in roots.items():
         paths, labels = [], []
         for name in _subfolders(root):
-            if name not in classes:
+            if _plain(name) not in classes:
                 raise UserError(f"{root / name}: the class {name!r} is not among those of {roots['train']}: "
                                 f"{some(classes)}")
             found = [entry.path for entry in files_under(root / name)]
             paths += [path for path in found if path.lower().endswith(IMAGE_ENDINGS)]
             others += [path for path in found if not path.lower().endswith(IMAGE_ENDINGS)]
-            labels += [classes.index(name)] * (len(paths) - len(labels))
+            labels += [classes.index(_plain(name))] * (len(paths) - len(labels))
         if not paths:
-            raise UserError(f"{root} holds no images (looked in its class folders for {', '.join(IMAGE_ENDINGS)})")
+            loose = any(path.lower().endswith(IMAGE_ENDINGS) for path in os.listdir(root))
+            raise UserError(f"{root} holds no images (looked in its class folders for {', '.join(IMAGE_ENDINGS)})"
+                            + ("; those in no class folder cannot be scored: move the folder away, and classify them "
+                               "with predict.py" if loose else ""))
         splits[split] = Files(list(map(Path, paths)), np.array(labels, np.int32))
         if loose := [name for name in os.listdir(root) if name.lower().endswith(IMAGE_ENDINGS)]:
             log.warning("%s: %d images are left out, as they are in no class folder: %s", root, len(loose), some(loose))
@@ -130,7 +146,7 @@ def list_folder(directory: Path, layout: str = "auto") -> tuple[dict[str, Files]
                     ", ".join(IMAGE_ENDINGS), some([path.removeprefix(f"{directory}/") for path in others]))
     empty = np.setdiff1d(np.arange(len(classes)), splits["train"].labels)
     if len(empty):
-        raise UserError(f"{roots['train'] / classes[empty[0]]} holds no images to train on (looked for "
+        raise UserError(f"{roots['train'] / folders[empty[0]]} holds no images to train on (looked for "
                         f"{', '.join(IMAGE_ENDINGS)}); add some, or move the folder away if it is not a class")
     return splits, classes
 

@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from modern_cnn import buckets, zoo
+from modern_cnn import buckets
 from modern_cnn.data import augment, cache, decoding, download, folders, formats, streamed, tables
 from modern_cnn.data.resident import Resident, spaced
 from modern_cnn.data.spec import Arrays, Feed, Placement, Spec, normalization
-from modern_cnn.data.splits import divide_train, hold_out_test
-from modern_cnn.errors import UserError, did_you_mean, parse_json, some
-from modern_cnn.settings import Data, check_fields
+from modern_cnn.data.splits import divide_train, hold_out_test, warn_of_copies
+from modern_cnn.errors import UserError, did_you_mean, some
+from modern_cnn.settings import Data
 
 log = logging.getLogger(__name__)
 
 DEBIAN = Path("/usr/share/datasets")  # where Debian's dataset-* packages unpack
 OF_FILES = ("folder", "csv")  # kinds whose images are files of the user
+STREAMED = ", streamed"  # stands behind the origin of a stream
 SAMPLE = 5000  # of the images in memory in `Dataset.sample`; of streamed ones `streamed.SAMPLE`
 DIGITS_TEST = 360  # test images of the digits, which come without a test split
 
@@ -120,6 +121,14 @@ def resolve(source: str, manual_dir: str = "") -> tuple[str, str]:
     return kind, str(path)
 
 
+def is_same(source: str, trained: Spec) -> bool:
+    """Return whether a source is that of a Spec: by its name, or as another path to the same folder or file."""
+    if source == trained.source:
+        return True
+    (kind, place), (its_kind, _, its_place) = resolve(source), trained.origin.removesuffix(STREAMED).partition(":")
+    return kind == its_kind and os.path.realpath(place) == os.path.realpath(its_place)
+
+
 def _local(kind: str, place: str) -> str:
     """Return a place on this machine: of a folder in a bucket, or of that of a csv file there, a copy in the cache."""
     folder, _, file = place.rpartition("/") if kind == "csv" else (place, "", "")
@@ -139,6 +148,21 @@ def keep_out(directory: Path, config: Data, flag: str) -> None:
     if kind in formats.READERS and below:
         raise UserError(f"the {flag} {directory} lies in the folder of the data, {place}, where its files would be "
                         f"part of the data: choose another --{flag}")
+
+
+def check_unchanged(dataset: Dataset, trained: Spec, split: str, resized: bool = False) -> None:
+    """Raise UserError if the images of a run have changed, and those of a split may have been in another in training.
+
+    A test split of the source's own stays what it is: then the log warns. Where training had images of another size,
+    `resized`, or a stream, the number of test images is compared instead of the digest.
+    """
+    now, alike = dataset.spec, not resized and dataset.streamed == trained.origin.endswith(STREAMED)
+    if (now.digest == trained.digest) if alike else (now.sizes["test"] == trained.sizes["test"]):
+        return
+    if split != "test" or dataset.held_out:
+        raise UserError(f"the images of {now.source} have changed since the run: what is {split} now may have been "
+                        "another split in training; folders train/ and test/ would keep them apart")
+    log.warning("the images of %s have changed since the run", now.source)
 
 
 def file_names(config: Data, split: str) -> list[str]:
@@ -234,41 +258,6 @@ def load(config: Data, channels: int = 0) -> Dataset:
         raise UserError(f"{config.source}: cannot read {e.filename or 'it'}: {e.strerror or e}") from e
 
 
-def load_arrays(source: str, split: str = "test", like: str | Path = "",
-                **fields: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return (images float32 [N, H, W, C], normalised, and labels int32 [N]) of a split of a data set in memory.
-
-    `fields` are others of the `data` section: image_size=28, normalize="standard". With `like`, the workdir of a run or
-    zoo:NAME, size, channels, normalisation and the numbers of the classes are those that its network has learnt. Raise
-    UserError if there is no such set, split, field or zoo network, if `like` is no workdir, or if the images do not fit
-    its network.
-    """
-    check_fields("data", fields)
-    if not like:
-        dataset = load(Data(source, **fields))
-        shape, mean, std = dataset.spec.image_shape, dataset.spec.mean, dataset.spec.std
-    else:
-        try:
-            name = zoo.named(like)
-            files = zoo.card(name) if name else {file: parse_json(buckets.read(like, f"{file}.json"))
-                                                 for file in ("config", "run")}
-            config, run = files["config"]["data"], files["run"]["data"]
-            shape, mean, std, names = (run[name] for name in ("image_shape", "mean", "std", "class_names"))
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise UserError(f"{like} is not the workdir of a run: cannot read its files ({e})") from e
-        square = {"image_size": shape[0], "resize": config.get("resize", 0)} if shape[0] == shape[1] else {}
-        dataset = load(Data(source, **square | fields), shape[2])
-        if dataset.spec.image_shape[2] != shape[2] or not (square or dataset.spec.image_shape == tuple(shape)):
-            raise UserError(f"{source}: its images are {[*dataset.spec.image_shape]}, and {like} takes {shape}")
-        if dataset.spec.class_names != tuple(names):
-            dataset = dataset.relabel(tuple(names))
-    if split not in dataset.splits:
-        raise UserError(f"{source} has no split {split!r}, only {', '.join(dataset.splits)}")
-    images, labels = dataset.splits[split]
-    images = images if images.shape[1:] == tuple(shape) else augment.enlarge(images, shape[0])
-    return np.asarray(augment.normalize(images, mean, std)), labels
-
-
 def _load_resident(config: Data, channels: int) -> Dataset:
     decoded = _load_decoded(config)
     names, declared = decoded.class_names, config.num_classes
@@ -286,6 +275,8 @@ def _load_resident(config: Data, channels: int) -> Dataset:
         raise UserError(f"{config.source}: labels run to {classes - 1} but class {absent[0]} has no training image; is "
                         f"label {classes - 1} a mistake? If not, set --config.data.num_classes={classes}")
     splits = divide_train(splits, config)
+    if decoded.kind in OF_FILES:
+        warn_of_copies(splits, config.source)
     images = splits["train"].images
     for split, (others, _) in splits.items():
         if not config.image_size and others.shape[1:] != images.shape[1:]:
@@ -316,15 +307,17 @@ def _load_stream(config: Data, channels: int) -> Dataset:
         splits, names = (folders.list_folder(Path(place), config.layout) if kind == "folder"
                          else tables.list_csv(Path(place)))
         channels = 1 if channels == 1 else 3  # whether all are grayscale is known only after opening all of them
+    if 0 < config.num_classes < len(names):
+        raise UserError(f"{config.source} has {len(names)} classes, and config.data.num_classes={config.num_classes}")
     if config.skip_damaged:
-        splits, _ = decoding.decode_all(splits, 1, place, skip=True)
+        splits, _ = decoding.decode_all(splits, config.image_size, place, True, config.resize, pixels=False)
     held_out = "test" not in splits
     splits = divide_train(hold_out_test(splits, f"{kind}:{place}"), config)
     pixels = np.zeros((1, 1, 1, channels), np.uint8)
     if config.normalize == "standard":
         pixels = streamed.sample(splits["train"], config.image_size, channels, config.resize)
     return _describe(config, splits, names, max(config.num_classes, len(names)), pixels, streamed.digest(splits),
-                     f"{kind}:{place}, streamed", held_out)
+                     f"{kind}:{place}{STREAMED}", held_out)
 
 
 def _describe(config: Data, splits: Mapping[str, Any], names: list[str], classes: int, pixels: np.ndarray, digest: str,

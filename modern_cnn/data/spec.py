@@ -2,7 +2,7 @@
 import dataclasses
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +45,13 @@ class Spec:
     mean: tuple[float, ...]  # of each channel, to normalise pixels in [0, 1]
     std: tuple[float, ...]
     digest: str  # of all images and labels as they are stored; a resumed run notices by it that the data changed
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Spec":
+        """Return the description that a run.json has as 'data'."""
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                                  for name, value in data.items()}
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
 
 
 class Arrays(NamedTuple):

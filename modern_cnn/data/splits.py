@@ -1,4 +1,5 @@
 """Divisions of a training split, stratified and always the same: test, validation, and a smaller training split."""
+import logging
 from typing import TypeVar
 
 import numpy as np
@@ -6,6 +7,8 @@ import numpy as np
 from modern_cnn.data.spec import Arrays, Files, Records
 from modern_cnn.errors import UserError
 from modern_cnn.settings import Data
+
+log = logging.getLogger(__name__)
 
 AnySplit = TypeVar("AnySplit", Arrays, Files, Records)
 
@@ -46,6 +49,23 @@ def hold_out_test(splits: dict[str, AnySplit], source: str, count: int = 0) -> d
         return splits
     count = count or max(1, round(TEST_FRACTION * len(splits["train"].labels)))
     return _hold_out(splits, "test", count, f"{source} has no test split")
+
+
+def warn_of_copies(splits: dict[str, Arrays], source: str) -> None:
+    """Let the log say how many images of another split are equal to one of train, to the last pixel."""
+    train = splits["train"].images
+    rows, columns = (-(-side // 8) for side in train.shape[1:3])  # a few pixels of each image find the candidates
+    thumbs: dict[bytes, list[int]] = {}
+    for number, thumb in enumerate(train[:, ::rows, ::columns]):
+        thumbs.setdefault(thumb.tobytes(), []).append(number)
+    for split in splits.keys() - {"train"}:
+        images = splits[split].images
+        copies = sum(any(np.array_equal(image, train[number]) for number in thumbs.get(thumb.tobytes(), ()))
+                     for image, thumb in zip(images, images[:, ::rows, ::columns], strict=True)
+                     ) if images.shape[1:] == train.shape[1:] else 0
+        if copies:
+            log.warning("%s: %d of the %d %s images are copies of training images: remove them, or keep each with its "
+                        "copies in one of the folders train and test", source, copies, len(images), split)
 
 
 def divide_train(splits: dict[str, AnySplit], config: Data) -> dict[str, AnySplit]:

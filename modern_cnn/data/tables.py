@@ -1,5 +1,7 @@
 """Image files that a table lists, a CSV file with the columns path, label and perhaps split."""
 import csv
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ def _rows(table: Path) -> list[tuple[int, str, str, str]]:
                 cells = [(row.get(name) or "").strip() for name in (*COLUMNS, *(["split"] * ("split" in names)))]
                 if "" in cells:
                     raise UserError(f"{table}, line {reader.line_num}: a path, a label or a split is missing")
+                cells[1] = unicodedata.normalize("NFC", cells[1])  # an é is one letter, or an e and an accent
                 rows.append((reader.line_num, *cells, *(["train"] * ("split" not in names))))
     except (UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{table} is not a CSV file in UTF-8: {e}") from e
@@ -48,16 +51,16 @@ def list_csv(table: Path) -> tuple[dict[str, Files], list[str]]:
     line, for a file that does not exist or is listed twice, an unknown split, or a label of which none is in train.
     """
     listed: dict[str, list[tuple[int, Path, str]]] = {}
-    lines: dict[Path, int] = {}
+    lines: dict[str, int] = {}
     for line, name, label, word in _rows(table):
         split, path = split_of(word), table.parent / name
         if not split:
             raise UserError(f"{table}, line {line}: the split {word!r} is none of {', '.join(dict.fromkeys(SPLITS))}")
         if not path.is_file():
             raise UserError(f"{table}, line {line}: there is no file {path}")
-        if path in lines:
-            raise UserError(f"{table}, line {line}: {name} is listed in line {lines[path]} already")
-        lines[path] = line
+        if (plain := os.path.normpath(path)) in lines:
+            raise UserError(f"{table}, line {line}: {name} is listed in line {lines[plain]} already")
+        lines[plain] = line
         listed.setdefault(split, []).append((line, path, label))
     if "train" not in listed:
         raise UserError(f"{table} has no row of the split train, only of {', '.join(listed)}")

@@ -100,8 +100,13 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
     """
     trained, out = load_run(directory), Path(out)
     beside = out.with_name(out.name + ".json")
-    if beside.exists() and '"sha256"' not in beside.read_text(errors="replace"):
-        raise UserError(f"--out={out}: the description would replace {beside}, which is that of no exported network")
+    described = beside.exists() and '"sha256"' in beside.read_text(errors="replace")
+    for path in (out, beside):
+        if path.is_file() and path.stat().st_size and not described:
+            raise UserError(f"--out={out} would replace {path}, which is no exported network: choose another name")
+    other = "stablehlo" if format == "onnx" else "onnx"
+    if out.suffix.lower() == f".{other}":
+        raise UserError(f"--out={out} ends like a file of the other format: set --format={other}, or another ending")
     spec, model, section = trained.spec, trained.settings.model, trained.settings.augment
 
     def network(variables: Any, images: jax.Array) -> jax.Array:
@@ -117,9 +122,12 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
     info = {
         "format": format, "sha256": hashlib.sha256(content).hexdigest(), "load": loading.splitlines(),
         "images": {"dtype": "float32", "shape": ["batch", *spec.image_shape], "mean": spec.mean, "std": spec.std,
-                   "normalize": "(pixels / 255 - mean) / std, for each channel"},
+                   "normalize": "(pixels / 255 - mean) / std, for each channel",
+                   "shorter_side": trained.settings.data.resize or None},
         "logits": {"dtype": "float32", "shape": ["batch", spec.num_classes], "class_names": spec.class_names,
                    "mean_with_mirror_image": section.test_flip, "mean_with_shifts": section.test_shift},
+        "data": {"source": trained.spec.source.rpartition("/")[2], "digest": trained.spec.digest},
+        "commit": trained.run.get("commit"),
         "model": {key: value for key, value in model.items() if value is not None}, "step": trained.step,
         "platforms": list(platforms) if format == "stablehlo" else None, "versions": trained.run["versions"],
     }

@@ -132,8 +132,14 @@ def write_embeddings(path: Path, predictions: Sequence[Prediction]) -> None:
                  features=np.array([p.features for p in predictions], np.float32))
 
 
-def _make_writable(path: Path) -> None:
-    """Make the folder of a file that will be written. Raise UserError, before the work, if it could not be written."""
+def _make_writable(path: Path, inputs: Sequence[str]) -> None:
+    """Make the folder of a file that will be written.
+
+    Raise UserError, before the work, if it could not be written, or would replace an image.
+    """
+    if path.exists() and (path.name.lower().endswith(decoding.IMAGE_ENDINGS)
+                          or any(os.path.exists(file) and path.samefile(file) for file in inputs)):
+        raise UserError(f"{path} is an image that the output would replace; does --out or --embeddings lack its value?")
     if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, /dev/null
         return
     with disk_errors(path):
@@ -153,7 +159,9 @@ def report(directory: str | Path, paths: Sequence[str], top_k: int = 1, format: 
     """
     done, failed = [], []
     for path in filter(None, (out, embeddings)):
-        _make_writable(Path(path))
+        _make_writable(Path(path), paths)
+    if out and os.path.realpath(out) == os.path.realpath(embeddings):
+        raise UserError(f"--out and --embeddings are the same file, {out}")
     files = image_files(paths)
     for result in tqdm(predict(directory, files, top_k, bool(embeddings)), "predicting", len(files), leave=False,
                        disable=None, unit="img"):

@@ -25,7 +25,7 @@ from modern_cnn.settings import Data, Settings
 from modern_cnn.training import finetune, whiten
 from modern_cnn.training.devices import Devices
 from modern_cnn.training.metrics import Metrics
-from modern_cnn.training.program import make_evaluate, make_predict
+from modern_cnn.training.program import make_evaluate, make_predict, seed_keys
 from modern_cnn.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,16 @@ def load_run(directory: str | Path) -> TrainedRun:
     """
     directory = local(directory)
     config, run = workdir.read_run(directory)
-    spec = _spec(run)
+    spec = Spec.from_json(run["data"])
     try:
         models.check_classes(spec.num_classes, f"the network in {directory}")
         module = models.build(**config["model"], num_classes=spec.num_classes)
         images = jnp.zeros((1, *spec.image_shape))
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
     except (TypeError, ValueError, AttributeError) as e:
-        raise UserError(f"the network of {directory / 'config.json'} cannot be built: {str(e)[:300]}") from e
+        own = "" if config["model"].get("name") in models.MODELS else (
+            "; if it is a network of your own, import the module that adds it to modern_cnn.models.MODELS first")
+        raise UserError(f"the network of {directory / 'config.json'} cannot be built: {str(e)[:300]}{own}") from e
     if name := zoo.named(directory):
         step, variables = zoo.card(name)["steps"], jax.device_put(zoo.weights(name))
         wrong = _differing(variables, shapes)
@@ -76,13 +78,6 @@ def _differing(variables: dict[str, Any], shapes: dict[str, Any]) -> list[str]:
     return [str(path) for path in sorted(found | wanted) if found.get(path) != wanted.get(path)]
 
 
-def _spec(run: dict[str, Any]) -> Spec:
-    """Return the data set's description in a run.json."""
-    data: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
-                            for name, value in run["data"].items()}
-    return Spec(**{field.name: data[field.name] for field in dataclasses.fields(Spec)})
-
-
 def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str, Any] | None = None) -> dict[str, Any]:
     """Score the result of a workdir on a split of its data: {'accuracy', 'loss', 'count', ...}.
 
@@ -92,7 +87,7 @@ def evaluate_workdir(directory: str | Path, split: str = "test", data: dict[str,
     directory = local(directory)
     dataset = load_data(directory, split, data)
     trained, devices = load_run(directory), Devices()
-    log.info("scoring %d images of %s of %s", dataset.spec.sizes[split], split, dataset.spec.origin)
+    log.info("scoring the %d images of the %s split of %s", dataset.spec.sizes[split], split, dataset.spec.origin)
     variables = dict(trained.variables)
     state = TrainState(jnp.int32(0), variables.pop("params"), variables, (), trained.module, optax.identity())
     evaluate = make_evaluate(dataset.spec, devices, dataset.feed(devices), trained.settings.data.batch_size,
@@ -121,7 +116,7 @@ def predict_split(directory: str | Path, split: str = "test", data: dict[str, An
     directory = local(directory)
     dataset, section = load_data(directory, split, data), data_section(directory, split, data)
     trained, devices = load_run(directory), Devices()
-    log.info("scoring %d images of %s of %s", dataset.spec.sizes[split], split, dataset.spec.origin)
+    log.info("scoring the %d images of the %s split of %s", dataset.spec.sizes[split], split, dataset.spec.origin)
     predict = make_predict(trained.module, dataset.spec, devices, dataset.feed(devices),
                            trained.settings.data.batch_size, trained.settings.augment)
     logits, labels = predict(trained.variables, split)
@@ -136,11 +131,14 @@ def data_section(directory: str | Path, split: str, data: dict[str, Any] | None 
     Raise UserError if the run has no data, and `data` names none.
     """
     config, run = workdir.read_run(local(directory))
-    own = settings.from_json(config).data
+    own, trained = settings.from_json(config).data, Spec.from_json(run["data"])
     section = dataclasses.replace(own, balanced=False, **(data or {}))  # which is for training
     if not section.source:
         raise UserError(f"the weights in {directory} were imported without data: name the data, --source=folder:DIR")
-    if not _spec(run).digest or section.source != own.source:  # other data than in training
+    if not trained.digest or not sources.is_same(section.source, trained):  # other data than in training
+        height, width, _ = trained.image_shape
+        if not section.image_size and height == width:
+            section = dataclasses.replace(section, image_size=height)
         kind, _ = sources.resolve(section.source)
         divided = {} if split != "test" else {"validation": 0.0, "train_size": 0}
         # A stream decodes nothing but the split that is scored. The statistics of the data are not used.
@@ -152,22 +150,17 @@ def data_section(directory: str | Path, split: str, data: dict[str, Any] | None 
 def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = None) -> Dataset:
     """Return the data of a run, or other `data`, to be normalised as in training. It raises as `evaluate_workdir`."""
     directory = local(directory)
-    section, trained = data_section(directory, split, data), _spec(workdir.read_run(directory)[1])
+    section, trained = data_section(directory, split, data), Spec.from_json(workdir.read_run(directory)[1]["data"])
     dataset = sources.load(section, trained.image_shape[2])
     if dataset.spec.image_shape != trained.image_shape:
         raise UserError(f"{section.source} has {[*dataset.spec.image_shape]} images, but the network was trained on "
                         f"{[*trained.image_shape]}")
     dataset = _match_classes(dataset, trained)
-    spec = dataset.spec
-    own = section.source == trained.source and trained.digest  # imported weights have no digest
-    if own and spec.digest != trained.digest:
-        if split != "test" or dataset.held_out:
-            raise UserError(f"the images of {section.source} have changed since the run: what is {split} now may have "
-                            "been another split in training")
-        log.warning("the images of %s have changed since the run", section.source)
+    if trained.digest and sources.is_same(section.source, trained):  # imported weights have no digest
+        sources.check_unchanged(dataset, trained, split)
     if split not in dataset.splits:
         raise UserError(f"{section.source} has no split {split!r}, only {', '.join(dataset.splits)}")
-    return dataclasses.replace(dataset, spec=dataclasses.replace(spec, mean=trained.mean, std=trained.std))
+    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, mean=trained.mean, std=trained.std))
 
 
 def _match_classes(dataset: Dataset, trained: Spec) -> Dataset:
@@ -197,17 +190,47 @@ def examples(dataset: Dataset, split: str, indices: np.ndarray) -> tuple[np.ndar
     return images[mask], labels[mask]
 
 
-def pretrained(asked: Settings, module: nn.Module, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
+def training_data(asked: Settings, begun: str | Path = "") -> Dataset:
+    """Return the data of a run: if it starts from weights, with the channels of their network.
+
+    Where both runs normalise as 'standard', mean and deviation too are those of the weights. All are read from `begun`,
+    the workdir of the run itself once it has begun, else from that of the weights.
+    """
+    if not asked.finetune.workdir:
+        return sources.load(asked.data)
+    config, run = workdir.read_run(local(begun or asked.finetune.workdir))
+    trained = Spec.from_json(run["data"])
+    dataset = sources.load(asked.data, trained.image_shape[2])
+    if not asked.data.normalize == settings.from_json(config).data.normalize == "standard":
+        return dataset
+    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, mean=trained.mean, std=trained.std))
+
+
+def _check_unseen(asked: Settings, dataset: Dataset, trained: TrainedRun) -> None:
+    """Raise UserError if the test split may hold images that the weights were trained on; warn of validation images."""
+    its, now = trained.settings.data, asked.data
+    if not trained.spec.digest or not sources.is_same(now.source, trained.spec):
+        return
+    resized = dataset.spec.image_shape != trained.spec.image_shape or its.resize != now.resize
+    sources.check_unchanged(dataset, trained.spec, "test", resized)
+    if "validation" in dataset.spec.sizes and its.validation != now.validation:
+        log.warning("the weights in %s were trained on images that this run validates on: --config.data.validation=%s "
+                    "has the same ones", asked.finetune.workdir, its.validation)
+
+
+def pretrained(asked: Settings, module: nn.Module, dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (variables to start from, where they are from for run.json) of config.finetune.workdir.
 
     The variables are without the head where it is to be new: where the classes have other names than there, or merely
-    the numbers of another set. Raise UserError if there is no run, another network, or shapes that do not fit.
+    the numbers of another set. Raise UserError if there is no run, another network, shapes that do not fit, or test
+    images of `dataset` may be among those that the weights were trained on.
     """
-    source = asked.finetune.workdir
+    source, spec = asked.finetune.workdir, dataset.spec
     trained = load_run(source)
     if trained.settings.model["name"] != asked.model["name"]:
         raise UserError(f"config.finetune.workdir={source} holds the network {trained.settings.model['name']!r}, and "
                         f"this run trains config.model.name={asked.model['name']!r}")
+    _check_unseen(asked, dataset, trained)
     head = finetune.head_paths(module, spec.image_shape)
     numbers = spec.class_names == tuple(map(str, range(spec.num_classes)))
     same = spec.digest == trained.spec.digest or (
@@ -243,7 +266,8 @@ def initial_variables(trained: TrainedRun, dataset: Dataset) -> dict[str, Any]:
 
     `dataset` is that of the run, whose images a whitening kernel comes from.
     """
-    key, _ = jax.random.split(jax.random.key(trained.settings.seed))  # as training.program.Program does
-    begun = pretrained(trained.settings, trained.module, trained.spec)[0] if trained.settings.finetune.workdir else None
+    key, _ = seed_keys(trained.settings.seed)
+    own = dataclasses.replace(dataset, spec=trained.spec)  # of the run, whatever `dataset` is called
+    begun = pretrained(trained.settings, trained.module, own)[0] if trained.settings.finetune.workdir else None
     begun = whiten.start_from(dataset, trained.module, begun)
     return TrainState.create(key, trained.module, optax.identity(), trained.spec.image_shape, begun).variables

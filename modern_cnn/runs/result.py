@@ -1,6 +1,7 @@
 """Training from Python: one call, whose result a notebook shows with its curves."""
 import dataclasses
 import html
+import inspect
 import io
 import runpy
 import sys
@@ -81,10 +82,13 @@ def read_config(name: str) -> ConfigDict:
         raise UserError(f"there is no config {file!r}; ours are "
                         f"{', '.join(sorted(path.stem for path in (runtime.tree() / 'configs').glob('*.py')))}")
     with runtime.own_configs():
-        return runpy.run_path(file)["get_config"](*filter(None, [variant]))
+        get_config = runpy.run_path(file)["get_config"]
+    if variant and not inspect.signature(get_config).parameters:
+        raise UserError(f"{file} has no variants: leave out the colon and what follows it")
+    return get_config(variant) if variant else get_config()
 
 
-def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) -> Result:
+def train(config: str | Path | ConfigDict, workdir: str | Path = "", **overrides: Any) -> Result:
     """Train a config in a workdir, or go on with the run that is there, and return its result.
 
     In a notebook its curves grow in the cell.
@@ -96,14 +100,19 @@ def train(config: str | ConfigDict, workdir: str | Path = "", **overrides: Any) 
 
     Raise UserError as `loop.train_and_evaluate`, and for a field that the config does not have.
     """
-    own: Any = read_config(config) if isinstance(config, str) else config.copy_and_resolve_references()
-    name = config if isinstance(config, str) else own.model.name
+    named = isinstance(config, (str, Path))
+    own: Any = read_config(str(config)) if named else config
+    if not isinstance(own, ConfigDict):
+        raise UserError(f"the config is a {type(own).__name__}: give a name, such as 'quickstart', or a ConfigDict")
+    own = own.copy_and_resolve_references()
+    name = str(config) if named else own.model.name
     for field, value in overrides.items():
         section, last = settings.locate(own, field)
         try:
-            section[last] = value
+            section[last] = value.item() if getattr(value, "shape", None) == () else value  # numpy.int64(3) is an int
         except TypeError as e:
-            raise UserError(f"config.{field}={value!r}: it is a {type(section[last]).__name__}") from e
+            raise UserError(f"config.{field}={repr(value)[:100]} is a {type(value).__name__}, and must be a "
+                            f"{type(section[last]).__name__}") from e
     directory = workdir or cli.new_workdir(config=name)
     with mirror.opened(directory, settings.read(own).data) as place:
         live = LiveCurves(place.directory, own.model.name) if in_notebook() else None

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
-from modern_cnn.data import decoding
+from modern_cnn.data import decoding, sources
 from modern_cnn.errors import UserError
+from modern_cnn.settings import Data
 from modern_cnn.training.devices import Devices
 from tests.data import files
 
@@ -243,6 +244,20 @@ def test_a_class_whose_images_are_all_damaged_is_refused(tmp_path):
     for stream in (False, True):
         with pytest.raises(UserError, match="leaving out damaged images would leave none of class 1"):
             files.load(f"folder:{tmp_path}", skip_damaged=True, image_size=8, stream=stream)
+
+
+def test_what_would_be_enlarged_too_much_is_left_out_of_streams_too(tmp_path):
+    """So that names, splits and training agree with the set in memory."""
+    files.write_images(tmp_path / "set", count=5)
+    Image.new("RGB", (8000, 1)).save(tmp_path / "set" / "cat" / "line.png")
+    fields = {"skip_damaged": True, "image_size": 224}
+    sizes = [files.load(f"folder:{tmp_path / 'set'}", stream=stream, **fields).spec.sizes for stream in (False, True)]
+    assert sizes == [{"train": 8, "test": 2}] * 2
+    names = [sources.file_names(Data(f"folder:{tmp_path / 'set'}", **fields), split) for split in ("train", "test")]
+    assert list(map(len, names)) == [8, 2]
+    assert not any("line" in name for each in names for name in each)
+    with pytest.raises(UserError, match=r"has 2 classes, and config\.data\.num_classes=1"):
+        files.load(f"folder:{tmp_path / 'set'}", stream=True, num_classes=1, **fields)
 
 
 def test_a_line_of_pixels_is_not_made_an_image(tmp_path):

@@ -204,11 +204,45 @@ def test_folder_of_sets(tmp_path):
     assert files.load(f"folder:{tmp_path}", layout="classes").spec.class_names == ("faces", "pets")
 
 
-def test_folder_whose_classes_hold_the_same_folders_is_warned_of(tmp_path, log):
-    for name in ("fold1", "fold2"):
+@pytest.mark.parametrize("names", [("fold1", "fold2"), ("flowers_train", "flowers_test"), ("tr", "te")])
+def test_folder_whose_classes_hold_the_same_folders_is_refused(tmp_path, names):
+    """They are rather splits, colours or sizes of one set."""
+    for name in names:
         files.write_images(tmp_path / name)
-    assert files.load(f"folder:{tmp_path}").spec.class_names == ("fold1", "fold2")
-    assert "the classes are fold1, fold2; they all hold the same folders: cat, dog" in log.text
+    refused(f"folder:{tmp_path}", ", ".join(sorted(names)), "each of them the folders cat, dog", "layout=classes")
+    assert files.load(f"folder:{tmp_path}", layout="classes").spec.class_names == tuple(sorted(names))
+
+
+def test_words_of_a_splits_name_in_capitals(tmp_path):
+    files.write_images(tmp_path / "TrainData", count=3)
+    files.write_images(tmp_path / "testImages", count=1)
+    assert files.load(f"folder:{tmp_path}").spec.sizes == {"train": 6, "test": 2}
+
+
+def test_a_class_may_be_written_with_composed_or_single_letters(tmp_path):
+    """As macOS and Linux may write it; two such folders are refused."""
+    one, composed = "caf\u00e9", "cafe\u0301"
+    files.write_images(tmp_path / "train", [composed, "tea"], count=3)
+    files.write_images(tmp_path / "test", [one, "tea"], count=1)
+    assert files.load(f"folder:{tmp_path}").spec.class_names == (one, "tea")
+    files.write_images(tmp_path / "train", [one])
+    refused(f"folder:{tmp_path}", "two folders of one name", "make one of them")
+
+
+def test_test_images_without_classes(tmp_path):
+    files.write_images(tmp_path / "train")
+    files.write_images(tmp_path, ["test"])
+    refused(f"folder:{tmp_path}", "move the folder away", "predict.py")
+
+
+def test_copies_of_training_images_are_counted(tmp_path, log):
+    files.write_images(tmp_path / "train", count=4)
+    files.write_images(tmp_path / "test", count=2, seed=90)
+    files.load(f"folder:{tmp_path}")
+    assert "are copies" not in log.text
+    (tmp_path / "test" / "cat" / "1.png").write_bytes((tmp_path / "train" / "dog" / "2.png").read_bytes())
+    files.load(f"folder:{tmp_path}")
+    assert "1 of the 4 test images are copies of training images" in log.text
 
 
 def test_folder_of_many_classes_is_refused_in_few_letters(tmp_path):

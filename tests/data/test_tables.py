@@ -97,6 +97,7 @@ GOOD = ("path,label", "photos/cat/0.png,cat", "photos/dog/0.png,dog")
     ([*GOOD, "photos/cat/1.png, "], r"line 4: a path, a label or a split is missing"),
     ([*GOOD, "photos/cat/1.png,crane, bird"], r"line 4: it has more cells than the first line; a cell with a comma"),
     ([*GOOD, "photos/./cat/0.png,cat"], r"line 4: photos/./cat/0\.png is listed in line 2 already"),
+    ([*GOOD, "photos/../photos/cat/0.png,dog"], r"line 4: photos/../photos/cat/0\.png is listed in line 2 already"),
     (["path,label,split", "photos/cat/0.png,cat,trian"], r"line 2: the split 'trian' is none of train, training"),
     (["path,label,split", "photos/cat/0.png,cat,"], r"line 2: a path, a label or a split is missing"),
     (["path,label,split", "photos/cat/0.png,cat,test"], r"no row of the split train, only of test"),
@@ -110,6 +111,12 @@ GOOD = ("path,label", "photos/cat/0.png,cat", "photos/dog/0.png,dog")
 def test_mistakes_in_a_table(photos, lines, words):
     with pytest.raises(UserError, match=words):
         files.load(write(photos / "table.csv", *lines))
+
+
+def test_one_label_in_composed_and_single_letters(photos):
+    rows = [f"photos/{name}/{i}.png,{label}" for name, *labels in (("cat", "caf\u00e9", "cafe\u0301"), ("dog", "tea"))
+            for i, label in enumerate(labels * 4) if i < 4]
+    assert files.load(write(photos / "table.csv", "path,label", *rows)).spec.class_names == ("caf\u00e9", "tea")
 
 
 def test_what_is_no_table(photos):

@@ -89,9 +89,13 @@ def test_what_a_program_must_know_is_beside_the_file(make_run, tmp_path):
     assert info["logits"]["class_names"] == ["cat", "dog", "emu"]
     assert info["model"]["name"] == "mlp"
     assert info["platforms"] == ["cpu", "cuda", "rocm", "tpu"]
+    run = json.loads((workdir / "run.json").read_text())
+    assert (info["commit"], info["data"]) == (run["commit"], {"source": run["data"]["source"],
+                                                              "digest": run["data"]["digest"]})
     loaded = jax_export.deserialize(bytearray(done.path.read_bytes()))
     assert loaded.platforms == export.PLATFORMS
     assert "deserialize" in done.loading
+    export.export_run(workdir, done.path, platforms=("cpu",))  # its own file may be replaced
 
 
 def test_one_line_for_what_cannot_be(make_run, tmp_path, monkeypatch):
@@ -105,6 +109,11 @@ def test_one_line_for_what_cannot_be(make_run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"would replace .*config\.json"):
         export.export_run(workdir, workdir / "config", platforms=("cpu",))
     assert (workdir / "config.json").read_bytes() == before
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UserError, match=r"would replace .*notes, which is no exported network"):
+        export.export_run(workdir, tmp_path / "notes", platforms=("cpu",))
+    with pytest.raises(UserError, match="set --format=onnx, or another ending"):
+        export.export_run(workdir, tmp_path / "net.ONNX", platforms=("cpu",))
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(UserError, match=r"requirements-onnx\.txt"):
         export.export_run(workdir, tmp_path / "x", "onnx")

@@ -127,6 +127,11 @@ def test_places_to_write_to_are_tried_before_the_work(make_run, tmp_path, monkey
             predict.report(directory, [image], **{flag: str(tmp_path / "a.png" / "b.csv")})
         with pytest.raises(UserError, match="cannot write"):
             predict.report(directory, [image], **{flag: str(tmp_path)})
+    for flag in ("out", "embeddings"):  # a flag without its value takes the first image of *.png
+        with pytest.raises(UserError, match=r"a\.png is an image that the output would replace"):
+            predict.report(directory, [image], **{flag: image})
+    with pytest.raises(UserError, match="are the same file"):
+        predict.report(directory, [image], out=str(tmp_path / "x"), embeddings=f"{tmp_path}/./x")
     with pytest.raises(UserError, match="nowhere"):
         predict.report(directory, [str(tmp_path / "nowhere")], out=str(tmp_path / "other.csv"))
     assert not (tmp_path / "other.csv").exists()

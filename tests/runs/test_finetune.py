@@ -1,4 +1,5 @@
 """Runs that start from other runs: what is frozen keeps every bit, the head learns at its own rate."""
+import dataclasses
 import json
 import shutil
 from functools import partial
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+import modern_cnn
 from configs import base
 from configs import finetune as photographs
 from modern_cnn import models, settings, zoo
 from modern_cnn.data import sources
-from modern_cnn.data.spec import Spec
 from modern_cnn.errors import UserError
-from modern_cnn.runs import imported, load, loop
+from modern_cnn.runs import imported, load, loop, workdir
 from modern_cnn.runs.checkpoints import Checkpoints, saved_steps
 from modern_cnn.training import finetune, optim, program, steps
 from modern_cnn.training.state import TrainState
@@ -181,41 +182,79 @@ def test_a_probe_and_going_on_without_the_source(config, source, tmp_path):
         loop.train_and_evaluate(config, tmp_path / "another")
 
 
-def spec_of(config, **fields):
-    spec = sources.load(config.data).spec
-    return Spec(**vars(spec) | fields)
+def pretrained(config, **fields):
+    """Return `load.pretrained` of a config for its data, with other fields of their Spec."""
+    dataset = sources.load(config.data)
+    dataset = dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, **fields))
+    network = program.build_network(config.model.to_dict(), dataset.spec)
+    return load.pretrained(settings.read(config), network, dataset)
 
 
 def test_the_head_is_kept_for_the_same_classes(config, source):
-    def start(**fields):
-        spec = spec_of(config, **fields)
-        return load.pretrained(settings.read(config), program.build_network(config.model.to_dict(), spec), spec)
-
     same = {"num_classes": 3, "class_names": ("cat", "dog", "emu")}
-    kept, origin = start(**same)
+    kept, origin = pretrained(config, **same)
     assert origin["finetuned_from"]["head"] == "kept"
     np.testing.assert_array_equal(kept["params"]["dense2"]["kernel"], source["params"]["dense2"]["kernel"])
     for fields in (same | {"class_names": ("dog", "cat", "emu")}, {"num_classes": 3, "class_names": ("0", "1", "2")}):
-        new, origin = start(**fields)
+        new, origin = pretrained(config, **fields)
         assert origin["finetuned_from"]["head"] == "new"
         assert set(new["params"]) == {"dense1"}
 
 
 def test_what_does_not_fit(config, source, caplog):
-    def start(**fields):
-        spec = spec_of(config, **fields)
-        return load.pretrained(settings.read(config), program.build_network(config.model.to_dict(), spec), spec)
-
     with pytest.raises(UserError, match=r"of 8x8x1 images.*its 9x9x1 images: params/dense1/kernel is \(64, 16\) there"):
-        start(image_shape=(9, 9, 1))
+        pretrained(config, image_shape=(9, 9, 1))
     with pytest.raises(UserError, match=r"its 8x8x3 images.*channels"):
-        start(image_shape=(8, 8, 3))
+        pretrained(config, image_shape=(8, 8, 3))
     config.data.normalize = "symmetric"
-    start()
+    pretrained(config)
     assert "--config.data.normalize=unit would keep them equal" in caplog.text
     config.model.name = "lenet"
     with pytest.raises(UserError, match=r"holds the network 'mlp', .* config\.model\.name='lenet'"):
-        load.pretrained(settings.from_json(config.to_dict()), None, None)
+        load.pretrained(settings.from_json(config.to_dict()), None, sources.load(config.data))
+
+
+def test_standard_pixels_are_those_of_the_weights(config, source, tmp_path):
+    """And a run that goes on keeps them, when the weights are gone."""
+    config.data.normalize = "standard"
+    config.epochs = 1
+    place = tmp_path / "source"
+    content = workdir.read_json(place / "run.json")
+    workdir.write_json(place / "run.json", content | {"data": content["data"] | {"mean": [0.25]}})
+    for stated, mean in (("unit", sources.load(config.data).spec.mean), ("standard", (0.25,))):
+        content = workdir.read_json(place / "config.json")
+        workdir.write_json(place / "config.json", content | {"data": content["data"] | {"normalize": stated}})
+        assert load.training_data(settings.read(config)).spec.mean == mean
+    loop.train_and_evaluate(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "source")
+    config.epochs = 2
+    loop.train_and_evaluate(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["mean"] == [0.25]
+
+
+def test_images_that_the_weights_were_trained_on_do_not_test(tmp_path, caplog):
+    """A folder without a test split is divided anew when images are added; its first division is not kept."""
+    place = tmp_path / "photos"
+    config = base.get_config()
+    config.model.update(name="mlp", hidden_sizes=(2,))
+    config.data.update(source=files.write_shapes(place, 30), image_size=8, batch_size=8)
+    config.epochs = 1
+    loop.train_and_evaluate(config, tmp_path / "first")
+    config.finetune.workdir = str(tmp_path / "first")
+    config.data.validation = 0.25
+    loop.train_and_evaluate(config, tmp_path / "second")
+    assert "trained on images that this run validates on: --config.data.validation=0.0" in caplog.text
+    config.data.update(source=f"folder:{tmp_path}/./photos/", image_size=9, validation=0.0)
+    files.write_shapes(place, 60)
+    for size in (8, 9):
+        config.data.image_size = size
+        with pytest.raises(UserError, match=r"images of folder:.* have changed since the run: what is test now"):
+            loop.train_and_evaluate(config, tmp_path / f"third{size}")
+    for source in (config.data.source, f"folder:{place}"):
+        with pytest.raises(UserError, match=r"images of folder:.* have changed"):
+            load.evaluate_workdir(tmp_path / "first", data={"source": source})
+        with pytest.raises(UserError, match=r"images of folder:.* have changed"):
+            modern_cnn.data.load(source, like=tmp_path / "first")
 
 
 def test_no_statistics_to_freeze(config):
@@ -228,11 +267,12 @@ def test_the_config_for_photographs_fits_a_small_folder(tmp_path):
     config = photographs.get_config()
     config.data.source = files.write_shapes(tmp_path / "photos", 60)
     asked = settings.read(config)
-    dataset = sources.load(asked.data, 3)
+    dataset = load.training_data(asked)
+    assert dataset.spec.std == tuple(zoo.card("airbench94_cifar10")["run"]["data"]["std"])
     assert dataset.spec.sizes == {"train": 38, "validation": 10, "test": 12}
     assert [*dataset.spec.image_shape] == zoo.card("airbench94_cifar10")["run"]["data"]["image_shape"]
     assert program.make_plan(asked, dataset.spec).steps_per_epoch == 2
-    start, origin = load.pretrained(asked, program.build_network(asked.model, dataset.spec), dataset.spec)
+    start, origin = load.pretrained(asked, program.build_network(asked.model, dataset.spec), dataset)
     assert origin["finetuned_from"] | {"digest": ""} == {
         "workdir": "zoo:airbench94_cifar10", "step": 200, "source": "cifar10", "head": "new", "digest": ""}
     assert set(start["params"]) == {"whiten", "block1", "block2", "block3"}

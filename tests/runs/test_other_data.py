@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import modern_cnn
 from configs import base
 from modern_cnn import models, settings
 from modern_cnn.data import folders
 from modern_cnn.data.spec import Records
 from modern_cnn.errors import UserError
-from modern_cnn.runs import imported, load, loop
+from modern_cnn.runs import imported, load, loop, workdir
 from tests.data import files
 
 
@@ -154,3 +155,26 @@ def test_a_run_of_balanced_epochs_is_scored_on_all_images(tmp_path):
     source = folder(tmp_path / "set", {"cat": 3, "dog": 1, "emu": 1})
     assert accuracy(run, source) == pytest.approx(3 / 5)
     assert len(load.sources.file_names(settings.Data(source, balanced=True), "test")) == 5
+
+
+def test_the_splits_of_a_run_are_those_of_its_source_by_any_path(tmp_path):
+    """Of the same folder, however it is spelt, nothing is scored as new that the run was trained on."""
+    config = base.get_config()
+    config.model.update(name="mlp", hidden_sizes=(2,))
+    config.data.update(source=files.write_shapes(tmp_path / "set", 40), image_size=8, batch_size=8, validation=0.25)
+    config.epochs = 1
+    loop.train_and_evaluate(config, tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    for source in (config.data.source, f"folder:{tmp_path}/./set/", f"folder:{tmp_path}/link"):
+        sizes = [len(modern_cnn.data.load(source, split, like=tmp_path / "run")[1])
+                 for split in ("train", "validation", "test")]
+        assert sizes == [24, 8, 8]
+        assert load.load_data(tmp_path / "run", "train", {"source": source}).spec.sizes["train"] == 24
+
+
+def test_photographs_of_any_size_for_a_network_whose_images_have_one(tmp_path):
+    """Its config may say nothing of their size, where all were alike."""
+    run = network(tmp_path / "run", ["circle", "square", "triangle"], answer=1, channels=3)
+    content = workdir.read_json(run / "config.json")
+    workdir.write_json(run / "config.json", content | {"data": content["data"] | {"image_size": 0}})
+    assert accuracy(run, files.write_shapes(tmp_path / "set", 45)) == pytest.approx(1 / 3)
