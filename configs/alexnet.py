@@ -18,7 +18,7 @@ VARIANTS = ("alexnet_d2l", "alexnet", "alexnet_2012")
 
 
 def get_config(variant: str = "alexnet_d2l") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float, groups=int, response_norm=bool, hidden=tuple)
+    config = base.of_family(variant, VARIANTS, groups=int, response_norm=bool, hidden=tuple)
     config.log_every_steps = 20
     config.data.image_size = 227 if variant == "alexnet_2012" else 224
     config.optimizer.learning_rate = 0.01

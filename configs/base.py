@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from ml_collections.config_dict import ConfigDict, placeholder
 
 from modern_cnn import settings
-
-COMMON = ("width", "norm", "unbiased", "initializer", "dtype")  # options that most networks have
+from modern_cnn.errors import UserError
 
 
 def get_config() -> ConfigDict:
@@ -26,17 +25,17 @@ def of_family(variant: str, variants: Sequence[str], **options: type) -> ConfigD
 
 
 def add_options(config: ConfigDict, **options: type) -> None:
-    """Let the command line set these options of the network, and the COMMON ones: --config.model.width=0.5."""
-    for name, kind in ({name: settings.OPTIONS[name].type for name in COMMON} | options).items():
+    """Let the command line set these options of the network, and those that most have: --config.model.width=0.5."""
+    for name, kind in ({name: option.type for name, option in settings.OPTIONS.items()} | options).items():
         config.model[name] = placeholder(kind)
 
 
 def check_variant(variant: str, variants: Sequence[str]) -> str:
-    """Return the variant after the colon of --config=FILE:variant. Raise ValueError if the config does not have it."""
+    """Return the variant after the colon of --config=FILE:variant. Raise UserError if the config does not have it."""
     if variant not in variants:
         close = difflib.get_close_matches(variant, variants, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"this config has no variant {variant!r}.{hint} Its variants are: {', '.join(variants)}")
+        raise UserError(f"this config has no variant {variant!r}.{hint} Its variants are: {', '.join(variants)}")
     return variant
 
 

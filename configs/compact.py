@@ -38,7 +38,7 @@ VARIANTS = tuple(COMPACT)
 
 
 def get_config(variant: str = "resnet20") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float)
+    config = base.of_family(variant, VARIANTS)
     options, size = COMPACT[variant]
     config.model.update(options)
     config.log_every_steps = 100

@@ -19,7 +19,7 @@ VARIANTS = ("densenet_d2l", "densenet_bc_100_12", "densenet121", "densenet161", 
 
 
 def get_config(variant: str = "densenet_d2l") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float, growth=int, bottleneck=int, compression=float,
+    config = base.of_family(variant, VARIANTS, growth=int, bottleneck=int, compression=float,
                             block_sizes=tuple, remat=bool)
     config.log_every_steps = 20
     config.data.update(image_size=64, batch_size=256)

@@ -20,7 +20,7 @@ VARIANTS = ("airbench94", "resnet18", "resnet50")
 
 
 def get_config(variant: str = "airbench94") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float)
+    config = base.of_family(variant, VARIANTS)
     config.epochs = 20
     config.log_every_steps = 0
     config.data.update(source="folder:photos", batch_size=16, validation=0.2)

@@ -19,7 +19,7 @@ VARIANTS = ("googlenet_d2l", "googlenet", "googlenet_2014")
 
 
 def get_config(variant: str = "googlenet_d2l") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float, aux_logits=bool, branches=tuple, remat=bool)
+    config = base.of_family(variant, VARIANTS, aux_logits=bool, branches=tuple, remat=bool)
     config.log_every_steps = 20
     config.data.image_size = 96
     if variant == "googlenet_d2l":

@@ -22,7 +22,7 @@ VARIANTS = ("resnet50", "resnet18", "resnet101", "vgg16_bn", "googlenet", "dense
 
 
 def get_config(variant: str = "resnet50") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float, remat=bool)
+    config = base.of_family(variant, VARIANTS, remat=bool)
     config.model.dtype = "bfloat16"
     config.epochs = 90
     config.data.update(source="folder:imagenet", stream=True, image_size=224, resize=256, normalize="imagenet",

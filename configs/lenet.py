@@ -24,7 +24,7 @@ VARIANTS = ("lenet", "lenet_bn", "lenet_relu", "lenet_relu_bn")
 
 
 def get_config(variant: str = "lenet") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float, activation=str)
+    config = base.of_family(variant, VARIANTS, activation=str)
     config.test_every_epoch = True
     if variant.startswith("lenet_relu"):
         config.log_every_steps = 500

@@ -17,7 +17,7 @@ from configs import base
 def get_config() -> base.ConfigDict:
     config = base.get_config()
     config.model.name = "mobilenet_v1"
-    base.add_options(config, dropout_rate=float, stage_sizes=tuple, stage_features=tuple, stem=str, activation=str,
+    base.add_options(config, stage_sizes=tuple, stage_features=tuple, stem=str, activation=str,
                      remat=bool)
     config.log_every_steps = 20
     config.data.update(image_size=64, batch_size=256)

@@ -19,7 +19,7 @@ VARIANTS = ("nin_d2l", "nin_cifar", "nin_imagenet")
 
 
 def get_config(variant: str = "nin_d2l") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float, hidden=tuple)
+    config = base.of_family(variant, VARIANTS, hidden=tuple)
     config.log_every_steps = 20
     config.data.image_size = 224
     if variant == "nin_d2l":

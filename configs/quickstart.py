@@ -16,6 +16,7 @@ def get_config() -> base.ConfigDict:
     config = base.get_config()
     config.update(epochs=40, eval_every_epochs=10, log_every_steps=0)
     config.model.name = "lenet_bn"
+    base.add_options(config)
     config.data.update(source="digits", image_size=28, batch_size=64)
     config.augment.update(rotate=10.0, zoom=0.1, shift=2.0)
     config.optimizer.update(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)

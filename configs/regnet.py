@@ -18,7 +18,7 @@ VARIANTS = ("regnetx32_d2l", "regnet_x_3_2gf")
 
 
 def get_config(variant: str = "regnetx32_d2l") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float, stage_sizes=tuple, stage_features=tuple,
+    config = base.of_family(variant, VARIANTS, stage_sizes=tuple, stage_features=tuple,
                             group_width=int, stem=str, zero_init_residual=bool, remat=bool, scan=bool)
     config.log_every_steps = 20
     if variant == "regnetx32_d2l":

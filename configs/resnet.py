@@ -32,7 +32,7 @@ VARIANTS = ("resnet18_d2l", *CIFAR, "resnet18_cifar", "resnet34_cifar", "resnet1
 
 
 def get_config(variant: str = "resnet18_d2l") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float, stage_sizes=tuple, stage_features=tuple,
+    config = base.of_family(variant, VARIANTS, stage_sizes=tuple, stage_features=tuple,
                             preactivation=bool, shortcut=str, stride_in_1x1=bool, groups=int, base_width=int,
                             zero_init_residual=bool, remat=bool, scan=bool)
     config.log_every_steps = 20

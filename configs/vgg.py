@@ -22,7 +22,7 @@ VARIANTS = ("vgg11_d2l", "vgg13_cifar", "vgg11", "vgg13", "vgg16", "vgg19", "vgg
 
 
 def get_config(variant: str = "vgg11_d2l") -> base.ConfigDict:
-    config = base.of_family(variant, VARIANTS, dropout_rate=float, remat=bool, skip=bool, kernel_size=int,
+    config = base.of_family(variant, VARIANTS, remat=bool, skip=bool, kernel_size=int,
                             stage_sizes=tuple, stage_features=tuple, hidden=tuple)
     config.log_every_steps = 20
     if variant == "vgg11_d2l":

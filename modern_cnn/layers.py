@@ -5,6 +5,7 @@ Parameters are float32. Each layer computes in `dtype`; None means the wider of 
 import math
 from collections.abc import Callable
 from dataclasses import field
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -34,22 +35,22 @@ def _he(fan: Literal["fan_in", "fan_out"]) -> Initializer:
 _TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's kernels of both kinds of layer
 
 
-def _unit(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return values with a deviation of 1, uniform."""
-    return jax.random.uniform(key, shape, dtype, -3**0.5, 3**0.5)
+def _dirac(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, groups: int = 1) -> jax.Array:
+    """Return PyTorch's kernel [kh, kw, I, O], whose first filters copy a channel each (Jordan 2024, section 3.3).
+
+    In each group of O // groups filters they are the first min(I, O // groups).
+    """
+    *window, inside, outside = *shape[:3], shape[3] // groups
+    copied = min(inside, outside)
+    copies = jnp.zeros((*window, inside, groups, copied), dtype)
+    copies = copies.at[window[0] // 2, window[1] // 2].set(jnp.eye(inside, copied, dtype=dtype)[:, None])
+    drawn = _TORCH(key, shape, dtype).reshape(*window, inside, groups, outside)
+    return jnp.concatenate([copies, drawn[..., copied:]], axis=4).reshape(shape)
 
 
-def _dirac(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return PyTorch's kernel [kh, kw, I, O], whose first min(I, O) filters copy a channel each (Jordan 2024, 3.2)."""
-    copied = min(shape[2:])
-    copies = jnp.zeros((*shape[:3], copied), dtype)
-    copies = copies.at[shape[0] // 2, shape[1] // 2].set(jnp.eye(shape[2], copied, dtype=dtype))
-    return jnp.concatenate([copies, _TORCH(key, shape, dtype)[..., copied:]], axis=3)
-
-
-def _identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return a kernel [kh, kw, C, C] that copies a map padded to its size; He's (fan out) if the channels differ."""
-    return (_dirac if shape[2] == shape[3] else _he("fan_out"))(key, shape, dtype)
+def _identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, groups: int = 1) -> jax.Array:
+    """Return a kernel [kh, kw, C // groups, C] that copies a map padded to its size; He's (fan out) for other sizes."""
+    return _dirac(key, shape, dtype, groups) if shape[2] * groups == shape[3] else _he("fan_out")(key, shape, dtype)
 
 
 _XAVIER, _NORMAL, _ZEROS = nn.initializers.xavier_uniform(), nn.initializers.normal(0.01), nn.initializers.zeros
@@ -65,7 +66,7 @@ INITIALIZERS: dict[str, dict[str, tuple[Initializer, Initializer | None]]] = {
     "resnet": {"conv": (_he("fan_out"), None), "dense": (_TORCH, None)},
     "densenet": {"conv": (_he("fan_in"), None), "dense": (_TORCH, _ZEROS)},
     "identity": {"conv": (_identity, _ZEROS), "dense": (_TORCH, _ZEROS)},
-    "dirac": {"conv": (_dirac, None), "dense": (_unit, None)},
+    "dirac": {"conv": (_dirac, None), "dense": (_TORCH, None)},
 }
 ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": nn.tanh, "relu": nn.relu, "relu6": nn.relu6}
 
@@ -94,6 +95,11 @@ class _Weighted(nn.Module, kw_only=True):
     dtype: jnp.dtype | None = None
     kernel_init: Initializer = _TORCH
     bias_init: Initializer | None = None  # None: `fan_in_uniform` of the layer
+
+
+def _grouped(kernel_init: Initializer, groups: int) -> Initializer:
+    """Return an initialiser of the kernels of a grouped convolution: those that copy channels must know its groups."""
+    return partial(kernel_init, groups=groups) if kernel_init in (_dirac, _identity) else kernel_init
 
 
 def _promote(layer: _Weighted, fan_in: int, bias_shape: tuple[int, ...], *arrays: jax.Array) -> list[Any]:
@@ -131,11 +137,11 @@ class Conv(_Weighted):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*pair(self.kernel_size, "kernel_size"), x.shape[-1] // self.groups, self.features)
+        kernel_init = _grouped(self.kernel_init, self.groups)
         if self.learned:
-            kernel: Any = self.param("kernel", self.kernel_init, shape)
+            kernel: Any = self.param("kernel", kernel_init, shape)
         else:
-            kernel = self.variable("batch_stats", "kernel",
-                                   lambda: self.kernel_init(self.make_rng("params"), shape)).value
+            kernel = self.variable("batch_stats", "kernel", lambda: kernel_init(self.make_rng("params"), shape)).value
         x, kernel, bias = _promote(self, math.prod(shape[:3]), (self.features,), x, kernel)
         return F.conv2d(x, kernel, bias, strides=self.strides, padding=self.padding, dilation=self.dilation,
                         groups=self.groups)
@@ -180,7 +186,7 @@ class ConvTranspose(_Weighted):
 
 def _depthwise(kernel_init: Initializer) -> Initializer:
     """Return an initialiser of kernels [kh, kw, C, M] that draws the equal grouped kernel [kh, kw, 1, C * M]."""
-    return lambda key, shape, dtype=jnp.float32: kernel_init(
+    return lambda key, shape, dtype=jnp.float32: _grouped(kernel_init, shape[2])(
         key, (*shape[:2], 1, shape[2] * shape[3]), dtype).reshape(shape)
 
 

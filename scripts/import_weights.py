@@ -32,8 +32,9 @@ RESIZE = flags.DEFINE_integer("resize", 0, "Scale the shorter side of images to 
                               upper_bound=settings.LARGEST_IMAGE)
 NORMALIZE = flags.DEFINE_enum(
     "normalize", None, ["unit", "symmetric", "imagenet"], "The pixels that the weights expect: 'unit' [0, 1], "
-    "'symmetric' [-1, 1], 'imagenet' normalised by ImageNet's mean and deviation. The default is that of torchvision's "
-    "weights: imagenet, symmetric for googlenet; and unit for other networks and for images without 3 channels.")
+    "'symmetric' [-1, 1], 'imagenet' normalised by ImageNet's mean and deviation. The default is imagenet "
+    "for torchvision's networks, symmetric for googlenet and mobilenet_v1 (timm's), and unit for other networks and "
+    "for images without 3 channels.")
 SOURCE = flags.DEFINE_string("source", "", "The data that evaluate.py scores on by default, e.g. folder:DIR.")
 CLASSES = flags.DEFINE(cli.Path(), "classes", None, "A text file with the name of a class a line; by default numbers.")
 OPTION = flags.DEFINE_multi_string("option", [], "An option of the network, e.g. --option=width=0.25; may be repeated.")
@@ -72,7 +73,7 @@ def export_weights(workdir: str, path: str) -> None:
     from modern_cnn.weights import convert, files
 
     run = load_run(workdir)
-    state = convert.to_torchvision(**run.settings.model, variables=run.variables, image_size=run.spec.image_shape[0])
+    state = convert.to_torchvision(**run.settings.model, variables=run.variables, image_size=run.spec.image_shape[:2])
     files.write_state_dict(path, state)
     print(f"{len(state)} tensors: {path}")
 

@@ -90,11 +90,12 @@ def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, st
     strides, dilation = pair(strides, "strides"), pair(dilation, "dilation")
     pads = explicit_padding(padding, x.shape[1:3], kernel.shape[:2], strides, dilation)
     out = output_size(x.shape[1:3], kernel.shape[:2], strides, pads, dilation)
-    way = formulations.choose_convolution(kernel.shape, strides, pads, groups, x.shape[3], out)
+    way, dtype = formulations.choose_convolution(kernel.shape, strides, pads, groups, x.shape[3], out), x.dtype
+    if way in formulations.ADD_PARTS and dtype.itemsize < 4:  # in bfloat16 each sum would be rounded
+        x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     convolve = partial(formulations.CONVOLUTIONS[way], x, kernel, strides, pads, dilation, groups)
-    if way == "bands":
-        return convolve(bias)  # as a part of its product
-    return convolve() if bias is None else convolve() + bias
+    y = convolve(bias) if way == "bands" else convolve()  # there the bias is a part of the product
+    return (y if bias is None or way == "bands" else y + bias).astype(dtype)
 
 
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,

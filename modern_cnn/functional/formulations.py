@@ -311,6 +311,8 @@ def _kernel_gradient(x, window, strides, pads, dilation, dy):
     return gradient.transpose(1, 2, 0, 3)
 
 
+# Those that add the parts of a gradient, or of the result, one after the other; the groups may be such convolutions.
+ADD_PARTS = ("patches", "bands", "shifts", "groups")
 # name -> (x, kernel, strides, pads, dilation, groups) -> [N, H', W', O]
 CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "library": _library, "product": _product, "patches": _patches, "bands": _bands, "shifts": _shifts,

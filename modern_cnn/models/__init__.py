@@ -13,12 +13,11 @@ import jax.numpy as jnp
 
 from modern_cnn.errors import UserError, did_you_mean, lookup
 from modern_cnn.models import airbench, alexnet, densenet, googlenet, lenet, mlp, mobilenet, nin, regnet, resnet, vgg
-from modern_cnn.models.base import Variant
+from modern_cnn.models.base import LARGEST, Variant
 
 FAMILIES = (mlp, lenet, alexnet, vgg, nin, googlenet, resnet, densenet, mobilenet, regnet, airbench)
 VARIANTS: dict[str, Variant] = {name: variant for family in FAMILIES for name, variant in family.VARIANTS.items()}
 MODELS: dict[str, Callable[..., nn.Module]] = {name: partial(v.network, **v.options) for name, v in VARIANTS.items()}
-_LARGEST = 10**6  # of the numbers among the networks' options
 # The image shape (H, W, C) and the number of classes that each network was published for.
 INPUTS = {name: (variant.image_shape, variant.num_classes) for name, variant in VARIANTS.items()}
 
@@ -41,18 +40,22 @@ def build(name: str, num_classes: int = 10, **options) -> nn.Module:
     model = lookup(MODELS, name, "network")
     options = {key: tuple(value) if isinstance(value, list) else value
                for key, value in options.items() if value is not None}
-    parameters = inspect.signature(model).parameters
+    parameters, limits = inspect.signature(model).parameters, getattr(getattr(model, "func", model), "limits", {})
     known = set(parameters) - {"parent", "name", "num_classes"}
     for option, value in options.items():
         if option not in known:
             raise UserError(f"the network {name!r} has no option {option!r}{did_you_mean(option, known)}")
-        if wanted := _wanted(option, parameters[option].annotation, value):
+        if wanted := _wanted(parameters[option], value, limits.get(option)):
             raise UserError(f"the option {option}={repr(value)[:100]} of the network {name!r} must be {wanted}")
     return model(num_classes=num_classes, **options)
 
 
-def _wanted(option: str, kind: Any, value: Any) -> str:
-    """Return what an option annotated as `kind` must be, or '' if `value`, not None, is that; traced numbers are."""
+def _wanted(option: inspect.Parameter, value: Any, limits: tuple[float, float] | None) -> str:
+    """Return what an option must be by its annotation and its limits, or '' if `value`, not None, is that.
+
+    Traced numbers are.
+    """
+    kind: Any = option.annotation
     kinds = [kind, *typing.get_args(kind)]  # float | None is two
     if jnp.dtype in kinds:
         allowed = ("bfloat16", "float16", "float32", *["float64"] * jax.config.values["jax_enable_x64"])
@@ -65,17 +68,16 @@ def _wanted(option: str, kind: Any, value: Any) -> str:
     if kind is str or kind == str | None:
         return "" if isinstance(value, str) else "a name"
     if float in kinds:
-        low = -_LARGEST if option == "hidden_bias" else 0
-        high = math.nextafter(1, 0) if option == "decay" or option.endswith("dropout_rate") else _LARGEST
+        low, high = limits or (0, math.nextafter(1, 0) if option.name.endswith("dropout_rate") else LARGEST)
         right = isinstance(value, jax.Array) or (_is_number(value, Real) and low <= value <= high)
         return "" if right else f"a number of at least {low} and {'below 1' if high < 1 else f'at most {high}'}"
     if kind is int:
-        low = 0 if option in ("padding", "pooled_size", "bottleneck") else 1
-        right = _is_number(value, Integral) and low <= value <= _LARGEST
-        return "" if right else f"a whole number from {low} to {_LARGEST:,}"
+        low, high = limits or (1, LARGEST)
+        right = _is_number(value, Integral) and low <= value <= high
+        return "" if right else f"a whole number from {low} to {high:,}"
     if Sequence[int] in kinds:
-        right = isinstance(value, tuple) and all(_is_number(part, Integral) and 1 <= part <= _LARGEST for part in value)
-        return "" if right and (value or option == "hidden") else f"whole numbers from 1 to {_LARGEST:,}: (2, 2)"
+        right = isinstance(value, tuple) and all(_is_number(part, Integral) and 1 <= part <= LARGEST for part in value)
+        return "" if right and (value or option.name == "hidden") else f"whole numbers from 1 to {LARGEST:,}: (2, 2)"
     return "" if callable(value) or typing.get_origin(kind) is not Callable else "a function"
 
 

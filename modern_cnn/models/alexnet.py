@@ -1,6 +1,7 @@
 """AlexNet: five convolutions, three dense layers (Krizhevsky et al. 2012, "ImageNet classification with deep CNNs")."""
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,7 @@ import jax
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError
 from modern_cnn.layers import Dropout, scaled
-from modern_cnn.models.base import ConvNet, Variant
+from modern_cnn.models.base import LARGEST, ConvNet, Variant
 
 
 class AlexNet(ConvNet, kw_only=True):
@@ -29,6 +30,7 @@ class AlexNet(ConvNet, kw_only=True):
       hidden_bias: initial bias of the second, fourth and fifth convolution and the hidden dense layers (section 5);
         None takes the initializer's.
     """
+    limits: ClassVar = {"padding": (0, LARGEST), "pooled_size": (0, LARGEST), "hidden_bias": (-LARGEST, LARGEST)}
     features: Sequence[int] = (64, 192, 384, 256, 256)
     padding: int = 2
     groups: int = 1

@@ -2,14 +2,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from modern_cnn.errors import UserError
 from modern_cnn.layers import BatchNorm, Conv, Dense, initializers, normalization
 
+LARGEST = 10**6  # of the numbers among the networks' options
 Constructor = Callable[..., nn.Module]  # blocks call `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`
 STEMS = {"imagenet": {"kernel_size": 7, "strides": 2, "padding": 3}, "cifar": {"kernel_size": 3, "padding": 1}}
 SMALL_STEMS = {"imagenet": {"kernel_size": 3, "strides": 2, "padding": 1}, "cifar": STEMS["cifar"]}
@@ -21,6 +23,23 @@ def stages(sizes: Sequence[int], features: Sequence[int]) -> list[tuple[int, int
     if len(sizes) != len(features):
         raise UserError(f"stage_sizes={tuple(sizes)} and stage_features={tuple(features)} must be equally long")
     return list(zip(sizes, features, strict=True))
+
+
+def run_stage(x: jax.Array, block: Constructor, size: int, *, strides: int, name: str, scan: bool,
+              **first: Any) -> jax.Array:
+    """Return x after `size` blocks, `block(name=...)`: the first has `strides` and the fields `first`.
+
+    With `scan` those after the first are a loop over one block, whose parameters are stacked along a first axis. Call
+    it inside a compact method.
+    """
+    x = block(strides=strides, name=f"{name}_block1", **first)(x)
+    if scan and size > 1:
+        loop = nn.scan(lambda body, x, _: (body(x), None), length=size - 1, split_rngs={"params": True},
+                       variable_axes={"params": 0, "batch_stats": 0})
+        return loop(block(name=f"{name}_blocks"), x, None)[0]
+    for i in range(2, size + 1):
+        x = block(name=f"{name}_block{i}")(x)
+    return x
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,11 @@ class ConvNet(nn.Module, kw_only=True):
       norm, unbiased, axis_name: name of the normalisation, and fields of `BatchNorm`.
       initializer: a key of `layers.INITIALIZERS`.
       dtype: of the computations; parameters are float32.
+
+    `limits` are the least and the greatest value of options for which they are not 1, of whole numbers, or 0, of
+    others, and LARGEST.
     """
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
     num_classes: int = 10
     dropout_rate: float = 0.0
     width: float = 1.0

@@ -1,6 +1,7 @@
 """DenseNet: each layer reads the maps of all layers before it (Huang et al. 2016, "Densely connected CNNs")."""
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.layers import Conv, Dropout, scaled
-from modern_cnn.models.base import EVAL_NORM, STEMS, Constructor, ConvNet, Variant
+from modern_cnn.models.base import EVAL_NORM, LARGEST, STEMS, Constructor, ConvNet, Variant
 
 
 class DenseLayer(nn.Module):
@@ -81,6 +82,7 @@ class DenseNet(ConvNet, kw_only=True):
       remat: store only the maps that layers add, and the transitions' inputs; compute the rest again in the backward
         pass (Pleiss et al. 2017, "Memory-efficient implementation of DenseNets").
     """
+    limits: ClassVar = {"bottleneck": (0, LARGEST)}
     block_sizes: Sequence[int]
     growth: int = 32
     bottleneck: int = 4

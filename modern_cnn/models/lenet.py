@@ -1,11 +1,13 @@
 """LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition"), as two textbooks have it."""
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 
 from modern_cnn import functional as F
 from modern_cnn.errors import lookup
 from modern_cnn.layers import ACTIVATIONS, Dropout, scaled
-from modern_cnn.models.base import ConvNet, Variant
+from modern_cnn.models.base import LARGEST, ConvNet, Variant
 
 
 class LeNet(ConvNet, kw_only=True):
@@ -19,6 +21,7 @@ class LeNet(ConvNet, kw_only=True):
       padding: zeros on each side of the image, for the first convolution.
       activation: a key of `layers.ACTIVATIONS`, after each layer except the last.
     """
+    limits: ClassVar = {"padding": (0, LARGEST)}
     padding: int = 2
     activation: str = "sigmoid"
     initializer: str = "xavier_uniform"

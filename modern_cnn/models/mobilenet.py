@@ -8,7 +8,7 @@ import jax
 from modern_cnn import functional as F
 from modern_cnn.errors import lookup
 from modern_cnn.layers import ACTIVATIONS, Conv, Dropout, scaled
-from modern_cnn.models.base import EVAL_NORM, SMALL_STEMS, Constructor, ConvNet, Variant, stages
+from modern_cnn.models.base import EVAL_NORM, SMALL_STEMS, Constructor, ConvNet, Variant, run_stage, stages
 
 
 class SeparableBlock(nn.Module):
@@ -68,9 +68,8 @@ class MobileNet(ConvNet, kw_only=True):
         x = activation(norm(name="norm1")(conv(scaled(self.stem_features, self.width), **stem, name="conv1")(x)))
         self.sow("intermediates", "stem", x)
         for stage, (size, features) in enumerate(stages(self.stage_sizes, self.stage_features), start=1):
-            for i in range(1, size + 1):
-                strides = 2 if stage > 1 and i == 1 else 1
-                x = block(scaled(features, self.width), strides, name=f"stage{stage}_block{i}")(x)
+            x = run_stage(x, partial(block, scaled(features, self.width)), size, strides=1 if stage == 1 else 2,
+                          name=f"stage{stage}", scan=False)
             self.sow("intermediates", f"stage{stage}", x)
         x = Dropout(self.dropout_rate, train)(F.global_avg_pool(x))
         return dense(self.num_classes, name="dense")(x)

@@ -12,8 +12,8 @@ import jax
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, lookup
 from modern_cnn.layers import Dropout, scaled
-from modern_cnn.models.base import SMALL_STEMS, ConvNet, Variant, stages
-from modern_cnn.models.resnet import Bottleneck, run_stage
+from modern_cnn.models.base import SMALL_STEMS, ConvNet, Variant, run_stage, stages
+from modern_cnn.models.resnet import Bottleneck
 
 
 class AnyNet(ConvNet, kw_only=True):

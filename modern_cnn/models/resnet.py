@@ -4,9 +4,10 @@ Its relatives are here too: pre-activation (He et al. 2016, "Identity mappings i
 (Xie et al. 2016, "Aggregated residual transformations for deep neural networks"), the thin networks for CIFAR, the
 plain networks without shortcuts, and the networks of the two textbooks.
 """
+import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ from modern_cnn import functional as F
 from modern_cnn.errors import UserError, did_you_mean, lookup
 from modern_cnn.functional.conv import Padding
 from modern_cnn.layers import Conv, Dropout, scaled
-from modern_cnn.models.base import EVAL_NORM, STEMS, Constructor, ConvNet, Variant, stages
+from modern_cnn.models.base import EVAL_NORM, STEMS, Constructor, ConvNet, Variant, run_stage, stages
 
 _SHORTCUTS = ("projection", "conv", "pad", "none")
 _STEMS = STEMS | {"keras": STEMS["imagenet"] | {"padding": "SAME"}, "notebook": {"kernel_size": 3}}
@@ -76,7 +77,8 @@ class Residual(nn.Module):
             partial(self.conv, features, size, strides=stride, padding=self.padding if size > 1 else 0, groups=groups,
                     name=f"conv{i}")
             for i, (features, size, stride, groups) in enumerate(self.convolutions(), start=1)]
-        add = partial(add_shortcut, strides=self.strides, kind=self.shortcut, conv=self.conv, norm=self.norm)
+        kind = "conv" if self.preactivation and self.shortcut == "projection" else self.shortcut
+        add = partial(add_shortcut, strides=self.strides, kind=kind, conv=self.conv, norm=self.norm)
         if self.preactivation:
             y = x if self.activated else nn.relu(self.norm(name="norm1")(x))
             if self.strides != 1 or x.shape[-1] != self.convolutions()[-1][0]:
@@ -84,7 +86,7 @@ class Residual(nn.Module):
             for i, conv in enumerate(convs, start=2):
                 y = nn.relu(self.norm(name=f"norm{i}")(conv()(y)))
             y = last(**({"kernel_init": zeros, "bias_init": zeros} if self.zero_init else {}))(y)
-            return add(y, x, kind="conv" if self.shortcut == "projection" else self.shortcut)
+            return add(y, x)
         y = x
         for i, conv in enumerate(convs, start=1):
             y = nn.relu(self.norm(name=f"norm{i}")(conv()(y)))
@@ -114,23 +116,6 @@ class Bottleneck(Residual):
         return [(inside, 1, first, 1), (inside, 3, second, self.groups), (self.expansion * self.features, 1, 1, 1)]
 
 
-def run_stage(x: jax.Array, block: Constructor, size: int, *, strides: int, name: str, scan: bool,
-              **first: Any) -> jax.Array:
-    """Return x after `size` blocks, `block(name=...)`: the first has `strides` and the fields `first`.
-
-    With `scan` those after the first are a loop over one block, whose parameters are stacked along a first axis. Call
-    it inside a compact method.
-    """
-    x = block(strides=strides, name=f"{name}_block1", **first)(x)
-    if scan and size > 1:
-        loop = nn.scan(lambda body, x, _: (body(x), None), length=size - 1, split_rngs={"params": True},
-                       variable_axes={"params": 0, "batch_stats": 0})
-        return loop(block(name=f"{name}_blocks"), x, None)[0]
-    for i in range(2, size + 1):
-        x = block(name=f"{name}_block{i}")(x)
-    return x
-
-
 class ResNet(ConvNet, kw_only=True):
     """A stem, stages of blocks, global average pooling and a dense layer. Each stage but the first halves the map.
 
@@ -148,6 +133,7 @@ class ResNet(ConvNet, kw_only=True):
       scan: run the blocks of a stage after the first as a loop over one block, with parameters stacked along a first
         axis. Compiling takes as long as for two blocks a stage.
     """
+    limits: ClassVar = {"decay": (0, math.nextafter(1, 0))}
     stage_sizes: Sequence[int]
     stage_features: Sequence[int] = (64, 128, 256, 512)
     block: str = "residual"

@@ -1,13 +1,14 @@
 """VGG: blocks of 3x3 convolutions (Simonyan and Zisserman 2014, "Very deep convolutional networks")."""
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
 from modern_cnn import functional as F
 from modern_cnn.layers import Conv, Dropout, Identity, scaled
-from modern_cnn.models.base import Constructor, ConvNet, Variant, stages
+from modern_cnn.models.base import LARGEST, Constructor, ConvNet, Variant, stages
 
 
 class VGGBlock(nn.Module):
@@ -49,6 +50,7 @@ class VGG(ConvNet, kw_only=True):
       hidden: units of the hidden dense layers.
       remat: store only each block's input for the backward pass, and compute the rest again.
     """
+    limits: ClassVar = {"pooled_size": (0, LARGEST)}
     stage_sizes: Sequence[int]
     stage_features: Sequence[int] = (64, 128, 256, 512, 512)
     kernel_size: int = 3

@@ -90,7 +90,7 @@ def _entries(name: str, module: Any, image_shape: tuple[int, int, int]) -> list[
     return entries
 
 
-def _match(name: str, given: Mapping[str, np.ndarray], ours: bool, image_size: int,
+def _match(name: str, given: Mapping[str, np.ndarray], ours: bool, image_size: int | tuple[int, int],
            options: Mapping[str, Any]) -> tuple[nn.Module, tuple[int, int, int], list[_Entry]]:
     """Return (network, image shape, its arrays) for the shapes of the first and the last of the given kernels.
 
@@ -103,7 +103,7 @@ def _match(name: str, given: Mapping[str, np.ndarray], ours: bool, image_size: i
     if hasattr(module, "aux_logits") and options.get("aux_logits") is None:
         module = module.clone(aux_logits=any(map(_AUX.match, shapes)))
     (height, width, channels), classes = VARIANTS[name].image_shape, VARIANTS[name].num_classes
-    size = (image_size or height, image_size or width)
+    size = image_size if isinstance(image_size, tuple) else (image_size or height, image_size or width)
     guess = module.clone(num_classes=classes), (*size, channels)
     entries = _entries(name, *guess)
 
@@ -154,7 +154,7 @@ def own_names(name: str, state_dict: Mapping[str, Any], **options) -> dict[str, 
     return kept
 
 
-def matching_network(name: str, state_dict: Mapping[str, Any], *, image_size: int = 0,
+def matching_network(name: str, state_dict: Mapping[str, Any], *, image_size: int | tuple[int, int] = 0,
                      **options) -> tuple[nn.Module, tuple[int, int, int]]:
     """Return (network, image shape (H, W, C)) for the variables that `from_torchvision` returns for these arguments."""
     return _match(name, own_names(name, state_dict, **options), False, image_size, options)[:2]
@@ -164,14 +164,16 @@ def expected_normalize(name: str, channels: int) -> str:
     """Return the value of config.data.normalize that a network's weights from PyTorch expect.
 
     It is 'imagenet' for torchvision's weights, except 'symmetric' ([-1, 1]) for GoogLeNet: those weights came from
-    TensorFlow, and torchvision maps normalised images back to that range (`transform_input`). It is 'unit' for others.
+    TensorFlow, and torchvision maps normalised images back to that range (`transform_input`). It is 'symmetric' too for
+    MobileNet, as timm's weights have it, and 'unit' for others.
     """
-    if name not in TORCHVISION or channels != 3:
-        return "unit"
-    return "symmetric" if name == "googlenet" else "imagenet"
+    if channels == 3 and name in ("googlenet", "mobilenet_v1"):
+        return "symmetric"
+    return "imagenet" if channels == 3 and name in TORCHVISION else "unit"
 
 
-def from_torchvision(name: str, state_dict: Mapping[str, Any], *, image_size: int = 0, **options) -> Variables:
+def from_torchvision(name: str, state_dict: Mapping[str, Any], *, image_size: int | tuple[int, int] = 0,
+                     **options) -> Variables:
     """Return our variables {'params', 'batch_stats'}, float32, for a PyTorch state dict.
 
     They are those of the network that `matching_network` returns. Raise UserError if the network is unknown, or arrays
@@ -181,8 +183,8 @@ def from_torchvision(name: str, state_dict: Mapping[str, Any], *, image_size: in
       name: a key of `models.MODELS` whose layers are those of torchvision's network, or of the textbook's in PyTorch.
       state_dict: PyTorch's name -> array or CPU tensor, in PyTorch's layout, with auxiliary heads or without. Its
         arrays determine the number of classes and of input channels. `own_names` says what it does with prefixes.
-      image_size: height and width of the images, for networks with a dense layer after the flattened map and no
-        adaptive pooling (LeNet, the textbook's AlexNet and VGG); 0: the size that the network was published for.
+      image_size: side of the images or their (height, width), for networks with a dense layer after the flattened map
+        and no adaptive pooling (LeNet, the textbook's AlexNet and VGG); 0: the size that the network was published for.
       **options: as for `models.build`, e.g. width=0.25 or scan=True. aux_logits=False leaves out the auxiliary heads of
         `state_dict`; by default the network has them if `state_dict` does.
     """
@@ -192,7 +194,8 @@ def from_torchvision(name: str, state_dict: Mapping[str, Any], *, image_size: in
     return stack_blocks(variables) if options.get("scan") else variables
 
 
-def to_torchvision(name: str, variables: Mapping[str, Any], *, image_size: int = 0, **options) -> dict[str, np.ndarray]:
+def to_torchvision(name: str, variables: Mapping[str, Any], *, image_size: int | tuple[int, int] = 0,
+                   **options) -> dict[str, np.ndarray]:
     """Return the PyTorch state dict for our variables: the inverse of `from_torchvision`, to the bit.
 
     `variables` are as from `init`, with auxiliary heads or without, blocks stacked (`scan=True`) or not; the other

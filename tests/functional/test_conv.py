@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,6 +181,22 @@ def test_conv2d_says_what_is_wrong(x, kernel, options, words):
 def test_locally_connected2d_says_what_is_wrong(kernel, words):
     with pytest.raises(ValueError, match=words):
         F.locally_connected2d(X, kernel)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 1, 16), (3, 3, 2, 8), (1, 1, 16, 16), (2, 2, 16, 4), (3, 3, 16, 16)])
+def test_bfloat16_is_rounded_once(kernel):
+    """Forward and in both gradients, whatever the way: a part of the sum is not rounded before the next is added."""
+    x, weights = normal(4, 9, 9, 16), normal(*kernel, seed=1)
+    low = [array.astype(jnp.bfloat16) for array in (x, weights)]
+
+    def results(x, weights):
+        y, pullback = jax.vjp(partial(F.conv2d, groups=16 // kernel[2], padding=1), x, weights)
+        return y, *pullback(normal(*y.shape, seed=2).astype(jnp.bfloat16).astype(y.dtype))
+
+    for got, want in zip(results(*low), results(*(array.astype(jnp.float32) for array in low)), strict=True):
+        assert got.dtype == jnp.bfloat16
+        error = jnp.linalg.norm(got.astype(jnp.float32) - want) / jnp.linalg.norm(want)
+        assert error < 2e-3  # one rounding is 1.7e-3
 
 
 def test_sizes_may_be_numpy_integers_and_lists():

@@ -86,7 +86,7 @@ DEEP = {case.name: case for case in [
     Case("mobilenet_v1", RGB, NARROW), Case("regnet_x_3_2gf", RGB, NARROW), Case("regnetx32_d2l", GRAY, NARROW),
     Case("airbench94", (49, 49, 3), NARROW, flattens=True),
 ]}
-assert set(DEEP) == set(MODELS)
+assert set(DEEP) == set(MODELS), f"not in both: {set(DEEP) ^ set(MODELS)}; see docs/adding.md, section 5"
 
 
 def case(name, **options):

@@ -4,7 +4,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+import torch
 
+from modern_cnn import layers
 from modern_cnn.models import MODELS, build
 from tests.draws import is_normal, is_uniform
 from tests.functional.oracle import FAST_COMPILE
@@ -79,6 +81,31 @@ def fits(values, how, kernel_shape):
                          "he_in": ((2 / fan_in) ** 0.5, True), "he_out": ((2 / fan_out) ** 0.5, True),
                          }.get(how, (how, True))
     return np.ravel(values) / deviation, normal
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+@pytest.mark.parametrize("name", ["dirac", "identity"])
+def test_grouped_kernels_copy_their_channels(name, groups):
+    """As torch.nn.init.dirac_ with these groups; a convolution of as many channels as it has inputs copies them all."""
+    conv = layers.Conv(8, 3, padding=1, groups=groups, use_bias=False,
+                       kernel_init=layers.initializers(name, "conv")["kernel_init"])
+    images = np.random.RandomState(0).randn(2, 5, 5, 8).astype(np.float32)
+    np.testing.assert_array_equal(conv.init_with_output(KEY, images)[0], images)
+    wide = layers.Conv(16, 3, groups=groups, kernel_init=layers.initializers("dirac", "conv")["kernel_init"])
+    kernel = np.asarray(wide.init(KEY, images)["params"]["kernel"])
+    wanted = torch.nn.init.dirac_(torch.empty(16, 8 // groups, 3, 3), groups).permute(2, 3, 1, 0).numpy()
+    copies = wanted.any((0, 1, 2))
+    assert copies.sum() == 8
+    np.testing.assert_array_equal(kernel[..., copies], wanted[..., copies])
+
+
+@pytest.mark.parametrize("initializer", layers.INITIALIZERS)
+def test_every_initializer_suits_every_network(initializer):
+    """The first logits are of the size of one, whatever the network was published with."""
+    images = jax.random.normal(KEY, (16, 28, 28, 1))
+    for name in ("lenet_relu_bn", "lenet_relu"):
+        logits, _ = build(name, initializer=initializer).init_with_output(KEY, images)
+        assert abs(np.asarray(logits)).max() < 10
 
 
 def test_blocks_of_a_loop_are_drawn_apart():

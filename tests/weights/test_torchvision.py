@@ -185,10 +185,19 @@ def test_classes_channels_and_sizes_are_those_of_the_weights():
         weights.from_torchvision("lenet_bn", state, image_size=32)
 
 
+def test_images_that_are_not_square():
+    module = build("lenet_bn", 3)
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 28, 36, 1)))
+    state = weights.to_torchvision("lenet_bn", variables, image_size=(28, 36))
+    back = weights.from_torchvision("lenet_bn", state, image_size=(28, 36))
+    jax.tree.map(np.testing.assert_array_equal, back, dict(variables))
+
+
 def test_what_pixels_the_weights_expect():
     assert [convert.expected_normalize(*which) for which in (
-        ("vgg16_bn", 3), ("vgg16_bn", 1), ("googlenet", 3), ("resnet18_d2l", 3), ("preact_resnet18", 3))] == [
-        "imagenet", "unit", "symmetric", "unit", "unit"]
+        ("vgg16_bn", 3), ("vgg16_bn", 1), ("googlenet", 3), ("resnet18_d2l", 3), ("preact_resnet18", 3),
+        ("mobilenet_v1", 3), ("mobilenet_v1", 1))] == [
+        "imagenet", "unit", "symmetric", "unit", "unit", "symmetric", "unit"]
 
 
 def test_stacked_blocks():
