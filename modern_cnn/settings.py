@@ -54,7 +54,7 @@ class Parallel:
     count: int = _field(0, "use this many devices; 0: all of them", 0, 100_000, resume=ALWAYS)
     compile: str = _field("jit", "how the step is compiled for all devices: jit over a mesh, or pmap",
                           choices=("jit", "pmap"), resume=ALWAYS)
-    batch_norm: str = _field("global", "statistics over the whole batch, or over the share of each device",
+    batch_norm: str = _field("global", "global: over the whole batch (synchronised); device: over each device's part",
                              choices=("global", "device"))
 
 
@@ -174,23 +174,23 @@ class Finetune:
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """A checked config. `model` holds the name of the network and its options, None where an option is not set."""
-    seed: int = _field(0, "seed of initialisation, images' order, augmentation and dropout", 0, 2**32 - 1, varies=True)
+    seed: int = _field(0, "seed of initialisation, order of images, augmentation, dropout", 0, 2**32 - 1, varies=True)
     epochs: int = _field(10, "passes over the training images", 1, 1_000_000, resume=EPOCHS)
     max_steps: int = _field(0, "end after this many steps, with evaluation and checkpoint; 0: after the epochs", 0,
                             resume=LENGTH)
     eval_every_epochs: int = _field(1, "evaluate and save after every so many epochs", 1, resume=ALWAYS)
-    early_stopping: int = _field(0, "end after this many evaluations on validation of which none is better than the "
-                                 "best before; 0: never", 0, resume=LENGTH)
-    test_every_epoch: bool = _flag("also score the test split then, as textbooks plot it; it never chooses anything",
-                                   resume=ALWAYS)
+    early_stopping: int = _field(0, "patience: end after this many evaluations on validation without a new best; "
+                                 "0: never", 0, resume=LENGTH)
+    test_every_epoch: bool = _flag("also score the test split at each evaluation, as textbooks plot it; it never "
+                                   "chooses anything", resume=ALWAYS)
     log_every_steps: int = _field(100, "write a training record after every so many steps and at the end of an epoch; "
                                   "0: only there", 0, resume=ALWAYS)
     log_norms: bool = _flag("also record the running statistics of batch norm, and the sizes of the gradients by "
                             "layer, for visualize.py --what=batch_norm and --what=gradients", resume=ALWAYS)
     loggers: str = _field("none", "also send all records to Weights & Biases (wandb) or MLflow (mlflow), or both",
                           choices=("none", "wandb", "mlflow", "wandb,mlflow", "mlflow,wandb"), resume=ALWAYS)
-    accumulate: int = _field(1, "go through each batch in this many parts, one after the other, to save memory; batch "
-                             "norm uses the statistics of each part", 1)
+    accumulate: int = _field(1, "gradient accumulation: go through each batch in this many parts, to save memory; "
+                             "batch norm uses the statistics of each part", 1)
     checkpoint_every_steps: int = _field(0, "also save every so many steps; 0: at evaluations only", 0, resume=ALWAYS)
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
     model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "lenet"})
@@ -265,7 +265,10 @@ def locate(config: Any, name: str) -> tuple[Any, str]:
     section, reached, parts = config, "config", name.split(".")
     for part in parts:
         if not hasattr(section, "keys") or part not in section:
-            raise UserError(f"{reached} has no field {part!r}{did_you_mean(part, getattr(section, 'keys', list)())}")
+            undeclared = reached == "config.model" and part in OPTIONS and part not in section
+            raise UserError(f"{reached} has no field {part!r}" + (
+                "; the config file must declare the options of its network: base.add_options(config)" if undeclared
+                else did_you_mean(part, getattr(section, "keys", list)())))
         owner, section, reached = section, section[part], f"{reached}.{part}"
     if hasattr(section, "keys"):
         raise UserError(f"{reached} is a section: name one of its fields, {name}.FIELD")
@@ -332,10 +335,13 @@ def _check(name: str, field: Field, value: Any) -> None:
     if field.choices and value not in field.choices:
         raise UserError(f"config.{name}={value!r} is unknown{did_you_mean(str(value), field.choices)}")
     listed, kind = field.type is tuple, float if field.type is tuple else field.type
-    kinds = (int, float) if kind is float else kind
-    parts: Any = value if listed and isinstance(value, (tuple, list)) else [None if listed else value]
-    right = all(isinstance(part, kinds) and isinstance(part, bool) == (kind is bool)
-                and (field.low is None or field.low <= part <= field.high) for part in parts)
+
+    def fits(part: Any) -> bool:
+        if not isinstance(part, (int, float) if kind is float else kind) or isinstance(part, bool) != (kind is bool):
+            return False  # a bool is an int in Python
+        return field.low is None or field.low <= part <= field.high
+
+    right = isinstance(value, (tuple, list)) and all(map(fits, value)) if listed else fits(value)
     if not right and field.default is not None:
         allowed = "True or False" if kind is bool else "text" if kind is str else (
             f"{'numbers' if listed else 'a number'} between {field.low} and {field.high}"

@@ -95,8 +95,9 @@ class Log:
                 os.replace(temporary, path)
         self._loggers = Loggers(workdir, settings or Settings(), read_metrics(self._metrics))
         (workdir / "tensorboard").mkdir(exist_ok=True)
+        again = any((workdir / "tensorboard").iterdir())
         self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
-        if step:  # TensorBoard forgets what an earlier process wrote beyond this step
+        if again:  # TensorBoard forgets what an earlier process wrote beyond this step
             self._board.write_event(Event(wall_time=time.time(), step=step + 1,
                                           session_log=SessionLog(status=SessionLog.START)))
 
@@ -226,9 +227,13 @@ class Progress:
         rest = self._plan.total_steps - step
         return f", {duration((now - began) / (step - first) * rest)} left" if step > first else ""
 
-    def restart(self) -> None:
-        """Start the clock again, after an evaluation or a save that does not count as training."""
-        self._mark = (time.perf_counter(), self._mark[1])
+    @contextlib.contextmanager
+    def paused(self, state: Any) -> Iterator[None]:
+        """Count no training time from when a state is ready, for an evaluation or a checkpoint."""
+        jax.block_until_ready(state)
+        began = time.perf_counter()
+        yield
+        self._mark = (self._mark[0] + time.perf_counter() - began, self._mark[1])
 
     def measure(self, step: int) -> float:
         """Return images/s since the last call; the device has done `step` steps by now."""

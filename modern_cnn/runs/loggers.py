@@ -117,8 +117,9 @@ class Mlflow:
 
         self._client: Any = MlflowClient()
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "modern_cnn")
-        run = (self._find(known) if known else None) or self._client.create_run(
-            self._experiment(experiment), run_name=directory.absolute().name)
+        run = self._find(known) if known else None
+        if not run or (run.data.metrics and not records):  # or this one begins again: points there never change
+            run = self._client.create_run(self._experiment(experiment), run_name=directory.absolute().name)
         self.id = run.info.run_id
         self._sent = {(name, point.step) for name in run.data.metrics
                       for point in self._client.get_metric_history(self.id, name)}

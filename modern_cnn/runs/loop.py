@@ -87,17 +87,15 @@ def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda s
         else:
             progress.remind(step)
         if noted:
-            _each(records, lambda record, *own, step=step: record.write_norms(step, *own), program.unstack(state),
-                  program.unstack(sizes))
-        if evaluates and records:
-            for split in HELD_OUT if program.settings.test_every_epoch else HELD_OUT[:1]:
-                if split in program.spec.sizes:
-                    _score(program, records, progress, split, state, [step] * len(records))
+            _each(records, Record.write_norms, [step] * len(records), program.unstack(state), program.unstack(sizes))
         if saves and records:
-            _save(program, records, step, state, metrics)
-        if evaluates:
-            progress.restart()
-            done = bool(records) and all(record.stops_early for record in records)
+            with progress.paused(state):
+                if evaluates:
+                    for split in HELD_OUT if program.settings.test_every_epoch else HELD_OUT[:1]:
+                        if split in program.spec.sizes:
+                            _score(program, records, progress, split, state, [step] * len(records))
+                _save(program, records, step, state, metrics)
+            done = evaluates and all(record.stops_early for record in records)
     return Trained(state, metrics, step, ended_by)
 
 
@@ -139,7 +137,7 @@ def _score(program: Programs, records: Sequence[Record], progress: Progress, spl
 
 
 def _save(program: Programs, records: Sequence[Record], step: int, state: TrainState, metrics: Metrics) -> None:
-    _each(records, lambda record, *own: record.save(step, *own), program.unstack(state), program.unstack(metrics))
+    _each(records, Record.save, [step] * len(records), program.unstack(state), program.unstack(metrics))
 
 
 def _complete(program: Programs, records: Sequence[Record], stop: Stop, state: TrainState, metrics: Metrics,
@@ -150,7 +148,8 @@ def _complete(program: Programs, records: Sequence[Record], stop: Stop, state: T
         if any(record.saved_step < trained.step for record in records if not record.failure):
             _save(program, records, trained.step, trained.state, trained.metrics)
         _each(records, lambda record: record.checkpoints.wait())
-        log.warning("stopped by %s after step %d, which is saved", signal.Signals(trained.signal).name, trained.step)
+        log.warning("stopped by %s %s", signal.Signals(trained.signal).name,
+                    f"after step {trained.step}; a checkpoint is saved" if trained.step else "before the first step")
         raise SystemExit(128 + trained.signal)
     chosen = _each(records, Record.choose, program.unstack(trained.state))
     any_choice = next(choice for choice in chosen if choice)
@@ -181,15 +180,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         given, directory = directory, place.directory
         record = closing.enter_context(Record(directory, asked))
         source, begun = asked.finetune.workdir, bool(saved_steps(directory))
-        before = directory if begun else mirror.local(source)
-        channels = workdir.read_run(before)[1]["data"]["image_shape"][2] if source else 0
-        program = Program(asked, sources.load(asked.data, channels))
+        dataset = load.training_data(asked, directory if begun else source)
+        program = Program(asked, dataset)
         finetunes = source and not begun
-        start, origin = load.pretrained(asked, program.module, program.spec) if finetunes else (None, {})
+        start, origin = load.pretrained(asked, program.module, dataset) if finetunes else (None, {})
         state, metrics = record.begin(program, program.init(start), program.empty_metrics(), origin)
         log.info("%s on %s, %s: %s parameters, %d steps of %d images%s", asked.model["name"], program.spec.origin,
                  jax.devices()[0].device_kind, f"{record.parameters:,}", program.plan.total_steps,
-                 program.plan.batch_size, f", going on from step {record.first_step}" if record.first_step else "")
+                 program.plan.batch_size, f", resuming from step {record.first_step}" if record.first_step else "")
         shown = devices.leads()
         progress = Progress(program.plan, record.first_step, shown=shown)
         closing.enter_context(progress.bar)
@@ -199,7 +197,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
             [result] = _complete(program, [record], stop, state, metrics, progress, place.watched(watch))
         except SystemExit:
             if alone:  # else the caller says how to go on
-                log.warning("the same command with --workdir=%s goes on from there", given)
+                log.warning("to resume, run the same command with --workdir=%s", given)
             raise
         if shown:
             progress.bar.close()

@@ -47,6 +47,8 @@ class Record(contextlib.ExitStack):
 
     def __enter__(self) -> "Record":
         sources.keep_out(self.directory, self.settings.data, "workdir")
+        if (self.directory / "sweep.json").exists():
+            raise UserError(f"{self.directory} holds a sweep: choose another --workdir for a run")
         if devices.leads():
             loggers.check(self.settings.loggers)
             self.enter_context(workdir.lock(self.directory))

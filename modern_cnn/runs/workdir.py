@@ -198,7 +198,10 @@ def write_run(workdir: Path, config: dict[str, Any], run: dict[str, Any], *, res
                             "or repeat the command it was started with")
         for name, a, b in changed:
             log.info("resuming with config.%s=%r (was %r)", name, b, a)
-        for field in ("versions", "commit", "platform", "device", "device_count"):
+            by_device = config["parallel"]["batch_norm"] == "device"
+            if name == "parallel.compile" or (name == "parallel.count" and by_device):
+                log.warning("with another config.%s each device draws other dropout: results may differ", name)
+        for field in ("versions", "commit", "platform", "device", "device_count", "process_count", "machine"):
             if before.get(field) != run[field]:
                 log.warning("this run was started with %s %s and goes on with %s: results may differ", field,
                             before.get(field), run[field])

@@ -16,6 +16,7 @@ LARGEST = 10_000  # trials
 def parse(sweeps: Sequence[str], config: ml_collections.ConfigDict) -> dict[str, list]:
     """Return {field: its values} for `field=1,2`, `field=0:8` or `field=0:8:2` (the end is left out), `field=a,b`.
 
+    A text with commas stands in double quotes: field="a,b",c.
     Raise UserError for an unknown field, a value of another type, a field or value that is given twice, an empty range.
     """
     fields: dict[str, list] = {}
@@ -41,11 +42,12 @@ def parse(sweeps: Sequence[str], config: ml_collections.ConfigDict) -> dict[str,
 
 
 def _parts(text: str) -> list[str]:
-    """Return 'a,b' in two parts; commas inside brackets do not divide."""
-    depth, parts = 0, [""]
+    """Return 'a,b' in two parts; commas inside brackets or double quotes do not divide."""
+    depth, quoted, parts = 0, False, [""]
     for letter in text:
         depth += (letter in "([") - (letter in ")]")
-        if letter == "," and not depth:
+        quoted ^= letter == '"'
+        if letter == "," and not depth and not quoted:
             parts.append("")
         else:
             parts[-1] += letter
@@ -56,7 +58,7 @@ def _values(field: str, text: str, kind: type) -> list[Any]:
     """Return the values that `text`, which has no commas, stands for; an unset option may be of any type."""
     try:
         if kind is str:
-            return [text]
+            return [text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text]
         if kind is bool:
             return [{"true": True, "false": False}[text.lower()]]
         if kind in (int, float):
@@ -65,7 +67,10 @@ def _values(field: str, text: str, kind: type) -> list[Any]:
             full = text if text.count(":") > 1 else f"{text}:1"
             start, end, step = map(Decimal, full.split(":"))  # as floats, 0.1:0.4:0.1 would have four values
             count = min(math.ceil((end - start) / step), LARGEST + 1)  # more are refused
-            return [kind(start + i * step) for i in range(count)]
+            numbers = [start + i * step for i in range(count)]
+            if kind is int and any(number % 1 for number in numbers):
+                raise ValueError("a fraction")
+            return [kind(number) for number in numbers]
         value = ast.literal_eval(text)
         return [tuple(value) if kind is tuple else value]
     except (ValueError, SyntaxError, KeyError, TypeError, ArithmeticError):

@@ -62,9 +62,13 @@ class Sweep:
         self.shared = json.loads(json.dumps(settings.flatten(config)))  # as it is read back: tuples are lists
         self.trials: list[Trial] = []
         self.asked: list[Trial] = []  # by this command; the others stay unchanged
+        changed: list[tuple[str, Any, Any]] = []
         if (directory / "sweep.json").exists():
-            self._read(workdir.read_json(directory / "sweep.json"))
-        known = {self._point(trial.fields): trial for trial in self.trials}
+            changed = self._read(workdir.read_json(directory / "sweep.json"))
+        elif (directory / "config.json").exists():
+            raise UserError(f"{directory} holds a run: choose another --workdir for the sweep")
+        # Of two that are now the same point, the one whose own fields say so is meant.
+        known = {self._point(trial.fields): trial for trial in sorted(self.trials, key=lambda trial: len(trial.fields))}
         for values in itertools.product(*fields.values()):
             point = dict(zip(fields, values, strict=True))
             trial = known.get(self._point(point))
@@ -73,8 +77,10 @@ class Sweep:
                 trial = Trial(name, point, directory / "trials" / name, {"status": WAITING, "seconds": 0.0})
                 self.trials.append(trial)
             self.asked.append(trial)
+        self._change_lengths(changed)
 
-    def _read(self, before: dict[str, Any]) -> None:
+    def _read(self, before: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+        """Take the trials of a sweep.json, and return how its config differs: (field, old, new)."""
         try:
             self.trials = [Trial(name, record["fields"], self.directory / "trials" / name, record["result"])
                            for name, record in before["trials"].items()]
@@ -83,17 +89,30 @@ class Sweep:
             raise UserError(f"{self.directory / 'sweep.json'} was not written by a sweep, or was edited: {e!r}") from e
         # Whether moved images are the same, each trial finds out.
         changed, refused = workdir.differences(config, self.config.to_dict(), same_images=True)
+        self._refuse(refused)
+        return changed
+
+    def _change_lengths(self, changed: Sequence[tuple[str, Any, Any]]) -> None:
+        """Let trials that are asked for go on to another length; the others that are done keep theirs, as a field."""
+        refused: list[str] = []
         for trial in self.trials:
-            if trial.result["status"] == DONE:
-                own = [each for each in changed if each[0] not in trial.fields]
-                refused += [f"{trial.name} is done, and config.{name} was {old}, is {new}" for name, old, new in own
-                            if _shortens(name, old, new) or (
-                                settings.FIELDS[name].resume == settings.EPOCHS
-                                and trial.fields.get("schedule.name") in settings.SPANNING)]
-                if any(settings.FIELDS[name].resume in (settings.LENGTH, settings.EPOCHS) for name, _, _ in own):
-                    trial.result["status"] = WAITING  # it goes on
-        if refused:
-            raise UserError(f"{self.directory} holds a sweep over a different config: {'; '.join(refused)}. Choose "
+            own = {name: (old, new) for name, old, new in changed if name not in trial.fields
+                   and settings.FIELDS[name].resume in (settings.LENGTH, settings.EPOCHS)}
+            if trial.result["status"] != DONE or not own:
+                continue
+            if trial not in self.asked:
+                trial.fields |= {name: old for name, (old, _) in own.items()}
+                continue
+            trial.result["status"] = WAITING
+            refused += [f"{trial.name} is done, and config.{name} was {old}, is {new}"
+                        for name, (old, new) in own.items()
+                        if _shortens(name, old, new) or (settings.FIELDS[name].resume == settings.EPOCHS
+                                                         and trial.fields.get("schedule.name") in settings.SPANNING)]
+        self._refuse(refused)
+
+    def _refuse(self, reasons: Sequence[str]) -> None:
+        if reasons:
+            raise UserError(f"{self.directory} holds a sweep over a different config: {'; '.join(reasons)}. Choose "
                             "another --workdir, or repeat the command it was started with")
 
     def _point(self, fields: dict[str, Any]) -> str:
@@ -201,7 +220,7 @@ def run(config: ml_collections.ConfigDict, sweeps: Sequence[str], directory: str
             with loop.stop_signals() as stop:
                 _train(sweep, together, stop)
         except SystemExit:
-            log.warning("the same command with --workdir=%s goes on from there", directory)
+            log.warning("to resume, run the same command with --workdir=%s", directory)
             raise
         finally:
             path = sweep.report()
@@ -222,9 +241,12 @@ def _groups(sweep: Sweep, together: bool) -> list[list[Trial]]:
         if trial.ended:
             continue
         try:
-            key = group_key(settings.read(sweep.config_of(trial))) if together else None
-        except UserError:  # it fails alone, and says why
-            key = None
+            checked = settings.read(sweep.config_of(trial))
+            key = group_key(checked) if together else None
+        except UserError as e:
+            trial.result["status"] = _status(e)
+            log.warning("%s: %s", trial.name, trial.result["status"])
+            continue
         groups.setdefault(key or trial.name, []).append(trial)
     return [group[i:i + LARGEST] for group in groups.values() for i in range(0, len(group), LARGEST)]
 
@@ -232,6 +254,7 @@ def _groups(sweep: Sweep, together: bool) -> list[list[Trial]]:
 def _train(sweep: Sweep, together: bool, stop: loop.Stop) -> None:
     """Train the trials that are left, group by group, until a signal comes."""
     waiting = _groups(sweep, together)
+    sweep.write()
     while waiting:
         if stop(0):  # the signal came at the end of the last group
             raise SystemExit(128 + stop(0))

@@ -97,6 +97,12 @@ def make_parts(settings: Settings, spec: Spec, devices: Devices, module: nn.Modu
     return Parts(settings, plan, *finetune.adapt(settings.finetune, module, optimizer, spec.image_shape))
 
 
+def seed_keys(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Return the keys of a run: of the initial parameters, and of its steps."""
+    init, step = jax.random.split(jax.random.key(seed))
+    return init, step
+
+
 def jit_once(function: Callable, **options: Any) -> Callable:
     """Return jit(function), compiled quickly rather than well, for what runs once: drawing the parameters of a network.
 
@@ -113,6 +119,15 @@ def make_init(parts: Parts, spec: Spec) -> Callable[..., TrainState]:
                                                      spec.image_shape, start, ema=ema)
 
 
+def _on_batches(function: Callable, parts: Parts, spec: Spec, devices: Devices, feed: Feed,
+                key: jax.Array) -> Callable:
+    """Return (state, *arguments of the feed) -> `function(state, batch, key of dropout)` on the batch of its step."""
+    dropout_key, augment_key = jax.random.split(jax.random.wrap_key_data(key))
+    next_batch = make_batch(parts, spec, devices, feed, augment_key)
+    compiled = devices.parallelize(function)
+    return lambda state, *args: compiled(state, next_batch(state.step, *args), dropout_key)
+
+
 def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.Array) -> Step:
     """Return (state, metrics, *arguments of the feed) -> (state, metrics, output): one step on the next batch.
 
@@ -121,14 +136,12 @@ def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.A
     is two programs (the batch, and learning from it); elsewhere it is to be compiled as one.
     """
     settings = parts.settings
-    dropout_key, augment_key = jax.random.split(jax.random.wrap_key_data(key))
-    next_batch = make_batch(parts, spec, devices, feed, augment_key)
-    train_step = devices.parallelize(partial(
+    train_step = _on_batches(partial(
         steps.train_step, label_smoothing=settings.loss.label_smoothing, ema_decay=settings.optimizer.ema_decay,
-        accumulate=settings.accumulate))
+        accumulate=settings.accumulate), parts, spec, devices, feed, key)
 
     def step(state, metrics, *args):
-        state, new = train_step(state, next_batch(state.step, *args), dropout_key)
+        state, new = train_step(state, *args)
         return state, metrics.merge(new), new.count
 
     return step
@@ -137,11 +150,8 @@ def make_step(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.A
 def make_gradients(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.Array) -> Gradients:
     """Return (state, *arguments of the feed) -> `steps.kernel_gradients` of the step that `make_step` would do."""
     settings = parts.settings
-    dropout_key, augment_key = jax.random.split(jax.random.wrap_key_data(key))
-    next_batch = make_batch(parts, spec, devices, feed, augment_key)
-    gradients = devices.parallelize(partial(
-        steps.kernel_gradients, label_smoothing=settings.loss.label_smoothing, accumulate=settings.accumulate))
-    return lambda state, *args: gradients(state, next_batch(state.step, *args), dropout_key)
+    return _on_batches(partial(steps.kernel_gradients, label_smoothing=settings.loss.label_smoothing,
+                               accumulate=settings.accumulate), parts, spec, devices, feed, key)
 
 
 def make_batch(parts: Parts, spec: Spec, devices: Devices, feed: Feed, key: jax.Array) -> Callable[..., steps.Batch]:
@@ -238,11 +248,11 @@ class Program:
         self.settings, self.spec, self._dataset = settings, dataset.spec, dataset
         self.devices = devices or Devices(**dataclasses.asdict(settings.parallel))
         self._parts = make_parts(settings, dataset.spec, self.devices)
-        _, self.plan, self.module, self.optimizer = self._parts
+        self.plan = self._parts.plan
         self._feed = dataset.feed(self.devices, settings.augment.resized_crop)
         self.evaluate = make_evaluate(self.spec, self.devices, self._feed, self.plan.batch_size,
                                       settings.augment)
-        self._init_key, key = map(jax.random.key_data, jax.random.split(jax.random.key(settings.seed)))
+        self._init_key, key = map(jax.random.key_data, seed_keys(settings.seed))
         shared = self._parts, self.spec, self.devices, self._feed
         make, make_sizes = partial(make_step, *shared), partial(make_gradients, *shared)
         if self.devices.pmapped:
@@ -255,6 +265,16 @@ class Program:
         self.step = partial(jax.jit(lambda key, *args: make(key)(*args), donate_argnums=donated),
                             self.devices.replicate(key))
         self.gradients = partial(jax.jit(lambda key, *args: make_sizes(key)(*args)), self.devices.replicate(key))
+
+    @property
+    def module(self) -> nn.Module:
+        """The network. Another one is a new name in `models.MODELS`."""
+        return self._parts.module
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser of the settings. Another one belongs into the state, with its own `opt_state`."""
+        return self._parts.optimizer
 
     def init(self, start: dict[str, Any] | None = None) -> TrainState:
         """Return the state of step 0: `start`, where variables are given, and the rest drawn from the seed.

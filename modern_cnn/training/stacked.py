@@ -27,6 +27,7 @@ from modern_cnn.training.program import (
     make_parts,
     make_plan,
     make_step,
+    seed_keys,
 )
 from modern_cnn.training.state import TrainState
 
@@ -80,7 +81,7 @@ class StackedProgram:
         self._feed = dataset.feed(self.devices, self.settings.augment.resized_crop)
         numbers = [{name: flatten(settings).get(name) for name in VARYING} for settings in trials]
         differ = [name for name in VARYING if len({own[name] for own in numbers}) > 1]
-        keys = [jax.random.split(jax.random.key(settings.seed))[1] for settings in trials]
+        keys = [seed_keys(settings.seed)[1] for settings in trials]
         self._own = self.stack([({name: np.float32(own[name]) for name in differ}, jax.random.key_data(key))
                                 for own, key in zip(numbers, keys, strict=True)])
         learn, count, sizes = (over_trials(each, self.devices) for each in (self._learn, self._count, self._sizes))
@@ -120,7 +121,7 @@ class StackedProgram:
     def initial_states(self) -> list[TrainState]:
         """Return the state of step 0 of each trial on the host, as `Program.init` draws it, without static parts."""
         create = jit_once(make_init(self._parts, self.spec))
-        keys = [jax.random.split(jax.random.key(settings.seed))[0] for settings in self.trials]
+        keys = [seed_keys(settings.seed)[0] for settings in self.trials]
         start = whiten.start_from(self._dataset, self.module, None)
         return [_bare(jax.device_get(create(jax.random.key_data(key), start))) for key in keys]
 

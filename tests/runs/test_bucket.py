@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_elsewhere_with_the_same_bits(server, url, request,
     code, out, err = end(second)
     assert code == 0, err
     assert "waiting up to 3 s for a sign of life" in out
-    assert "going on from step 4" in out or url.startswith("s3")
+    assert "resuming from step 4" in out or url.startswith("s3")
     assert err == ""
     assert "/modern_cnn-" not in out  # the address is named, not the folder behind it
     directory = tmp_path / "copy"

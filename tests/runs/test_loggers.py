@@ -114,6 +114,21 @@ def test_a_run_that_was_killed_goes_on_in_the_same_runs(asked, fakes, tmp_path, 
     assert len(fakes.wandb) == len(fakes.mlflow) == 1
 
 
+def test_an_attempt_that_began_again_has_a_run_of_its_own(asked, fakes, tmp_path, monkeypatch):
+    """Before its first checkpoint a run may change any field; MLflow's points never change."""
+    with monkeypatch.context() as patch:
+        kill(patch, 2)
+        with pytest.raises(Killed):
+            loop.train_and_evaluate(asked, tmp_path)
+    first = ids(tmp_path)["mlflow"]
+    asked.optimizer.learning_rate /= 2
+    loop.train_and_evaluate(asked, tmp_path)
+    second = ids(tmp_path)["mlflow"]
+    assert first != second
+    found = {key: value for key, value in fakes.points(second).items() if "result" not in key[0]}
+    assert untimed(found) == untimed(points(tmp_path))
+
+
 def test_loggers_may_be_added_to_a_run_that_goes_on(asked, fakes, tmp_path):
     asked.loggers = "none"
     with pytest.raises(SystemExit):

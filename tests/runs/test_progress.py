@@ -49,6 +49,40 @@ def test_a_log_without_records_says_every_minute_how_far_the_training_is(caplog,
     assert said[3:] == [f"step 7/100, {log.duration(93 * 25)} left"]
 
 
+def test_evaluations_and_checkpoints_are_no_training_time(monkeypatch):
+    """A step a second, and after each of them a pause of nine."""
+    now = 0.0
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: now))
+    progress = log.Progress(PLAN)
+    for step in range(1, 5):
+        now += 1
+        progress.tick(step, jnp.zeros(()))
+        with progress.paused(jnp.zeros(())):
+            now += 9
+    assert progress.measure(4) == pytest.approx(8)
+    assert progress.training_seconds == pytest.approx(4)
+
+
+def test_tensorboard_forgets_an_attempt_that_began_again(tmp_path, monkeypatch):
+    """As what an earlier process wrote beyond the checkpoint from which a run goes on."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    starts = []
+    for process in range(2):
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        run = log.Log(tmp_path, 0)
+        run.write(1, 0.1, "train", {"loss": 1.0})
+        run.close()
+        new = [path for path in (tmp_path / "tensorboard").iterdir() if path not in [known for known, _ in starts]]
+        data, events = new[0].read_bytes(), []
+        while data:  # length of 8 bytes, its check of 4, an event, its check of 4
+            length = int.from_bytes(data[:8], "little")
+            events.append(Event.FromString(data[12:12 + length]))
+            data = data[16 + length:]
+        starts.append((new[0], [e.step for e in events if e.session_log.status == SessionLog.START]))
+    assert [steps for _, steps in starts] == [[], [1]]
+
+
 def test_no_line_without_a_step_or_a_reader(caplog):
     caplog.set_level("INFO", "modern_cnn")
     log.Progress(PLAN, 100)

@@ -82,8 +82,8 @@ def test_sigterm_finishes_the_step_saves_and_exits(server, uninterrupted, tmp_pa
     assert str(workdir) in err
     step = saved_steps(workdir)[-1]
     assert step >= 9
-    assert f"after step {step}," in err
-    assert f"going on from step {step}" in finish(server, workdir)
+    assert f"after step {step};" in err
+    assert f"resuming from step {step}" in finish(server, workdir)
     assert final_bits(workdir)[1] == uninterrupted[1]
     assert history(workdir) == history(uninterrupted[0])
 

@@ -21,6 +21,8 @@ from modern_cnn.training.stacked import group_key
     ("model.width=0.5,1", "model.width", [0.5, 1.0]),
     ("data.source=idx:a,idx:b", "data.source", ["idx:a", "idx:b"]),
     ("schedule.milestones=(1,2),(3,)", "schedule.milestones", [(1, 2), (3,)]),
+    ('finetune.freeze="conv1/*,b",backbone', "finetune.freeze", ["conv1/*,b", "backbone"]),
+    ("epochs=1:8:3", "epochs", [1, 4, 7]),
 ])
 def test_values(given, field, values):
     parsed = grid.parse([given], lenet.get_config())
@@ -38,6 +40,7 @@ def test_values(given, field, values):
     (["seed=0:x"], "'0:x' is not a valid int"),
     (["seed=0:8:0"], "'0:8:0' is not a valid int"),
     (["seed=5:5"], "there is no value"),
+    (["epochs=1:4:1.5"], "'1:4:1.5' is not a valid int"),
     (["seed=0:3,2"], "2 is there twice"),
     (["seed=0", "seed=1"], "given twice"),
     (["seed=1:2:3:4"], "'1:2:3:4' is not a valid int"),

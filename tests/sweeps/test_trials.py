@@ -290,7 +290,46 @@ def test_only_more_steps_make_a_trial_go_on(noted, config):
         changed.update_from_flattened_dict({field: value})
         assert status(changed, noted.directory) == ["done"] * 2
     config.max_steps = 4
-    assert status(config, noted.directory) == ["waiting"] * 2
+    assert status(config, noted.directory) == ["waiting", "done"]
+
+
+def test_a_trial_that_is_not_asked_for_keeps_its_length(noted, config):
+    """And can be told from one that went on, whichever of the two the shared config names."""
+    config.max_steps = 4
+    grown = sweep.Sweep(config, {"schedule.name": ["constant"]}, noted.directory)
+    grown.note(grown.asked, [scored(0.6)], 1.0)
+    assert [(row["max_steps"], row["status"], row["test_accuracy"]) for row in rows(noted.directory)] == [
+        ("4", "done", "0.6"), ("3", "done", "0.75")]
+    config.max_steps = 3
+    both = sweep.Sweep(config, {"schedule.name": ["cosine"], "max_steps": [3, 5]}, noted.directory)
+    assert [trial.result["status"] for trial in both.asked] == ["done", "waiting"]
+    both.note(both.asked[1:], [scored(0.9)], 1.0)
+    config.max_steps = 5
+    longest = sweep.Sweep(config, {"schedule.name": ["cosine"]}, noted.directory)
+    assert [trial.result["test_accuracy"] for trial in longest.asked] == [0.9]
+    longest.write()
+    assert [(row["max_steps"], row["test_accuracy"]) for row in rows(noted.directory)] == [
+        ("4", "0.6"), ("3", "0.75"), ("5", "0.9")]
+
+
+def test_a_run_and_a_sweep_do_not_share_a_directory(noted, config, tmp_path):
+    with pytest.raises(UserError, match="holds a sweep: choose another --workdir for a run"):
+        loop.train_and_evaluate(config, noted.directory)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a run: choose another --workdir for the sweep"):
+        sweep.run(config, ["seed=0:2"], tmp_path / "run")
+
+
+def test_a_trial_that_cannot_be_is_told_before_the_first_is_trained(config, tmp_path, monkeypatch, caplog):
+    config.optimizer.update(momentum=0.9, nesterov=True)
+    said = []
+    monkeypatch.setattr(loop, "train_and_evaluate", lambda *args, **options: said.append(caplog.text) or scored(0.5))
+    result = sweep.run(config, ["optimizer.momentum=0.5,0"], tmp_path / "sweep")
+    assert (result["trials"], result["done"]) == (2, 1)
+    assert len(said) == 1
+    assert "optimizer.momentum=0.0: failed: config.optimizer.nesterov=True does nothing without" in said[0]
+    assert [row["status"].split(":")[0] for row in rows(tmp_path / "sweep")] == ["done", "failed"]
 
 
 @pytest.mark.parametrize(("field", "value", "words"), [
@@ -318,6 +357,6 @@ def test_a_stopped_sweep_names_its_own_directory(config, tmp_path, monkeypatch, 
         sweep.run(config, ["seed=0"], tmp_path / "sweep")
     with pytest.raises(SystemExit):
         loop.train_and_evaluate(config, tmp_path / "single")
-    said = [message for message in caplog.messages if "goes on" in message]
-    assert said == [f"the same command with --workdir={tmp_path / name} goes on from there" for name in (
+    said = [message for message in caplog.messages if "to resume" in message]
+    assert said == [f"to resume, run the same command with --workdir={tmp_path / name}" for name in (
         "sweep", "single")]
