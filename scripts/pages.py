@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))  # works in a checkout that is not installed
 from absl import flags
 
 from modern_cnn import cli, runtime
+from modern_cnn.errors import UserError
 
 RUNS = flags.DEFINE_list("runs", [], "Workdirs of finished runs to add to the tables.")
 ACCELERATOR = flags.DEFINE(cli.Path(), "accelerator", None, "The folder that scripts/accelerator.sh wrote: its JSON is "
@@ -29,6 +30,8 @@ ONLY = flags.DEFINE_list("only", [], "Only these pages: --only=lenet,vgg.")
 
 def main():
     runtime.configure()
+    if not (ROOT / "docs").is_dir():
+        raise UserError(f"the pages are in a checkout of the project: {ROOT} has no docs/")
     from scripts.publish import pages
 
     written = pages.update(ROOT, [Path(cli.Path().parse(run)) for run in RUNS.value], CHECK.value, ONLY.value,

@@ -40,8 +40,8 @@ OUT = flags.DEFINE(cli.Path(), "out", None, "The PNG, PDF or SVG file to write; 
                    "NAME-WHAT.png for zoo:NAME, hub:USER/NAME and gs://BUCKET/NAME.")
 SPLIT = flags.DEFINE_string("split", "test", "The split that the images come from: train, validation or test.")
 SOURCE = flags.DEFINE_string("source", "", "Images of this data source instead of the run's own, e.g. folder:DIR.")
-IMAGES = flags.DEFINE(cli.Numbers(), "images", [], "Numbers of images in the split; by default one of each class in "
-                      "turn, --count in all.")
+IMAGES = flags.DEFINE(cli.Numbers(), "images", [], "Indices of images in the split, from 0; by default one of each "
+                      "class in turn, --count in all.")
 COUNT = flags.DEFINE_integer("count", 6, "How many images, or units.", lower_bound=1, upper_bound=100)
 LAYER = flags.DEFINE_string("layer", None, "A stage, or a module by its path: stage2, block3/conv1. By default the "
                             "last stage of at least 4x4 pixels; for features all of these.")

@@ -127,12 +127,13 @@ def grad_cam(module: nn.Module, variables: Any, images: Array, labels: Array, la
 
 
 def occlusion(module: nn.Module, variables: Any, images: Array, labels: Array, *, size: int, stride: int = 1,
-              fill: float = 0.0) -> jax.Array:
+              fill: float | Array = 0.0) -> jax.Array:
     """Return the probability of a class while a square covers a part of the image: [N, H / stride, W / stride].
 
     Zeiler and Fergus 2013, section 4.2. The sides of the map are rounded up. The square has `size` pixels a side, with
-    the value `fill`; 0 is the mean of images that are normalised by it. For value (i, j) it begins at pixel i * stride
-    + (stride - size) // 2 of the height, and likewise of the width, so that the map fits over the image.
+    the value `fill`, a number or one for each channel [C]; 0 is the mean of images that are normalised by it. For value
+    (i, j) it begins at pixel i * stride + (stride - size) // 2 of the height, and likewise of the width, so that the
+    map fits over the image.
     """
     sides = images.shape[1:3]
     starts = [np.arange(0, n, stride) + (stride - size) // 2 for n in sides]

@@ -1,5 +1,8 @@
 """Pictures of arrays, a PNG file for each function. Images are [H, W, 1 or 3], or n of them [n, H, W, C], in [0, 1]."""
+import logging
 import re
+import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,27 +10,42 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure  # not pyplot, which would look for a screen
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.font_manager import fontManager
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from modern_cnn.runs.log import plain
 from modern_cnn.runs.workdir import disk_errors
 
+log = logging.getLogger(__name__)
+
 GAP = 1.0  # white, between tiles
+NARROWEST, LETTERS = 3.0, 12  # the least width of a figure in inches; letters of a title for each inch
+# Matplotlib's own font has no Chinese, Japanese or Korean; one of these may be installed.
+CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Source Han Sans SC",
+       "SimHei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS")
 
 
 def _panels(width: float, height: float, rows: int, columns: int, **options: Any) -> tuple[Any, np.ndarray]:
     """Return a figure, its size in inches, and its panels [rows, columns]; `options` are those of subplots."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(max(width, NARROWEST), height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def _save(figure: Any, title: str, path: Path) -> Path:
     """Write a figure with its title as a PNG file and return the path."""
-    figure.suptitle(plain(title), fontsize=11)
+    figure.suptitle(textwrap.fill(plain(title), int(LETTERS * figure.get_figwidth())), fontsize=11)
     path = Path(path)
-    with disk_errors(path):
+    if not all(text.get_text().isascii() for text in figure.findobj(Text)):
+        installed = set(fontManager.get_font_names())
+        for text in figure.findobj(Text):
+            text.set_fontfamily(["DejaVu Sans", *(name for name in CJK if name in installed)])
+    with disk_errors(path), warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing from font")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=100, **({"pil_kwargs": {"optimize": True}} if path.suffix.lower() == ".png" else {}))
+    if any("missing from font" in str(each.message) for each in caught):
+        log.warning("%s has boxes for letters that no installed font has: install one, such as Noto Sans CJK", path)
     return path
 
 
@@ -205,9 +223,7 @@ def surface(panels: Sequence[tuple[str, str, Sequence[float], Mapping[str, Any]]
             axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
             axis.grid(alpha=0.3)
         top.set_title(name, fontsize=10)
-        top.set_yscale("log")
-        top.yaxis.set_major_formatter(ScalarFormatter())
-        top.yaxis.set_minor_formatter(ScalarFormatter())
+        plain_log_axis(top)
         top.legend(fontsize=8)
         bottom.xaxis.set_major_locator(MaxNLocator(6))
         bottom.set_ylim(0, 1)

@@ -25,7 +25,8 @@ from modern_cnn.settings import Settings, from_json
 
 POOL = 2000  # images among which the strongest activations are looked for
 STRONGEST = 9  # activations of a unit that are shown
-SURFACE_IMAGES, POINTS, DIRECTIONS = 1024, 25, 3
+SURFACE_IMAGES, DIRECTIONS = 1024, 3
+RANDOM_STEPS, LINE_STEPS = np.linspace(-1, 1, 25), np.linspace(-1, 0.25, 26)  # 0, the result, is one of each
 Examples = tuple[np.ndarray, jax.Array, np.ndarray]  # pixels in [0, 1], normalised images, labels
 
 
@@ -159,13 +160,14 @@ def draw_gradcam(network: TrainedNetwork, out: Path, images: Sequence[int] = (),
 
 
 def draw_occlusion(network: TrainedNetwork, out: Path, images: Sequence[int] = (), count: int = 6) -> Path:
-    """Draw the probability of the true class while a grey square covers each place."""
+    """Draw the probability of the true class while a square of the images' mean colour covers each place."""
     pixels, *chosen = network.choose(images, count)
     size, stride = features.window_of(min(network.data.spec.image_shape[:2]))
-    maps = features.occlusion(*network.arguments, *chosen, size=size, stride=stride)
+    maps = features.occlusion(*network.arguments, *chosen, size=size, stride=stride, fill=chosen[0].mean((0, 1, 2)))
     captions, chances = network.describe(*chosen)
     return pictures.beside(pixels, captions, np.asarray(maps),
-                           f"{network.name}: the class's probability with a grey square of {size}x{size} pixels here",
+                           f"{network.name}: the class's probability with a square of the images' mean colour, "
+                           f"{size}x{size} pixels, here",
                            out, labels=[f"uncovered {chance:.2f}" for chance in chances], bar="probability")
 
 
@@ -183,10 +185,9 @@ def draw_surface(network: TrainedNetwork, out: Path, other: str | Path | None = 
     random = {f"direction {i}": {"params": draw(jax.random.key(i), variables["params"])}
               for i in range(1, DIRECTIONS + 1)}
     straight = {"the line": jax.tree.map(jnp.subtract, variables, start)}
-    for title, xlabel, last, lines in (
-            ("random directions, filter-normalised", "step; 0: the result", 1, random),
-            (f"from {label} to the result", f"step; -1: {label}, 0: the result", 0.25, straight)):
-        steps = np.linspace(-1, last, POINTS)
+    for title, xlabel, steps, lines in (
+            ("random directions, filter-normalised", "step; 0: the result", RANDOM_STEPS, random),
+            (f"from {label} to the result", f"step; -1: {label}, 0: the result", LINE_STEPS, straight)):
         losses = {name: features.loss_along(module, variables, direction, steps, images, labels)
                   for name, direction in lines.items()}
         panels.append((title, xlabel, steps, losses))
@@ -216,9 +217,17 @@ def draw_gradients(network: TrainedNetwork, out: Path) -> Path:
     return pictures.gradients(records, layers, f"{network.name}: the gradients of its kernels by layer", out)
 
 
+def _augmented(key: jax.Array, pixels: np.ndarray, labels: np.ndarray, settings: Settings) -> jax.Array:
+    images = augment.augment(key, jnp.asarray(pixels), settings.augment)
+    return augment.mix(key, images, jnp.asarray(labels), settings.augment)["image"]
+
+
 def draw_augment(settings: Settings | Path, out: Path, images: Sequence[int] = (), count: int = 6,
                  source: str = "") -> Path:
-    """Draw training images of a config or a run beside eight augmented versions of each; `source`: of other data."""
+    """Draw training images of a config or a run beside eight augmented versions of each; `source`: of other data.
+
+    Mixup and CutMix mix each with the one above it.
+    """
     channels = 0
     if isinstance(settings, Path):
         config, run = workdir.read_run(local(settings))
@@ -226,6 +235,6 @@ def draw_augment(settings: Settings | Path, out: Path, images: Sequence[int] = (
     data = sources.load(replace(settings.data, source=source or settings.data.source), channels)
     numbers = images or np.linspace(0, data.spec.sizes["train"] - 1, count).astype(int)
     pixels, labels = load.examples(data, "train", np.asarray(numbers))
-    draws = np.stack([augment.augment(jax.random.key(i), jnp.asarray(pixels), settings.augment) for i in range(8)])
+    draws = np.stack([_augmented(jax.random.key(i), pixels, labels, settings) for i in range(8)])
     names, title = [data.spec.class_names[label] for label in labels], f"{settings.model['name']}'s training images"
     return pictures.augmented(pixels / 255.0, names, np.clip(draws / 255.0, 0, 1), title, out)

@@ -79,7 +79,7 @@ def sentence(folder: Path) -> str:
         ratios = {who: [record["ours_is_faster"] for record in content["results"] if record["who"] == who]
                   for who in PEERS}
         said = [f"{min(values):.2f} to {max(values):.2f} times as fast as {whose}" for who, whose in (
-            ("torch", "PyTorch's"), ("torch_kept", "PyTorch's with our setting of the allocator"),
+            ("torch", "PyTorch's"), ("torch_kept", "PyTorch's with the same setting of the allocator"),
             ("library", "stock Flax's")) if (values := ratios[who])]
         count = len({record["model"] for record in content["results"]})
         listed = " and ".join(filter(None, (", ".join(said[:-1]), *said[-1:])))

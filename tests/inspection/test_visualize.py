@@ -98,6 +98,32 @@ def test_the_initial_weights_are_those_with_which_the_run_began(run, tmp_path):
                                               ended["batch_stats"]["whiten"]["kernel"])
 
 
+def test_mixed_images_are_drawn(run, tmp_path, monkeypatch):
+    from modern_cnn.inspection import views
+    from modern_cnn.settings import Augment, Data, Settings
+
+    drawn = []
+    monkeypatch.setattr(views.pictures, "augmented", lambda pixels, names, draws, *rest: drawn.append((pixels, draws)))
+    for section, changes in ((Augment(), False), (Augment(mixup=1.0), True), (Augment(cutmix=1.0), True)):
+        settings = Settings(data=Data("digits", image_size=20), augment=section, model={"name": "mlp"})
+        views.draw_augment(settings, tmp_path / "a.png", count=2)
+        pixels, draws = drawn.pop()
+        assert (not np.array_equal(draws, np.stack([pixels] * 8))) == changes
+
+
+def test_the_result_is_one_of_the_steps_and_the_square_has_the_mean_colour(run, tmp_path, monkeypatch):
+    from modern_cnn.inspection import views
+
+    for steps in (views.RANDOM_STEPS, views.LINE_STEPS):
+        assert abs(steps).min() < 1e-9
+    network, filled = views.TrainedNetwork(run), []
+    monkeypatch.setattr(views.features, "occlusion", lambda *args, fill, **rest: filled.append(fill) or np.zeros(
+        (2, 5, 5)))
+    views.draw_occlusion(network, tmp_path / "a.png", count=2)
+    np.testing.assert_allclose(filled[0], network.choose((), 2)[1].mean((0, 1, 2)))
+    assert 0.1 < filled[0][0] < 0.9  # of pixels in [0, 1]: no black
+
+
 def test_examples_are_the_splits_own_images(run):
     data = load_data(run, "test")
     images, labels = examples(data, "test", np.array([7, 0, 359]))
