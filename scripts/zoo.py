@@ -32,6 +32,7 @@ PUSH = flags.DEFINE_string("push", "", "Upload the network of --workdir to this 
 OUT = flags.DEFINE(cli.Path(), "out", None, "Write the network of --workdir into this folder, as --push uploads it.")
 WORKDIR = flags.DEFINE(cli.Path(), "workdir", None, "With --add, --push or --out: directory of a finished run; for the "
                        "last two also zoo:NAME, hub:USER/NAME, or the folder of a stored network.")
+flags.DEFINE_alias("weights", "workdir")
 STORE = flags.DEFINE_enum("store", "float32", ["float32", "float16"], "How the numbers of a run are stored.")
 DATA = flags.DEFINE_string("data", "", "The data in words, where its name is not enough.")
 
