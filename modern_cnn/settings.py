@@ -68,8 +68,8 @@ class Data:
     resize: int = _field(0, "scale the shorter side to this many pixels (256) before the centre of image_size is cut "
                          "out, as torchvision evaluates; 0: image_size", 0, LARGEST_IMAGE, needs="data.image_size")
     normalize: str = _field("unit", "pixels in [0, 1] (unit) or [-1, 1] (symmetric), or with mean 0 and deviation 1 by "
-                            "the statistics of the set (standard; of a fine-tuned run, of the set before) or of ImageNet "
-                            "(imagenet)",
+                            "the statistics of the set (standard; of a fine-tuned run, of the set before) or of "
+                            "ImageNet (imagenet)",
                             choices=("unit", "symmetric", "standard", "imagenet"))
     train_size: int = _field(0, "train on this many training images, stratified and always the same; 0: all", 0)
     validation: float = _field(0.0, "share of the training images that is held out to choose the best checkpoint, "
