@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from ml_collections.config_dict import ConfigDict, placeholder
 
 from modern_cnn import settings
-from modern_cnn.errors import UserError
 
 
 def get_config() -> ConfigDict:
@@ -31,11 +30,11 @@ def add_options(config: ConfigDict, **options: type) -> None:
 
 
 def check_variant(variant: str, variants: Sequence[str]) -> str:
-    """Return the variant after the colon of --config=FILE:variant. Raise UserError if the config does not have it."""
+    """Return the variant after the colon of --config=FILE:variant. Raise ValueError if the config does not have it."""
     if variant not in variants:
         close = difflib.get_close_matches(variant, variants, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"this config has no variant {variant!r}.{hint} Its variants are: {', '.join(variants)}")
+        raise ValueError(f"this config has no variant {variant!r}.{hint} Its variants are: {', '.join(variants)}")
     return variant
 
 

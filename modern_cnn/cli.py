@@ -267,15 +267,17 @@ def new_workdir(prefix: str = "", config: str = "") -> str:
     file, _, variant = (config or config_flags.get_config_filename(flags.FLAGS["config"])).partition(":")
     name = "-".join(filter(None, [prefix, PurePath(file).stem, variant, time.strftime("%Y%m%d-%H%M%S")]))
     directory, number = pathlib.Path("runs", name), 1
-    while True:
-        try:
-            directory.mkdir(parents=True)
-            break
-        except FileExistsError:
-            number += 1
-            directory = directory.with_name(f"{name}-{number}")
-        except OSError as e:
-            raise UserError(f"cannot make {directory}: {e.strerror}; choose a --workdir") from e
+    try:
+        directory.parent.mkdir(exist_ok=True)
+        while True:
+            try:
+                directory.mkdir()
+                break
+            except FileExistsError:
+                number += 1
+                directory = directory.with_name(f"{name}-{number}")
+    except OSError as e:
+        raise UserError(f"cannot make {directory}: {e.strerror}; choose a --workdir") from e
     atexit.register(_remove_if_empty, directory.absolute())
     return str(directory)
 

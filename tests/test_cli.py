@@ -214,6 +214,11 @@ def test_commands_of_the_same_second_get_directories_of_their_own(tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{Path(name).name}-2"], "empty ones are removed"
 
 
+def test_runs_may_be_a_link_to_nothing(script, tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "nowhere" / "scratch")
+    refused(script("train.py", CONFIG, *DIGITS), 1, "cannot make runs/lenet-")
+
+
 def test_a_run_that_is_refused_leaves_no_directory(script, tmp_path):
     refused(script("train.py", CONFIG, "--config.data.source=nothing"), 1, "nothing")
     assert not [*tmp_path.glob("runs/*")]

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,18 @@ def resolve(source: str, manual_dir: str = "") -> tuple[str, str]:
     return kind, str(path)
 
 
-def is_same(source: str, trained: Spec) -> bool:
-    """Return whether a source is that of a Spec: by its name, or as another path to the same folder or file."""
-    if source == trained.source:
+def is_same(source: str, trained: Spec, moved: bool = True) -> bool:
+    """Return whether a source is that of a Spec, perhaps by another path to the same folder or file.
+
+    With `moved`, the same path counts as well where it leads to another place than it did.
+    """
+    named, _, path = trained.source.partition(":")
+    if source == trained.source and (moved or named not in OF_FILES):
         return True
     (kind, place), (its_kind, _, its_place) = resolve(source), trained.origin.removesuffix(STREAMED).partition(":")
-    return kind == its_kind and os.path.realpath(place) == os.path.realpath(its_place)
+    its_place = buckets.url_of(path) or its_place  # whose images were copied
+    absolute = os.path.isabs(its_place) and os.path.realpath(place) == os.path.realpath(its_place)
+    return kind == its_kind and (place == its_place or absolute)
 
 
 def _local(kind: str, place: str) -> str:
@@ -150,14 +156,19 @@ def keep_out(directory: Path, config: Data, flag: str) -> None:
                         f"part of the data: choose another --{flag}")
 
 
-def check_unchanged(dataset: Dataset, trained: Spec, split: str, resized: bool = False) -> None:
+def check_unchanged(dataset: Dataset, trained: Spec, split: str,
+                    count: Callable[[dict[str, int]], Any] | None = None) -> None:
     """Raise UserError if the images of a run have changed, and those of a split may have been in another in training.
 
-    A test split of the source's own stays what it is: then the log warns. Where training had images of another size,
-    `resized`, or a stream, the number of test images is compared instead of the digest.
+    A test split of the source's own stays what it is: then the log warns. The digests are compared; but between a set
+    in memory and a stream, and with `count`, what it makes of the sizes of the splits, by default all of them.
     """
-    now, alike = dataset.spec, not resized and dataset.streamed == trained.origin.endswith(STREAMED)
-    if (now.digest == trained.digest) if alike else (now.sizes["test"] == trained.sizes["test"]):
+    now = dataset.spec
+    if count or dataset.streamed != trained.origin.endswith(STREAMED):
+        before, after = (count(spec.sizes) if count else spec.sizes for spec in (trained, now))
+    else:
+        before, after = trained.digest, now.digest
+    if before == after:
         return
     if split != "test" or dataset.held_out:
         raise UserError(f"the images of {now.source} have changed since the run: what is {split} now may have been "

@@ -1,4 +1,5 @@
 """Divisions of a training split, stratified and always the same: test, validation, and a smaller training split."""
+import hashlib
 import logging
 from typing import TypeVar
 
@@ -54,16 +55,22 @@ def hold_out_test(splits: dict[str, AnySplit], source: str, count: int = 0) -> d
 def warn_of_copies(splits: dict[str, Arrays], source: str) -> None:
     """Let the log say how many images of another split are equal to one of train, to the last pixel."""
     train = splits["train"].images
-    rows, columns = (-(-side // 8) for side in train.shape[1:3])  # a few pixels of each image find the candidates
-    thumbs: dict[bytes, list[int]] = {}
-    for number, thumb in enumerate(train[:, ::rows, ::columns]):
-        thumbs.setdefault(thumb.tobytes(), []).append(number)
+    rows, columns = (-(-side // 8) for side in train.shape[1:3])
+
+    def thumbs(images: np.ndarray) -> list[bytes]:  # a few pixels of each image find the candidates
+        return [thumb.tobytes() for thumb in images[:, ::rows, ::columns]]
+
+    def whole(images: np.ndarray, among: set[bytes]) -> list[bytes]:
+        return [hashlib.sha256(np.ascontiguousarray(image).data).digest()
+                for image, thumb in zip(images, thumbs(images), strict=True) if thumb in among]
+
     for split in splits.keys() - {"train"}:
         images = splits[split].images
-        copies = sum(any(np.array_equal(image, train[number]) for number in thumbs.get(thumb.tobytes(), ()))
-                     for image, thumb in zip(images, images[:, ::rows, ::columns], strict=True)
-                     ) if images.shape[1:] == train.shape[1:] else 0
-        if copies:
+        if images.shape[1:] != train.shape[1:]:
+            continue
+        both = set(thumbs(images)) & set(thumbs(train))
+        known = set(whole(train, both))
+        if copies := sum(digest in known for digest in whole(images, both)):
             log.warning("%s: %d of the %d %s images are copies of training images: remove them, or keep each with its "
                         "copies in one of the folders train and test", source, copies, len(images), split)
 

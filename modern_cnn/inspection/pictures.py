@@ -202,7 +202,8 @@ def plain_log_axis(axis: Any) -> None:
     """Give a panel a grid and a logarithmic y axis with plain numbers: 0.0001, 3."""
     low, high = axis.dataLim.intervaly
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 3) if high < 300 * low else (1,)))
+    subs = (1, 2, 3, 5) if high < 10 * low else (1, 3) if high < 300 * low else (1,)
+    axis.yaxis.set_major_locator(LogLocator(subs=subs))
     axis.yaxis.set_major_formatter(lambda value, _: np.format_float_positional(value, 3, fractional=False, trim="-"))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)

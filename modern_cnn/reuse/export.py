@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
@@ -89,6 +89,12 @@ def _run(format: str, content: bytes, images: np.ndarray) -> np.ndarray:
     return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"images": images})[0]
 
 
+def _public(source: str) -> str:
+    """Return a source without the folders of this machine: 'folder:photos'."""
+    kind, colon, place = source.rpartition(":") if "://" not in source else source.partition(":")
+    return f"{kind}{colon}{PurePath(place).name if kind != 'tfds' else place}"
+
+
 def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo",
                platforms: Sequence[str] = PLATFORMS) -> Exported:
     """Write the result of a workdir, weights included, to `out` as 'stablehlo' or 'onnx', and a description beside it.
@@ -126,7 +132,7 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
                    "shorter_side": trained.settings.data.resize or None},
         "logits": {"dtype": "float32", "shape": ["batch", spec.num_classes], "class_names": spec.class_names,
                    "mean_with_mirror_image": section.test_flip, "mean_with_shifts": section.test_shift},
-        "data": {"source": trained.spec.source.rpartition("/")[2], "digest": trained.spec.digest},
+        "data": {"source": _public(trained.spec.source), "digest": trained.spec.digest},
         "commit": trained.run.get("commit"),
         "model": {key: value for key, value in model.items() if value is not None}, "step": trained.step,
         "platforms": list(platforms) if format == "stablehlo" else None, "versions": trained.run["versions"],

@@ -137,7 +137,7 @@ def _make_writable(path: Path, inputs: Sequence[str]) -> None:
 
     Raise UserError, before the work, if it could not be written, or would replace an image.
     """
-    if path.exists() and (path.name.lower().endswith(decoding.IMAGE_ENDINGS)
+    if path.is_file() and (path.name.lower().endswith(decoding.IMAGE_ENDINGS)
                           or any(os.path.exists(file) and path.samefile(file) for file in inputs)):
         raise UserError(f"{path} is an image that the output would replace; does --out or --embeddings lack its value?")
     if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, /dev/null

@@ -209,28 +209,32 @@ def training_data(asked: Settings, begun: str | Path = "") -> Dataset:
 def _check_unseen(asked: Settings, dataset: Dataset, trained: TrainedRun) -> None:
     """Raise UserError if the test split may hold images that the weights were trained on; warn of validation images."""
     its, now = trained.settings.data, asked.data
-    if not trained.spec.digest or not sources.is_same(now.source, trained.spec):
+    if not trained.spec.digest or not sources.is_same(now.source, trained.spec, moved=False):
         return
     resized = dataset.spec.image_shape != trained.spec.image_shape or its.resize != now.resize
-    sources.check_unchanged(dataset, trained.spec, "test", resized)
+    fewer = bool(its.train_size or now.train_size)  # then the sizes do not tell how many images there are
+    count = (lambda sizes: sizes["test"]) if fewer else (lambda sizes: sum(sizes.values()))
+    sources.check_unchanged(dataset, trained.spec, "test", count if resized else None)
     if "validation" in dataset.spec.sizes and its.validation != now.validation:
         log.warning("the weights in %s were trained on images that this run validates on: --config.data.validation=%s "
                     "has the same ones", asked.finetune.workdir, its.validation)
 
 
-def pretrained(asked: Settings, module: nn.Module, dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+def pretrained(asked: Settings, module: nn.Module, dataset: Dataset, *,
+               begins: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (variables to start from, where they are from for run.json) of config.finetune.workdir.
 
     The variables are without the head where it is to be new: where the classes have other names than there, or merely
-    the numbers of another set. Raise UserError if there is no run, another network, shapes that do not fit, or test
-    images of `dataset` may be among those that the weights were trained on.
+    the numbers of another set. Raise UserError if there is no run, another network, shapes that do not fit, or, for a
+    run that `begins`, test images of `dataset` may be among those that the weights were trained on.
     """
     source, spec = asked.finetune.workdir, dataset.spec
     trained = load_run(source)
     if trained.settings.model["name"] != asked.model["name"]:
         raise UserError(f"config.finetune.workdir={source} holds the network {trained.settings.model['name']!r}, and "
                         f"this run trains config.model.name={asked.model['name']!r}")
-    _check_unseen(asked, dataset, trained)
+    if begins:
+        _check_unseen(asked, dataset, trained)
     head = finetune.head_paths(module, spec.image_shape)
     numbers = spec.class_names == tuple(map(str, range(spec.num_classes)))
     same = spec.digest == trained.spec.digest or (
@@ -267,7 +271,9 @@ def initial_variables(trained: TrainedRun, dataset: Dataset) -> dict[str, Any]:
     `dataset` is that of the run, whose images a whitening kernel comes from.
     """
     key, _ = seed_keys(trained.settings.seed)
-    own = dataclasses.replace(dataset, spec=trained.spec)  # of the run, whatever `dataset` is called
-    begun = pretrained(trained.settings, trained.module, own)[0] if trained.settings.finetune.workdir else None
+    begun = None
+    if trained.settings.finetune.workdir:
+        own = dataclasses.replace(dataset, spec=trained.spec)  # of the run, whatever `dataset` is called
+        begun, _ = pretrained(trained.settings, trained.module, own, begins=False)
     begun = whiten.start_from(dataset, trained.module, begun)
     return TrainState.create(key, trained.module, optax.identity(), trained.spec.image_shape, begun).variables

@@ -97,7 +97,7 @@ class Log:
         (workdir / "tensorboard").mkdir(exist_ok=True)
         again = any((workdir / "tensorboard").iterdir())
         self._board = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
-        if again:  # TensorBoard forgets what an earlier process wrote beyond this step
+        if step or again:  # TensorBoard forgets what an earlier process wrote beyond this step
             self._board.write_event(Event(wall_time=time.time(), step=step + 1,
                                           session_log=SessionLog(status=SessionLog.START)))
 
@@ -228,9 +228,9 @@ class Progress:
         return f", {duration((now - began) / (step - first) * rest)} left" if step > first else ""
 
     @contextlib.contextmanager
-    def paused(self, state: Any) -> Iterator[None]:
-        """Count no training time from when a state is ready, for an evaluation or a checkpoint."""
-        jax.block_until_ready(state)
+    def paused(self, output: jax.Array) -> Iterator[None]:
+        """Count no training time from when an output is ready, for an evaluation or a checkpoint."""
+        output.block_until_ready()
         began = time.perf_counter()
         yield
         self._mark = (self._mark[0] + time.perf_counter() - began, self._mark[1])

@@ -89,7 +89,7 @@ def fit(program: Programs, records: Sequence[Record] = (), stop: Stop = lambda s
         if noted:
             _each(records, Record.write_norms, [step] * len(records), program.unstack(state), program.unstack(sizes))
         if saves and records:
-            with progress.paused(state):
+            with progress.paused(output):
                 if evaluates:
                     for split in HELD_OUT if program.settings.test_every_epoch else HELD_OUT[:1]:
                         if split in program.spec.sizes:

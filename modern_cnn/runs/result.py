@@ -83,9 +83,12 @@ def read_config(name: str) -> ConfigDict:
                         f"{', '.join(sorted(path.stem for path in (runtime.tree() / 'configs').glob('*.py')))}")
     with runtime.own_configs():
         get_config = runpy.run_path(file)["get_config"]
-    if variant and not inspect.signature(get_config).parameters:
-        raise UserError(f"{file} has no variants: leave out the colon and what follows it")
-    return get_config(variant) if variant else get_config()
+        if variant and not inspect.signature(get_config).parameters:
+            raise UserError(f"{file} has no variants: leave out the colon and what follows it")
+        try:
+            return get_config(variant) if variant else get_config()
+        except ValueError as e:
+            raise UserError(f"{file}: {e}") from e
 
 
 def train(config: str | Path | ConfigDict, workdir: str | Path = "", **overrides: Any) -> Result:

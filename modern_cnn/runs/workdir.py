@@ -199,7 +199,8 @@ def write_run(workdir: Path, config: dict[str, Any], run: dict[str, Any], *, res
         for name, a, b in changed:
             log.info("resuming with config.%s=%r (was %r)", name, b, a)
             by_device = config["parallel"]["batch_norm"] == "device"
-            if name == "parallel.compile" or (name == "parallel.count" and by_device):
+            several = max(before.get("device_count", 1), run["device_count"]) > 1
+            if several and (name == "parallel.compile" or (name == "parallel.count" and by_device)):
                 log.warning("with another config.%s each device draws other dropout: results may differ", name)
         for field in ("versions", "commit", "platform", "device", "device_count", "process_count", "machine"):
             if before.get(field) != run[field]:

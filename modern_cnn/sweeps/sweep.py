@@ -69,15 +69,19 @@ class Sweep:
             raise UserError(f"{directory} holds a run: choose another --workdir for the sweep")
         # Of two that are now the same point, the one whose own fields say so is meant.
         known = {self._point(trial.fields): trial for trial in sorted(self.trials, key=lambda trial: len(trial.fields))}
+        named, kept = {trial.name: trial for trial in self.trials}, {}
         for values in itertools.product(*fields.values()):
             point = dict(zip(fields, values, strict=True))
+            name = _name(point)
             trial = known.get(self._point(point))
+            if trial is None and name in named:  # it kept another length, which is not in its name
+                trial = named[name]
+                kept[name] = {field: trial.fields.pop(field) for field in [*trial.fields] if field not in point}
             if trial is None:
-                name = _name(point)
                 trial = Trial(name, point, directory / "trials" / name, {"status": WAITING, "seconds": 0.0})
                 self.trials.append(trial)
             self.asked.append(trial)
-        self._change_lengths(changed)
+        self._refuse(_change_lengths(self, changed, kept))
 
     def _read(self, before: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         """Take the trials of a sweep.json, and return how its config differs: (field, old, new)."""
@@ -91,24 +95,6 @@ class Sweep:
         changed, refused = workdir.differences(config, self.config.to_dict(), same_images=True)
         self._refuse(refused)
         return changed
-
-    def _change_lengths(self, changed: Sequence[tuple[str, Any, Any]]) -> None:
-        """Let trials that are asked for go on to another length; the others that are done keep theirs, as a field."""
-        refused: list[str] = []
-        for trial in self.trials:
-            own = {name: (old, new) for name, old, new in changed if name not in trial.fields
-                   and settings.FIELDS[name].resume in (settings.LENGTH, settings.EPOCHS)}
-            if trial.result["status"] != DONE or not own:
-                continue
-            if trial not in self.asked:
-                trial.fields |= {name: old for name, (old, _) in own.items()}
-                continue
-            trial.result["status"] = WAITING
-            refused += [f"{trial.name} is done, and config.{name} was {old}, is {new}"
-                        for name, (old, new) in own.items()
-                        if _shortens(name, old, new) or (settings.FIELDS[name].resume == settings.EPOCHS
-                                                         and trial.fields.get("schedule.name") in settings.SPANNING)]
-        self._refuse(refused)
 
     def _refuse(self, reasons: Sequence[str]) -> None:
         if reasons:
@@ -168,6 +154,30 @@ class Sweep:
         runs = [trial.directory / "run.json" for trial in self.trials if (trial.directory / "run.json").exists()]
         return report.write(self.directory, self.rows(), curves, self.config.to_dict(),
                             workdir.read_json(runs[0]) if runs else workdir.describe_machine())
+
+
+def _change_lengths(sweep: Sweep, changed: Sequence[tuple[str, Any, Any]],
+                    kept: dict[str, dict[str, Any]]) -> list[str]:
+    """Let trials that are asked for go on to another length, and return which could not; the others keep theirs.
+
+    `changed` is how the shared config differs from before, (field, old, new). `kept` holds the lengths of trials, by
+    name, that had kept theirs and are asked for now.
+    """
+    refused = []
+    for trial in sweep.trials:
+        own = {name: (old, new) for name, old, new in changed if name not in trial.fields
+               and settings.FIELDS[name].resume in (settings.LENGTH, settings.EPOCHS)}
+        own |= {name: (old, sweep.shared[name]) for name, old in kept.get(trial.name, {}).items()}
+        if trial.result["status"] != DONE or not own:
+            continue
+        if trial not in sweep.asked:
+            trial.fields |= {name: old for name, (old, _) in own.items()}
+            continue
+        trial.result["status"] = WAITING
+        refused += [f"{trial.name} is done, and config.{name} was {old}, is {new}" for name, (old, new) in own.items()
+                    if _shortens(name, old, new) or (settings.FIELDS[name].resume == settings.EPOCHS
+                                                     and trial.fields.get("schedule.name") in settings.SPANNING)]
+    return refused
 
 
 def _shortens(name: str, old: Any, new: Any) -> bool:

@@ -199,6 +199,16 @@ def test_bfloat16_is_rounded_once(kernel):
         assert error < 2e-3  # one rounding is 1.7e-3
 
 
+@pytest.mark.parametrize("window", [1, 3])
+def test_types_of_pixels_and_kernels_may_differ(window):
+    """The result has the wider type, as in jax.numpy."""
+    kernel = jnp.full((window, window, 1, 4), 0.1, jnp.float32)
+    for dtype in (jnp.uint8, jnp.int32, jnp.bfloat16):
+        y = F.conv2d(jnp.ones((1, 8, 8, 1), dtype), kernel)
+        assert y.dtype == jnp.float32
+        np.testing.assert_allclose(y, window**2 * 0.1, rtol=1e-2)
+
+
 def test_sizes_may_be_numpy_integers_and_lists():
     """Configs give lists, and arithmetic on shapes gives numpy integers."""
     assert pair(np.int64(2), "strides") == (2, 2)

@@ -100,8 +100,8 @@ def test_grouped_kernels_copy_their_channels(name, groups):
 
 
 @pytest.mark.parametrize("initializer", layers.INITIALIZERS)
-def test_every_initializer_suits_every_network(initializer):
-    """The first logits are of the size of one, whatever the network was published with."""
+def test_every_initializer_gives_logits_of_the_size_of_one(initializer):
+    """Also in a network that was published with another."""
     images = jax.random.normal(KEY, (16, 28, 28, 1))
     for name in ("lenet_relu_bn", "lenet_relu"):
         logits, _ = build(name, initializer=initializer).init_with_output(KEY, images)

@@ -245,7 +245,7 @@ def test_images_that_the_weights_were_trained_on_do_not_test(tmp_path, caplog):
     loop.train_and_evaluate(config, tmp_path / "second")
     assert "trained on images that this run validates on: --config.data.validation=0.0" in caplog.text
     config.data.update(source=f"folder:{tmp_path}/./photos/", image_size=9, validation=0.0)
-    files.write_shapes(place, 60)
+    files.write_shapes(place, 31)
     for size in (8, 9):
         config.data.image_size = size
         with pytest.raises(UserError, match=r"images of folder:.* have changed since the run: what is test now"):
@@ -255,6 +255,23 @@ def test_images_that_the_weights_were_trained_on_do_not_test(tmp_path, caplog):
             load.evaluate_workdir(tmp_path / "first", data={"source": source})
         with pytest.raises(UserError, match=r"images of folder:.* have changed"):
             modern_cnn.data.load(source, like=tmp_path / "first")
+
+
+def test_another_folder_of_the_same_name_is_another_set(tmp_path, monkeypatch):
+    """Whose test images no weights have seen."""
+    config = base.get_config()
+    config.model.update(name="mlp", hidden_sizes=(2,))
+    config.data.update(source="folder:photos", image_size=8, batch_size=8)
+    config.epochs = 1
+    for place, count in (("a", 30), ("b", 40)):
+        files.write_shapes(tmp_path / place / "photos", count)
+        monkeypatch.chdir(tmp_path / place)
+        loop.train_and_evaluate(config, tmp_path / place / "run")
+        config.finetune.workdir = str(tmp_path / "a" / "run")
+    trained = load.load_run(tmp_path / "b" / "run")
+    shutil.rmtree(tmp_path / "b" / "photos")
+    data = load.load_data(tmp_path / "b" / "run", "test", {"source": f"folder:{tmp_path}/a/photos"})
+    assert load.initial_variables(trained, data)["params"]  # which needs no images of b
 
 
 def test_no_statistics_to_freeze(config):

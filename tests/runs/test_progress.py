@@ -83,6 +83,20 @@ def test_tensorboard_forgets_an_attempt_that_began_again(tmp_path, monkeypatch):
     assert [steps for _, steps in starts] == [[], [1]]
 
 
+def test_a_run_that_goes_on_says_so_to_tensorboard(tmp_path):
+    """Also where the records of before are not, as in the copy of a run in a bucket."""
+    log.Log(tmp_path, 4).close()
+    [file] = (tmp_path / "tensorboard").iterdir()
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    data, events = file.read_bytes(), []
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12:12 + length]))
+        data = data[16 + length:]
+    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [5]
+
+
 def test_no_line_without_a_step_or_a_reader(caplog):
     caplog.set_level("INFO", "modern_cnn")
     log.Progress(PLAN, 100)

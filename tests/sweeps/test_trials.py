@@ -312,6 +312,22 @@ def test_a_trial_that_is_not_asked_for_keeps_its_length(noted, config):
         ("4", "0.6"), ("3", "0.75"), ("5", "0.9")]
 
 
+def test_a_trial_that_kept_its_length_goes_on_when_it_is_asked_for(noted, config):
+    """It is the same trial, in the same directory, and cannot become shorter."""
+    config.max_steps = 4
+    grown = sweep.Sweep(config, {"schedule.name": ["constant"]}, noted.directory)
+    grown.note(grown.asked, [scored(0.6)], 1.0)  # 'cosine' has kept 3
+    again = sweep.Sweep(config, {"schedule.name": ["cosine"]}, noted.directory)
+    assert [trial.name for trial in again.trials] == ["schedule.name=constant", "schedule.name=cosine"]
+    assert [trial.result["status"] for trial in again.trials] == ["done", "waiting"]
+    assert again.config_of(again.asked[0]).max_steps == 4
+    before = (noted.directory / "sweep.json").read_bytes()
+    config.max_steps = 2
+    with pytest.raises(UserError, match=r"cosine is done, and config\.max_steps was 3, is 2"):
+        sweep.run(config, ["schedule.name=cosine"], noted.directory)
+    assert (noted.directory / "sweep.json").read_bytes() == before
+
+
 def test_a_run_and_a_sweep_do_not_share_a_directory(noted, config, tmp_path):
     with pytest.raises(UserError, match="holds a sweep: choose another --workdir for a run"):
         loop.train_and_evaluate(config, noted.directory)
