@@ -14,7 +14,7 @@ PATHS = {"ablate.runs", "ablate.workdir", "benchmark.out", "evaluate.report", "e
          "export.out", "export.weights", "export.workdir", "import_weights.classes", "import_weights.export",
          "import_weights.weights", "import_weights.workdir", "pages.accelerator", "predict.embeddings", "predict.out",
          "predict.weights", "predict.workdir", "sweep.workdir", "train.workdir", "visualize.other", "visualize.out",
-         "visualize.weights", "visualize.workdir", "zoo.out", "zoo.workdir"}
+         "visualize.weights", "visualize.workdir", "zoo.out", "zoo.weights", "zoo.workdir"}
 
 
 def parsers(script):
