@@ -13,9 +13,9 @@ other work (seed 0 of the first six on two), jax 0.10.2. docs/results.md has the
     densenet_d2l     91.56 ± 0.03 % (n = 3)  29, 26 and 32 min
     googlenet        90.65 ± 0.40 % (n = 3)  16, 7 and 14 min
     vgg11_bn         91.76 ± 0.08 % (n = 3)  42, 23 and 21 min
-    nin_cifar        86.59 ± 0.08 % (n = 2)  34 and 30 min
+    nin_cifar        86.68 ± 0.18 % (n = 3)  34, 30 and 32 min
     alexnet          90.35 ± 0.06 % (n = 3)  28, 6 and 5 min
-    mobilenet_v1     87.11 % (n = 1)         21 min
+    mobilenet_v1     87.11 ± 0.19 % (n = 3)  21, 36 and 40 min
     regnetx32_d2l    91.81 % (n = 1)         64 min
     resnext50_32x4d  91.84 ± 0.04 % (n = 2)  29 and 77 min
 """
