@@ -216,7 +216,8 @@ def test_folder_whose_classes_hold_the_same_folders_is_refused(tmp_path, names):
 def test_words_of_a_splits_name_in_capitals(tmp_path):
     files.write_images(tmp_path / "TrainData", count=3)
     files.write_images(tmp_path / "testImages", count=1)
-    assert files.load(f"folder:{tmp_path}").spec.sizes == {"train": 6, "test": 2}
+    spec = files.load(f"folder:{tmp_path}").spec
+    assert (spec.sizes, spec.class_names) == ({"train": 6, "test": 2}, ("cat", "dog"))
 
 
 def test_a_class_may_be_written_with_composed_or_single_letters(tmp_path):
