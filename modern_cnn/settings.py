@@ -266,7 +266,7 @@ def locate(config: Any, name: str) -> tuple[Any, str]:
     section, reached, parts = config, "config", name.split(".")
     for part in parts:
         if not hasattr(section, "keys") or part not in section:
-            undeclared = reached == "config.model" and part in OPTIONS and part not in section
+            undeclared = reached == "config.model" and part in OPTIONS
             raise UserError(f"{reached} has no field {part!r}" + (
                 "; the config file must declare the options of its network: base.add_options(config)" if undeclared
                 else did_you_mean(part, getattr(section, "keys", list)())))

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from modern_cnn import buckets, settings, zoo
-from modern_cnn.data import augment, cache, sources
+from modern_cnn.data import Pair, augment, cache, sources
 from modern_cnn.data.spec import Arrays, Spec, normalization
 from modern_cnn.errors import UserError, parse_json
-
-Pair = tuple[np.ndarray, np.ndarray]  # images uint8 [N, H, W, C], and labels of whole numbers [N]
 
 
 def from_arrays(train: Pair, test: Pair, validation: Pair | None = None, *, class_names: Sequence[str] = (),

@@ -49,7 +49,7 @@ def images_under(directory: str | Path) -> Iterator[str]:
     return (entry.path for entry in files_under(directory) if entry.name.lower().endswith(IMAGE_ENDINGS))
 
 
-def _plain(name: str) -> str:
+def composed(name: str) -> str:
     """Return a class's name with composed characters: macOS may write é as e and an accent, Linux as one letter."""
     return unicodedata.normalize("NFC", name)
 
@@ -118,28 +118,28 @@ def list_folder(directory: Path, layout: str = "auto") -> tuple[dict[str, Files]
     """
     roots = _split_folders(directory, layout)
     folders = _class_folders(roots["train"], layout, "classes" if roots["train"] == directory else "splits")
-    classes = list(map(_plain, folders))
-    if twice := [name for name in folders if classes.count(_plain(name)) > 1]:
+    classes = list(map(composed, folders))
+    if twice := [name for name in folders if classes.count(composed(name)) > 1]:
         raise UserError(f"{roots['train']} has two folders of one name, written with other characters: {some(twice)}; "
                         "make one of them")
     splits, others = {}, []
     for split, root in roots.items():
         paths, labels = [], []
         for name in _subfolders(root):
-            if _plain(name) not in classes:
+            if composed(name) not in classes:
                 raise UserError(f"{root / name}: the class {name!r} is not among those of {roots['train']}: "
                                 f"{some(classes)}")
             found = [entry.path for entry in files_under(root / name)]
             paths += [path for path in found if path.lower().endswith(IMAGE_ENDINGS)]
             others += [path for path in found if not path.lower().endswith(IMAGE_ENDINGS)]
-            labels += [classes.index(_plain(name))] * (len(paths) - len(labels))
+            labels += [classes.index(composed(name))] * (len(paths) - len(labels))
+        loose = [name for name in os.listdir(root) if name.lower().endswith(IMAGE_ENDINGS)]
         if not paths:
-            loose = any(path.lower().endswith(IMAGE_ENDINGS) for path in os.listdir(root))
             raise UserError(f"{root} holds no images (looked in its class folders for {', '.join(IMAGE_ENDINGS)})"
                             + ("; those in no class folder cannot be scored: move the folder away, and classify them "
                                "with predict.py" if loose else ""))
         splits[split] = Files(list(map(Path, paths)), np.array(labels, np.int32))
-        if loose := [name for name in os.listdir(root) if name.lower().endswith(IMAGE_ENDINGS)]:
+        if loose:
             log.warning("%s: %d images are left out, as they are in no class folder: %s", root, len(loose), some(loose))
     if others:
         log.warning("%s: %d files are left out, as their names do not end in %s: %s", directory, len(others),

@@ -8,7 +8,6 @@ import dataclasses
 import logging
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,6 +56,10 @@ class Dataset:
         images = train.images[spaced(len(train.images), SAMPLE)]
         return images if images.shape[1:] == self.spec.image_shape else np.asarray(augment.enlarge(images, height))
 
+    def normalized_as(self, spec: Spec) -> "Dataset":
+        """Return the set with the mean and standard deviation of another description."""
+        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, mean=spec.mean, std=spec.std))
+
     def relabel(self, names: tuple[str, ...]) -> "Dataset":
         """Return the set with labels as numbers in `names`; '07' is the class 7. Raise UserError if one is not."""
         numbers, times = {_plain(name): number for number, name in enumerate(names)}, Counter(map(_plain, names))
@@ -73,7 +76,7 @@ class Dataset:
 
 def _plain(name: str) -> str:
     """Return a class's name in the form in which names are compared: numbers without zeros at the left."""
-    return (name.lstrip("0") or "0") if name.isdecimal() else unicodedata.normalize("NFC", name)
+    return (name.lstrip("0") or "0") if name.isdecimal() else folders.composed(name)
 
 
 def detect(directory: Path) -> str:

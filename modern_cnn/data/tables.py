@@ -1,12 +1,11 @@
 """Image files that a table lists, a CSV file with the columns path, label and perhaps split."""
 import csv
 import os
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 
-from modern_cnn.data.folders import SPLITS, decode_files, split_of
+from modern_cnn.data.folders import SPLITS, composed, decode_files, split_of
 from modern_cnn.data.spec import Arrays, Files
 from modern_cnn.errors import UserError, some
 
@@ -34,7 +33,7 @@ def _rows(table: Path) -> list[tuple[int, str, str, str]]:
                 cells = [(row.get(name) or "").strip() for name in (*COLUMNS, *(["split"] * ("split" in names)))]
                 if "" in cells:
                     raise UserError(f"{table}, line {reader.line_num}: a path, a label or a split is missing")
-                cells[1] = unicodedata.normalize("NFC", cells[1])  # an é is one letter, or an e and an accent
+                cells[1] = composed(cells[1])
                 rows.append((reader.line_num, *cells, *(["train"] * ("split" not in names))))
     except (UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{table} is not a CSV file in UTF-8: {e}") from e

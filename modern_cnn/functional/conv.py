@@ -92,13 +92,13 @@ def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, st
     out = output_size(x.shape[1:3], kernel.shape[:2], strides, pads, dilation)
     way = formulations.choose_convolution(kernel.shape, strides, pads, groups, x.shape[3], out)
     dtype = jnp.result_type(x, kernel)
-    if way in formulations.ADD_PARTS and dtype in (jnp.bfloat16, jnp.float16):  # each sum would be rounded
+    rounds = way in formulations.ADD_PARTS and dtype in (jnp.bfloat16, jnp.float16)  # at each sum
+    if rounds:
         x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
-        y = conv2d(x, kernel, bias, strides=strides, padding=pads, dilation=dilation, groups=groups)
-        return y.astype(dtype)
     convolve = partial(formulations.CONVOLUTIONS[way], x, kernel, strides, pads, dilation, groups)
     y = convolve(bias) if way == "bands" else convolve()  # there the bias is a part of the product
-    return y if bias is None or way == "bands" else y + bias
+    y = y if bias is None or way == "bands" else y + bias
+    return y.astype(dtype) if rounds else y
 
 
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,

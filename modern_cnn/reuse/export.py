@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax import export
 
 from modern_cnn.errors import UserError
 from modern_cnn.functional import formulations
+from modern_cnn.reuse import provenance
 from modern_cnn.runs.load import load_run
 from modern_cnn.runs.workdir import disk_errors
 from modern_cnn.training.steps import evaluation_logits
@@ -89,12 +90,6 @@ def _run(format: str, content: bytes, images: np.ndarray) -> np.ndarray:
     return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"images": images})[0]
 
 
-def _public(source: str) -> str:
-    """Return a source without the folders of this machine: 'folder:photos'."""
-    kind, colon, place = source.rpartition(":") if "://" not in source else source.partition(":")
-    return f"{kind}{colon}{PurePath(place).name if kind != 'tfds' else place}"
-
-
 def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo",
                platforms: Sequence[str] = PLATFORMS) -> Exported:
     """Write the result of a workdir, weights included, to `out` as 'stablehlo' or 'onnx', and a description beside it.
@@ -132,7 +127,7 @@ def export_run(directory: str | Path, out: str | Path, format: str = "stablehlo"
                    "shorter_side": trained.settings.data.resize or None},
         "logits": {"dtype": "float32", "shape": ["batch", spec.num_classes], "class_names": spec.class_names,
                    "mean_with_mirror_image": section.test_flip, "mean_with_shifts": section.test_shift},
-        "data": {"source": _public(trained.spec.source), "digest": trained.spec.digest},
+        "data": {"name": provenance.data_name(spec.source), "digest": spec.digest},
         "commit": trained.run.get("commit"),
         "model": {key: value for key, value in model.items() if value is not None}, "step": trained.step,
         "platforms": list(platforms) if format == "stablehlo" else None, "versions": trained.run["versions"],

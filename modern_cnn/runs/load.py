@@ -160,7 +160,7 @@ def load_data(directory: str | Path, split: str, data: dict[str, Any] | None = N
         sources.check_unchanged(dataset, trained, split)
     if split not in dataset.splits:
         raise UserError(f"{section.source} has no split {split!r}, only {', '.join(dataset.splits)}")
-    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, mean=trained.mean, std=trained.std))
+    return dataset.normalized_as(trained)
 
 
 def _match_classes(dataset: Dataset, trained: Spec) -> Dataset:
@@ -201,9 +201,8 @@ def training_data(asked: Settings, begun: str | Path = "") -> Dataset:
     config, run = workdir.read_run(local(begun or asked.finetune.workdir))
     trained = Spec.from_json(run["data"])
     dataset = sources.load(asked.data, trained.image_shape[2])
-    if not asked.data.normalize == settings.from_json(config).data.normalize == "standard":
-        return dataset
-    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, mean=trained.mean, std=trained.std))
+    same = asked.data.normalize == settings.from_json(config).data.normalize == "standard"
+    return dataset.normalized_as(trained) if same else dataset
 
 
 def _check_unseen(asked: Settings, dataset: Dataset, trained: TrainedRun) -> None:

@@ -196,12 +196,12 @@ def write_run(workdir: Path, config: dict[str, Any], run: dict[str, Any], *, res
         if refused + data:
             raise UserError(f"{workdir} holds a different run: {'; '.join(refused + data)}. Choose another --workdir, "
                             "or repeat the command it was started with")
+        by_device = ["parallel.compile", *["parallel.count"] * (config["parallel"]["batch_norm"] == "device")]
         for name, a, b in changed:
             log.info("resuming with config.%s=%r (was %r)", name, b, a)
-            by_device = config["parallel"]["batch_norm"] == "device"
-            several = max(before.get("device_count", 1), run["device_count"]) > 1
-            if several and (name == "parallel.compile" or (name == "parallel.count" and by_device)):
-                log.warning("with another config.%s each device draws other dropout: results may differ", name)
+            if name in by_device and max(before.get("device_count", 1), run["device_count"]) > 1:
+                log.warning("with another config.%s devices draw other dropout, or normalise other parts of a batch: "
+                            "results may differ", name)
         for field in ("versions", "commit", "platform", "device", "device_count", "process_count", "machine"):
             if before.get(field) != run[field]:
                 log.warning("this run was started with %s %s and goes on with %s: results may differ", field,

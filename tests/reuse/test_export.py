@@ -90,7 +90,7 @@ def test_what_a_program_must_know_is_beside_the_file(make_run, tmp_path):
     assert info["model"]["name"] == "mlp"
     assert info["platforms"] == ["cpu", "cuda", "rocm", "tpu"]
     run = json.loads((workdir / "run.json").read_text())
-    assert (info["commit"], info["data"]) == (run["commit"], {"source": run["data"]["source"],
+    assert (info["commit"], info["data"]) == (run["commit"], {"name": run["data"]["source"],
                                                               "digest": run["data"]["digest"]})
     loaded = jax_export.deserialize(bytearray(done.path.read_bytes()))
     assert loaded.platforms == export.PLATFORMS

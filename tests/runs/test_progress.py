@@ -63,38 +63,35 @@ def test_evaluations_and_checkpoints_are_no_training_time(monkeypatch):
     assert progress.training_seconds == pytest.approx(4)
 
 
-def test_tensorboard_forgets_an_attempt_that_began_again(tmp_path, monkeypatch):
-    """As what an earlier process wrote beyond the checkpoint from which a run goes on."""
+def starts_in(file):
+    """Return the steps of the session starts in a file of TensorBoard's events."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-    starts = []
+    data, events = file.read_bytes(), []
+    while data:  # length of 8 bytes, its check of 4, an event, its check of 4
+        length = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12:12 + length]))
+        data = data[16 + length:]
+    return [event.step for event in events if event.session_log.status == SessionLog.START]
+
+
+def test_tensorboard_forgets_an_attempt_that_began_again(tmp_path, monkeypatch):
+    """As what an earlier process wrote beyond the checkpoint from which a run goes on."""
+    seen = {}
     for process in range(2):
         monkeypatch.setattr("os.getpid", lambda process=process: process)
         run = log.Log(tmp_path, 0)
         run.write(1, 0.1, "train", {"loss": 1.0})
         run.close()
-        new = [path for path in (tmp_path / "tensorboard").iterdir() if path not in [known for known, _ in starts]]
-        data, events = new[0].read_bytes(), []
-        while data:  # length of 8 bytes, its check of 4, an event, its check of 4
-            length = int.from_bytes(data[:8], "little")
-            events.append(Event.FromString(data[12:12 + length]))
-            data = data[16 + length:]
-        starts.append((new[0], [e.step for e in events if e.session_log.status == SessionLog.START]))
-    assert [steps for _, steps in starts] == [[], [1]]
+        seen |= {file: starts_in(file) for file in (tmp_path / "tensorboard").iterdir() if file not in seen}
+    assert [*seen.values()] == [[], [1]]
 
 
 def test_a_run_that_goes_on_says_so_to_tensorboard(tmp_path):
     """Also where the records of before are not, as in the copy of a run in a bucket."""
     log.Log(tmp_path, 4).close()
     [file] = (tmp_path / "tensorboard").iterdir()
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-    data, events = file.read_bytes(), []
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        events.append(Event.FromString(data[12:12 + length]))
-        data = data[16 + length:]
-    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [5]
+    assert starts_in(file) == [5]
 
 
 def test_no_line_without_a_step_or_a_reader(caplog):
