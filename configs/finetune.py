@@ -8,7 +8,7 @@ the best of 20 epochs is chosen on it. Batches of 16, Adam with a rate that fall
 warm-up, ten times as high for the new head; boxes of half of the area and more, flips, brightness and contrast by 20 %.
 Where left and right differ, as in letters, add --config.augment.flip=false. The recipe was not tuned.
 Cost: 49 s of training on one CPU core, beside other work. Result: *not measured* on photographs. As a check: of 200
-drawn ones of three shapes (tests/data/files.py), all 40 test images are right (seed 0, jax 0.10.2).
+synthetic images of three shapes (tests/data/files.py), all 40 test images are right (seed 0, jax 0.10.2).
 
 - `airbench94` starts from the network of CIFAR-10 that comes with the package: images of 32x32 pixels, no download.
 - `resnet18` and `resnet50` start from the weights that scripts/import_weights.py imported into runs/imported: images of

@@ -137,8 +137,8 @@ class Optimizer:
     nesterov: bool = _flag("Nesterov's momentum", needs="optimizer.momentum")
     weight_decay: float = _field(0.0, "L2 penalty on kernels only, not on biases and normalisation; decoupled in adamw",
                                  0, LARGEST_FLOAT, varies=True)
-    decoupled: bool = _flag("of sgd and muon: divide weight_decay by the learning rate, and decay biases too",
-                            needs="optimizer.weight_decay")
+    decoupled: bool = _flag("of sgd and muon: weight_decay does not depend on the learning rate, and decays all that "
+                            "SGD trains", needs="optimizer.weight_decay")
     bias_multiplier: float = _field(1.0, "multiplies the learning rate of all but kernels", 1e-6, 1e6)
     muon_rate: float = _field(0.24, "of muon: learning rate of convolution kernels, with the same schedule; the other "
                               "parameters follow sgd", 0, LARGEST_FLOAT)

@@ -1,4 +1,4 @@
-"""Run what is no sweep in the experiments of scripts/ablations/, and write the pages in docs/ablations/.
+"""Run the parts of scripts/ablations/ that are not sweeps, and write the pages in docs/ablations/.
 
     python scripts/ablate.py --what=publish
     python scripts/ablate.py --what=contours --workdir=runs/ablations/contours

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measure what only an accelerator can show, in the order of its worth, in at most 9 minutes.
+# Measure what only an accelerator can show, most useful first, in at most 9 minutes.
 #
 #   bash scripts/accelerator.sh              write JSON, the runs' files and a log to $OUT (runs/accelerator)
 #   bash scripts/accelerator.sh --tiny       the same for a moment, on any machine: does everything run?
-#   bash scripts/accelerator.sh --pack DIR   gather what a machine without a network needs, at most 60 MiB;
+#   bash scripts/accelerator.sh --pack DIR   gather what an offline machine needs, at most 60 MiB;
 #                                            there: PACK=DIR bash scripts/accelerator.sh
 #
-# A part that fails or takes too long is told, and the next one begins; what is written stays. The machine needs jax,
+# A part that fails or takes too long is reported, and the next one begins; files written stay. The machine needs jax,
 # flax, optax, orbax and torch. --pack takes Fashion-MNIST's four files from $FASHION (/usr/share/datasets/fashion-mnist),
 # CIFAR-10 as an archive of image folders (train/CLASS/, test/CLASS/) from $CIFAR, and packages for Python $PYTHON (3.12):
 # $PACKAGES, by default all that are needed beside those five. The machine's own come first. Without $PACK the sets are

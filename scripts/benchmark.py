@@ -1,4 +1,4 @@
-"""Times training steps, forward passes or the epochs of a config, ours in turns with others; or whole runs.
+"""Time training steps, forward passes, epochs or whole runs, ours in turn with other programs.
 
     python scripts/benchmark.py --models=lenet,resnet18_cifar --peer=torch --out=steps.json
     python scripts/benchmark.py --models=lenet,resnet18_cifar --peer=torch,torch_compile --evaluation
@@ -21,17 +21,17 @@ from ml_collections import config_flags
 from modern_cnn import cli, runtime
 from modern_cnn.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Time epochs of this config, with data and a test, instead of "
+CONFIG = config_flags.DEFINE_config_file("config", None, "Time epochs of this config, with loading and testing, not "
                                          "steps. The peer torch loads images by PIL and DataLoader.")
-MODELS = flags.DEFINE_list("models", [], "Networks, separated by commas; by default eight, of every family "
-                           "of the chapter.")
+MODELS = flags.DEFINE_list("models", [], "Networks, separated by commas; by default eight, from LeNet to "
+                           "DenseNet.")
 PEERS = flags.DEFINE_list("peer", ["torch"], "Programs to compare with, separated by commas: torch, torch_compile, "
                           "library, torch_kept (keeps memory as our scripts do), ours_system (ours, which does not); "
                           "for epochs torch; for loading torch, tf.data.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images in a batch; 0: the network's own number.", lower_bound=0,
                                   upper_bound=65_536)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number format of the computation.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each program.", lower_bound=1, upper_bound=10_000)
+ROUNDS = flags.DEFINE_integer("rounds", 7, "How often each program is timed.", lower_bound=1, upper_bound=10_000)
 SEEDS = flags.DEFINE_integer("seeds", 0, "With --config: time this many whole runs of scripts/train.py instead, with "
                              "empty caches, and print their test accuracy.", lower_bound=0, upper_bound=10_000)
 TRIALS = flags.DEFINE_integer("trials", 0, "With --config: time this many seeds in one scripts/sweep.py together, one "

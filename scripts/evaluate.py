@@ -19,8 +19,8 @@ from modern_cnn.errors import UserError
 
 WORKDIR = cli.define_trained(required=True)
 SPLIT = flags.DEFINE_string("split", "test", "train, validation or test.")
-SOURCE = flags.DEFINE_string("source", None, "Data source to score on, by default that of the run, e.g. idx:DIR. Of a "
-                             "folder without a test split it is the fifth that a training would hold out.")
+SOURCE = flags.DEFINE_string("source", None, "Data source to score on, by default that of the run, e.g. idx:DIR. If a "
+                             "folder has no test split, it is the fifth that train.py holds out.")
 LAYOUT = flags.DEFINE_enum("layout", "auto", ["auto", "splits", "classes"], "What the folders in folder:DIR are.")
 SKIP = flags.DEFINE_bool("skip_damaged", False, "Leave out image files of --source that do not decode.")
 REPORT = flags.DEFINE(cli.Path(), "report", None, "Folder to write a report into: figures by class, confusions, the "

@@ -3,8 +3,9 @@
     python scripts/import_weights.py --model=resnet18 --weights=resnet18-f37072fd.pth --workdir=runs/resnet18
     python scripts/evaluate.py --workdir=runs/resnet18 --source=folder:DIR
 
-The file has torchvision's names of layers, or the textbook's for its own networks. It determines the number of classes
-and of input channels. The reverse makes a file for PyTorch's load_state_dict from any run:
+The names of the layers are torchvision's, the textbook's for its own networks, or timm's for MobileNet. The file
+determines the number of classes and of input channels. The reverse makes a file for PyTorch's load_state_dict from any
+run:
 
     python scripts/import_weights.py --workdir=runs/resnet18 --export=resnet18.safetensors
 """

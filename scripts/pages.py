@@ -21,9 +21,9 @@ from modern_cnn.errors import UserError
 
 RUNS = flags.DEFINE_list("runs", [], "Workdirs of finished runs to add to the tables.")
 ACCELERATOR = flags.DEFINE(cli.Path(), "accelerator", None, "The folder that scripts/accelerator.sh wrote: its JSON is "
-                           "kept in docs/accelerator and shown on the page of speed.")
+                           "kept in docs/accelerator and shown in docs/speed.md.")
 SPEED = flags.DEFINE_list("speed", [], "Files that scripts/benchmark.py --out wrote, of steps or evaluations: they are "
-                          "kept in docs/speed, one for each processor, and shown on the page of speed.")
+                          "kept in docs/speed, one for each processor, and shown in docs/speed.md.")
 CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail where a file is out of date.")
 ONLY = flags.DEFINE_list("only", [], "Only these pages: --only=lenet,vgg.")
 

@@ -1,4 +1,4 @@
-"""Estimates training on many devices from the bytes that a step sends between them, according to its compiled program.
+"""Estimate training on many devices from the bytes that the compiled step sends between them.
 
     python scripts/scaling.py --models=resnet50,vgg16
 

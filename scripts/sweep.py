@@ -17,8 +17,8 @@ from modern_cnn import cli, runtime
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A config: configs/lenet.py:VARIANT. Fields are overridden for all: --config.data.batch_size=64.")
 SWEEP = flags.DEFINE_multi_string(
-    "sweep", [], "A field and its values: seed=0:8 (0 to 7), data.batch_size=32:129:32, model.norm=batch,none. A "
-    "text with commas stands in double quotes. With several of these flags every combination is a trial.")
+    "sweep", [], "A field and its values: seed=0:8 (0 to 7), data.batch_size=32:129:32, model.norm=batch,none. Put "
+    "text with commas in double quotes. With several of these flags every combination is a trial.")
 WORKDIR = flags.DEFINE(
     cli.Path(), "workdir", None, "Directory of the sweep; the same command resumes it if it was stopped there, and "
     "another grid adds its trials. By default runs/sweep-<config>-<variant>-<time>.")

@@ -60,8 +60,8 @@ def add(name: str, directory: str, store: str, data: str = "") -> dict[str, Any]
 def rows(cards: list[dict[str, Any]]) -> list[list[str]]:
     """Return the table of some networks, its heading first."""
     return [["name", "network", "parameters", "data", "test accuracy", "images"],
-            *([card["name"], card["network"], f"{card['parameters']:,}", card["data"], f"{card['accuracy']:.2%}",
-               f"{card['count']:,}"] for card in cards)]
+            *([card["name"], card["network"], f"{card['parameters']:,}", card["data"],
+               f"{100 * card['accuracy']:.2f} %", f"{card['count']:,}"] for card in cards)]
 
 
 def main() -> None:

@@ -82,7 +82,7 @@ def test_bad_config(script, tmp_path, flags, words):
 
 def test_unknown_data_set(script, tmp_path):
     result = script("train.py", CONFIG, "--config.data.source=fasion_mnist", f"--workdir={tmp_path}/run")
-    refused(result, 1, "'fasion_mnist'", "did you mean 'fashion_mnist'", "sources that need no network")
+    refused(result, 1, "'fasion_mnist'", "did you mean 'fashion_mnist'", "sources that work offline")
     assert not any(tmp_path.iterdir())
 
 

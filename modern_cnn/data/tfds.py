@@ -19,7 +19,7 @@ from modern_cnn.errors import UserError
 
 log = logging.getLogger(__name__)
 
-NO_NETWORK = ("sources that need no network: digits (bundled), idx:DIR, cifar:DIR, folder:DIR, "
+NO_NETWORK = ("sources that work offline: digits (bundled), idx:DIR, cifar:DIR, folder:DIR, "
               "or files fetched by hand with --config.data.manual_dir=DIR")
 PROBE_SECONDS = 6  # a host that has not answered by then counts as unreachable
 

@@ -90,6 +90,8 @@ def readme(card: dict[str, Any], place: str) -> str:
               "model-index": [{"name": card["name"], "results": [result]}]}
     yaml = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items() if value)
     height, width, channels = card["run"]["data"]["image_shape"]
+    accuracy = (f"{100 * card['accuracy']:.2f} %: {card['correct']:,} of the {card['count']:,} images of the "
+                f"{card['split']} split")
     classes = ", ".join(card["classes"][:20]) + (", ..." if len(card["classes"]) > 20 else "")
     return f"""---
 {yaml}
@@ -100,7 +102,7 @@ def readme(card: dict[str, Any], place: str) -> str:
 
 | | |
 |---|---|
-| accuracy | {card["accuracy"]:.2%}: {card["correct"]:,} of the {card["count"]:,} images of the {card["split"]} split |
+| accuracy | {accuracy} |
 | loss | {card["loss"]:.4f} |
 | images | {height}x{width}, {channels} channel{"s" * (channels > 1)}, normalised as {card["normalize"]} |
 | mean, std | {card["mean"]}, {card["std"]} |

@@ -16,7 +16,7 @@ LARGEST = 10_000  # trials
 def parse(sweeps: Sequence[str], config: ml_collections.ConfigDict) -> dict[str, list]:
     """Return {field: its values} for `field=1,2`, `field=0:8` or `field=0:8:2` (the end is left out), `field=a,b`.
 
-    A text with commas stands in double quotes: field="a,b",c.
+    Text with commas is in double quotes: field="a,b",c.
     Raise UserError for an unknown field, a value of another type, a field or value that is given twice, an empty range.
     """
     fields: dict[str, list] = {}

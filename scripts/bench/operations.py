@@ -20,9 +20,9 @@ INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)", re.MULTILINE)
 SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 OTHER = "bias, activation, other"
 # kind -> pattern in the name of its operations: in XLA a path of modules, in PyTorch 'aten::...'. The first that fits
-# counts. 'turned around' are arrays brought into the order that the gradient of a convolution or a product needs.
+# counts. 'transposes' are arrays brought into the order that the gradient of a convolution or a product needs.
 KINDS = {
-    "turned around": r"/transpose$|/copy$",
+    "transposes": r"/transpose$|/copy$",
     "convolutions, products": r"conv_general_dilated|dot_general|convolution|\bmm\b|addmm",
     "pooling": r"_pool|pool2d",
     "normalisation": r"norm",

@@ -109,7 +109,7 @@ def estimate(name: str, counts: Sequence[int], batch_size: int, dtype: str, tflo
             small, large, worst, best = predict(sent, compute, count, Cluster())
             host = rate * best * min(count, HOST)  # images/s
             rows.append([norm, f"{count}", f"{len(sent[0])}", f"{small * 1e3:.1f}", f"{sum(sent[1]) / 1e6:.1f}",
-                         f"{large * 1e3:.1f}", f"{worst:.1%} to {best:.1%}",
+                         f"{large * 1e3:.1f}", f"{100 * worst:.1f} to {100 * best:.1f} %",
                          f"{rate * count * worst:,.0f} to {rate * count * best:,.0f}",
                          f"{host * image_bytes / 1e9:.1f}", f"{host / decoded:.0f}"])
     return (f"{name}, {batch_size} images a device: {macs / 1e9:.2f} GMAC an image, {rate:,.0f} images/s a device, "

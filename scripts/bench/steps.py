@@ -171,7 +171,7 @@ PROGRAMS: dict[str, dict[str, Callable[[Case], Runner]]] = {
                    "ours_system": our_evaluation},
 }
 KEEPING = ("ours", "library", "torch_kept")  # keep their memory as our scripts do; others use the system's allocator
-KEEPING_SAID = "ours, XLA's own and PyTorch where it says so"
+KEEPING_SAID = "ours, stock Flax and 'PyTorch, memory kept'"
 
 
 @cache
@@ -190,7 +190,7 @@ def matrix_rate(dtype: str) -> float:
 
 
 def compare_steps(case: Case, peers: Sequence[str], rounds: int, phase: str = "step") -> Records:
-    """Return a record of our step or evaluation (`phase`) and of each peer's, after two turns that do not count.
+    """Return a record of our step or evaluation (`phase`) and of each peer's, after two rounds that do not count.
 
     On a CPU each runs in a process of its own, with the allocator that its user has: those in KEEPING keep their memory
     as our scripts do, others have the system's. 'matrix_share' is the part of `matrix_rate` that a program reaches. A

@@ -65,14 +65,14 @@ def along(items: Iterable[T], doing: str) -> Iterator[T]:
 
 
 def compare(phase: str, case: Case, runners: Mapping[str, Runner], rounds: int, warmup: int, images: int) -> Records:
-    """Time programs in turns and return a record of each; one of them is called 'ours'.
+    """Time programs in turn and return a record of each; one of them is called 'ours'.
 
-    A turn takes TURN_SECONDS, and at least one run of `images` images. `warmup` turns come before the `rounds` that are
-    measured. 'images_per_second' is by the median; 'ours_is_faster' the median over turns of a program's time by ours,
-    'ours_is_faster_range' the least and the greatest.
+    A turn takes TURN_SECONDS, and at least one run of `images` images. `warmup` rounds come before the `rounds` that
+    are measured. 'images_per_second' is by the median; 'ours_is_faster' the median over rounds of a program's time by
+    ours, 'ours_is_faster_range' the least and the greatest.
     """
     times: dict[str, list[float]] = {who: [] for who in runners}  # milliseconds of one run in each turn
-    for turn in along(range(rounds + warmup), f"{case.model}, turns of each"):
+    for turn in along(range(rounds + warmup), f"{case.model}, rounds"):
         for who, runner in runners.items():
             count = max(1, round(TURN_SECONDS * 1e3 / times[who][-1])) if turn else 1
             time.sleep(PAUSE_SECONDS)
@@ -105,7 +105,7 @@ def report(unit: str, dtype: str, rounds: int, out: str, measure: Callable[[Any]
     if out and not Path(out).absolute().parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {Path(out).parent}")
     at = workdir.describe_machine()
-    print(f"{at['machine']}, {at['device']}; {dtype}; {rounds} turns of each; ms, ratio: median (least to greatest); "
+    print(f"{at['machine']}, {at['device']}; {dtype}; {rounds} rounds of each; ms, ratio: median (least to greatest); "
           f"allocator: {allocator(keeping)}")
     print(ROW.format("network", "batch, image", "who", unit, "images/s", "ready after", "ours is"), flush=True)
     records = []

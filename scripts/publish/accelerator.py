@@ -8,7 +8,7 @@ from modern_cnn.runs import workdir
 from modern_cnn.sweeps.report import markdown_table
 
 EXACTNESS, STEPS = "exactness.json", ("steps.json", "steps_cifar.json")
-NOBODY = "No accelerator was measured yet."
+NOBODY = "No accelerator is measured yet."
 
 
 def keep(measured: Path, folder: Path) -> None:
@@ -38,7 +38,7 @@ def steps(folder: Path) -> str:
             size = "x".join(map(str, found["image_shape"]))
             lines.append([f"`{found['model']}`, batch {found['batch_size']}, {size}, {found['dtype']}", found["who"],
                           f"{found['median_ms']:.1f}", f"{found['images_per_second']:,.0f}",
-                          "" if share is None else f"{share:.1%}", f"{found['ready_s']:.1f}",
+                          "" if share is None else f"{100 * share:.1f} %", f"{found['ready_s']:.1f}",
                           "" if memory is None else f"{memory / 2**20:,.0f}", f"{found['ours_is_faster']:.2f}x"])
         tables.append(f"{markdown_table(lines)}\n{_made(content)}")
     return "\n\n".join(tables) or NOBODY

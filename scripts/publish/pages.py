@@ -211,7 +211,7 @@ def shipped() -> str:
     lines = [["`zoo:NAME`", "network", "parameters", "data", "test accuracy", "stored as"]]
     for card in map(zoo.card, zoo.names()):
         lines.append([f"`{card['name']}`", f"`{card['network']}`", f"{card['parameters']:,}", card["data"],
-                      f"{card['accuracy']:.2%} of {card['count']:,}", card["stored_as"]])
+                      f"{100 * card['accuracy']:.2f} % of {card['count']:,}", card["stored_as"]])
     return markdown_table(lines)
 
 
@@ -231,7 +231,7 @@ def missing(records: Sequence[provenance.Record], configs: provenance.Configs) -
         if unrun := [f"`{name}`" for name, fields in configs.items()
                      if provenance.data_name(fields["data.source"]) == data and name not in done
                      and (data == "CIFAR-10" or "text" in VARIANTS[fields["model.name"]].origin)]:
-            parts.append(f"no run as the config stands of {', '.join(unrun)}")
+            parts.append(f"no run of the unchanged {', '.join(unrun)}")
         lines.append(f"- {data}: {'; '.join(parts) or 'nothing is missing'}.")
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from modern_cnn.runs import workdir
 from modern_cnn.sweeps.report import markdown_table
 
 PEERS = {"torch": "PyTorch", "torch_kept": "PyTorch, memory kept", "torch_compile": "compiled",
-         "library": "XLA's own", "ours_system": "ours, memory not kept"}  # who -> heading
+         "library": "stock Flax", "ours_system": "ours, memory not kept"}  # who -> heading
 WORDS = {"step": "training step", "evaluation": "forward pass"}
 
 
@@ -67,9 +67,9 @@ def tables(folder: Path, phase: str) -> str:
         versions = ", ".join(f"{name} {content['versions'][name]}" for name in ("jax", "torch")
                              if name in content["versions"])
         found.append(f"**{_processor(content)}**, {content['results'][0]['dtype']}, {versions}, commit "
-                     f"{content['commit']}, {content['results'][0]['rounds']} turns of each; allocator: "
+                     f"{content['commit']}, {content['results'][0]['rounds']} rounds of each; allocator: "
                      f"{content['allocator']}.\n\n{markdown_table(lines)}")
-    return "\n".join(found) or "Nothing was measured yet."
+    return "\n".join(found) or "Nothing is measured yet."
 
 
 def sentence(folder: Path) -> str:
@@ -79,7 +79,7 @@ def sentence(folder: Path) -> str:
         ratios = {who: [record["ours_is_faster"] for record in content["results"] if record["who"] == who]
                   for who in PEERS}
         said = [f"{min(values):.2f} to {max(values):.2f} times as fast as {whose}" for who, whose in (
-            ("torch", "PyTorch's"), ("torch_kept", "PyTorch's with the same setting of the allocator"),
+            ("torch", "PyTorch's"), ("torch_kept", "PyTorch's with its memory kept"),
             ("library", "stock Flax's")) if (values := ratios[who])]
         count = len({record["model"] for record in content["results"]})
         listed = " and ".join(filter(None, (", ".join(said[:-1]), *said[-1:])))

@@ -79,7 +79,7 @@ def test_the_card_says_all_and_no_path_of_this_machine(run, folder):
     assert (card["name"], card["network"], card["data"], card["stored_as"]) == ("mine", "vgg11", "digits", "float32")
     assert card["command"].startswith("python scripts/train.py --config=configs/")
     assert "--config.max_steps=3" in card["command"]
-    assert f"{card['accuracy']:.2%}: {card['correct']:,} of the 360 images of the test split" in text
+    assert f"{100 * card['accuracy']:.2f} %: {card['correct']:,} of the 360 images of the test split" in text
     assert 'modern_cnn.from_pretrained("shared")' in text
     for word in (card["command"], card["licence"], "CC BY 4.0"):
         assert word in text

@@ -21,7 +21,7 @@ def test_a_long_command_says_how_far_it_is(capsys, monkeypatch):
     case = timing.Case("lenet", 8, (28, 28, 1), "float32")
     monkeypatch.undo()
     timing.compare("step", case, {"ours": timing.Runner(lambda: None)}, 1, 0, 8)
-    assert capsys.readouterr().err == "lenet, turns of each: 1 of 1\n"
+    assert capsys.readouterr().err == "lenet, rounds: 1 of 1\n"
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_pages_keep_one_file_for_each_processor_and_phase(tmp_path):
     assert "0.80x" not in text
     assert " ".join(speed.sentence(folder).split()) == (
         "On 2 cores of X, AVX2, a training step is 0.90 to 0.90 times as fast as PyTorch's, 0.70 to 0.70 times as fast "
-        "as PyTorch's with the same setting of the allocator and 2.00 to 2.00 times as fast as stock Flax's (1 "
+        "as PyTorch's with its memory kept and 2.00 to 2.00 times as fast as stock Flax's (1 "
         "network). "
         "On 2 cores of Y, AVX-512, a training step is 1.30 to 1.30 times as fast as PyTorch's (1 network).")
     speed.keep([measured(tmp_path / "f.json", "step", "2 cores of Y, AVX-512", ours_system=1.2)], folder)

@@ -11,7 +11,7 @@ from scripts.bench import operations
 @pytest.mark.parametrize(("name", "kind"), [
     ("jit(train_step)/jvp(LeNet)/conv1/conv_general_dilated", "convolutions, products"),
     ("jit(train_step)/jvp(LeNet)/dense1/dot_general", "convolutions, products"),
-    ("jit(train_step)/transpose(jvp(LeNet))/conv1/checkpoint/transpose()/transpose", "turned around"),
+    ("jit(train_step)/transpose(jvp(LeNet))/conv1/checkpoint/transpose()/transpose", "transposes"),
     ("jit(train_step)/transpose(jvp(LeNet))/avg_pool/broadcast_in_dim", "pooling"),
     ("jit(train_step)/jvp(ResNet)/norm1/reduce_sum", "normalisation"),
     ("jit(train_step)/jvp(LeNet)/div", operations.OTHER),

@@ -244,7 +244,7 @@ def test_what_an_accelerator_showed_is_kept_and_shown(tmp_path):
             f"one\n<!-- accelerator-{name} -->\n\n<!-- /accelerator-{name} -->\ntwo\n")
     pages.update(tmp_path / "new", [], measured=tmp_path)
     text = (tmp_path / "new/docs/steps.md").read_text()
-    assert "`resnet50`, batch 128, 224x224x3, bfloat16 | ours | 12.3 | 10,373 | 25.0% | 20.0 | 1,024 | 1.00x |" in text
+    assert "`resnet50`, batch 128, 224x224x3, bfloat16 | ours | 12.3 | 10,373 | 25.0 % | 20.0 | 1,024 | 1.00x |" in text
     assert "| torch | 12.3 | 10,373 |  | 20.0 |  | 1.50x |" in text
     assert text.endswith("1 x chip, jax 1.2, commit abc.\n<!-- /accelerator-steps -->\ntwo\n")
     assert "| conv 3x3 | 4.0e-07 | 1.0e-02 |" in (tmp_path / "new/docs/exactness.md").read_text()
