@@ -1,6 +1,7 @@
 """Linen modules that hold parameters and batch statistics; `modern_cnn.functional` does all the arithmetic.
 
-Parameters are float32. Each layer computes in `dtype`; None means the wider of its input's and its parameters' types.
+Parameters are float32. Each layer computes in `dtype`; None means the wider of its input's and its parameters' types
+for dense and convolutional layers, and its input's type for normalisations.
 """
 import math
 from collections.abc import Callable
@@ -102,6 +103,14 @@ def _grouped(kernel_init: Initializer, groups: int) -> Initializer:
     return partial(kernel_init, groups=groups) if kernel_init in (_dirac, _identity) else kernel_init
 
 
+def _check(groups: int = 1, **sizes: int) -> None:
+    """Raise UserError for a size below 1, or groups that do not divide all sizes."""
+    for name, size in {"groups": groups, **sizes}.items():
+        if size < 1 or size % groups:
+            raise UserError(f"a layer cannot have {name}={size}"
+                            + (f" in {groups} groups: they must divide it" if size > 0 else ": give it at least one"))
+
+
 def _promote(layer: _Weighted, fan_in: int, bias_shape: tuple[int, ...], *arrays: jax.Array) -> list[Any]:
     """Return the arrays, and the layer's bias or None after them, all in the type that the layer computes in."""
     bias_init = layer.bias_init or fan_in_uniform(fan_in)
@@ -115,10 +124,10 @@ class Dense(_Weighted):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        _check(channels=x.shape[-1], features=self.features)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         x, kernel, bias = _promote(self, x.shape[-1], (self.features,), x, kernel)
-        y = x @ kernel
-        return y if bias is None else y + bias
+        return F.conv.add_bias(x @ kernel, bias)
 
 
 class Conv(_Weighted):
@@ -136,6 +145,7 @@ class Conv(_Weighted):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        _check(self.groups, channels=x.shape[-1], features=self.features)
         shape = (*pair(self.kernel_size, "kernel_size"), x.shape[-1] // self.groups, self.features)
         kernel_init = _grouped(self.kernel_init, self.groups)
         if self.learned:
@@ -158,6 +168,9 @@ class LocallyConnected(_Weighted):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if x.ndim != 4:
+            raise UserError(f"a locally connected layer takes images [N, H, W, C], not {x.shape}")
+        _check(channels=x.shape[-1], features=self.features)
         window, strides = pair(self.kernel_size, "kernel_size"), pair(self.strides, "strides")
         pads = explicit_padding(self.padding, x.shape[1:3], window, strides)
         out = output_size(x.shape[1:3], window, strides, pads)
@@ -176,6 +189,7 @@ class ConvTranspose(_Weighted):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        _check(channels=x.shape[-1], features=self.features)
         shape = (*pair(self.kernel_size, "kernel_size"), self.features, x.shape[-1])
         kernel = self.param("kernel", self.kernel_init, shape)
         fan_in = math.prod(shape[:3])  # PyTorch counts the output's channels
@@ -200,6 +214,7 @@ class DepthwiseConv(_Weighted):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        _check(channels=x.shape[-1], multiplier=self.multiplier)
         window = pair(self.kernel_size, "kernel_size")
         kernel = self.param("kernel", _depthwise(self.kernel_init), (*window, x.shape[-1], self.multiplier))
         x, kernel, bias = _promote(self, math.prod(window), (x.shape[-1] * self.multiplier,), x, kernel)
@@ -221,6 +236,7 @@ class SeparableConv(_Weighted):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        _check(channels=x.shape[-1], features=self.features, multiplier=self.multiplier)
         shape = (*pair(self.kernel_size, "kernel_size"), x.shape[-1], self.multiplier)
         between = shape[2] * shape[3]
         depthwise = self.param("depthwise_kernel", _depthwise(self.kernel_init), shape)
@@ -261,10 +277,11 @@ class BatchNorm(_Norm):
         x, scale, bias = _cast_with_scale(self, x)
         mean = self.variable("batch_stats", "mean", jnp.zeros, bias.shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, bias.shape, jnp.float32)
-        if self.train and not self.is_initializing() and self.axis_name is None and x.size == x.shape[-1]:
-            raise UserError("batch normalisation cannot train on one value in each channel: it subtracts the mean, and "
-                            "nothing is left. Take a larger --config.data.batch_size (for each device and for each "
-                            "part of config.accumulate), larger images, or --config.model.norm=group")
+        if self.train and not self.is_initializing() and self.axis_name is None and x.size <= x.shape[-1]:
+            raise UserError("batch normalisation cannot train on fewer than two values in each channel: it subtracts "
+                            "the mean, and nothing is left. Take a larger --config.data.batch_size (for each "
+                            "device and for each part of config.accumulate), larger images, or --config.model."
+                            "norm=group")
         # `init` ignores the batch, in training too, so that it returns the initial statistics.
         y, mean_new, var_new = F.batch_norm(
             x, scale, bias, mean.value, var.value, train=self.train and not self.is_initializing(), decay=self.decay,
@@ -289,6 +306,7 @@ class GroupNorm(_Norm):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        _check(groups=self.groups)
         x, scale, bias = _cast_with_scale(self, x)
         return F.group_norm(x, scale, bias, groups=math.gcd(self.groups, x.shape[-1]), epsilon=self.epsilon)
 
@@ -300,8 +318,7 @@ class InstanceNorm(_Norm):
     def __call__(self, x: jax.Array) -> jax.Array:
         x, scale, bias = _cast_with_scale(self, x)
         if x.ndim == 2:
-            x, scale, bias = promote_dtype(x, scale, bias, dtype=x.dtype)
-            return x + bias if scale is None else x * scale + bias
+            return F.conv.add_bias(x if scale is None else x * scale, bias).astype(x.dtype)
         return F.instance_norm(x, scale, bias, epsilon=self.epsilon)
 
 

@@ -13,13 +13,16 @@ from modern_cnn.layers import (
     INITIALIZERS,
     BatchNorm,
     Conv,
+    ConvTranspose,
     Dense,
+    DepthwiseConv,
     Dropout,
     GroupNorm,
     Identity,
     InstanceNorm,
     LayerNorm,
     LocallyConnected,
+    SeparableConv,
     initializers,
     normalization,
     scaled,
@@ -299,12 +302,34 @@ def test_normalization_builds_what_it_names():
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
-@pytest.mark.parametrize("shape", [(1, 3), (1, 1, 1, 3)])
+@pytest.mark.parametrize("shape", [(1, 3), (1, 1, 1, 3), (0, 4, 4, 3)])
 def test_batch_norm_refuses_to_train_on_one_value(shape, unbiased):
     """Its mean is the value itself, so nothing of the image is left."""
     layer, x = BatchNorm(train=True, unbiased=unbiased), jnp.ones(shape)
     variables = layer.init(jax.random.key(0), x)  # which looks at no value
-    with pytest.raises(UserError, match=r"cannot train on one value in each channel: .*config\.data\.batch_size"):
+    with pytest.raises(UserError, match=r"cannot train on fewer than two values .*config\.data\.batch_size"):
         layer.apply(variables, x, mutable=["batch_stats"])
     layer.apply(variables, jnp.ones((2, *shape[1:])), mutable=["batch_stats"])
     BatchNorm(train=False).apply(variables, x)
+
+
+@pytest.mark.parametrize(("layer", "channels", "words"), [
+    (Dense(0), 4, "features=0: give it"),
+    (Dense(3), 0, "channels=0: give it"),
+    (Conv(0, 3), 4, "features=0"),
+    (Conv(8, 3, groups=0), 4, "groups=0"),
+    (Conv(8, 3, groups=4), 6, "channels=6 in 4 groups: they must divide it"),
+    (Conv(6, 3, groups=4, kernel_init=initializers("dirac", "conv")["kernel_init"]), 4, "features=6 in 4 groups"),
+    (LocallyConnected(0, 3), 4, "features=0"),
+    (ConvTranspose(0, 3), 4, "features=0"),
+    (DepthwiseConv(3, multiplier=0), 4, "multiplier=0"),
+    (SeparableConv(0, 3), 4, "features=0"),
+    (GroupNorm(groups=0), 4, "groups=0"),
+    (GroupNorm(groups=-4), 4, "groups=-4"),
+], ids=str)
+def test_a_layer_without_channels_is_refused(layer, channels, words):
+    with pytest.raises(UserError, match=words):
+        layer.init(KEY, jnp.ones((2, 5, 5, channels)))
+    if isinstance(layer, LocallyConnected):
+        with pytest.raises(UserError, match=r"takes images \[N, H, W, C\], not \(2, 5\)"):
+            layer.init(KEY, jnp.ones((2, 5)))

@@ -1,4 +1,4 @@
-"""Convolutions as pure functions: images NHWC, kernels HWIO, any float dtype.
+"""Convolutions as pure functions: images NHWC, kernels HWIO, any float dtype; the result has the widest of the types.
 
 As in every deep-learning library, "convolution" means cross-correlation: the kernel is not flipped. All functions raise
 ValueError for shapes that do not match, and for a window larger than the padded input.
@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from numbers import Integral
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,23 @@ def output_size(size: Sequence[int], window: Sequence[int], strides: Sequence[in
     return height, width
 
 
+def _promoted(*arrays: jax.Array | None) -> list[Any]:
+    """Return the arrays, and None where there is none, in the widest of their types."""
+    dtype = jnp.result_type(*(jnp.asarray(array) for array in arrays if array is not None))
+    return [None if array is None else jnp.asarray(array, dtype) for array in arrays]
+
+
+def _check_bias(bias: jax.Array | None, *shapes: Sequence[int]) -> None:
+    if bias is not None and bias.shape not in shapes:
+        raise ValueError(f"bias must be {' or '.join(map(str, shapes))}, not {bias.shape}")
+
+
+def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Return y [..., O] plus a bias or None, in y's type. The gradient of the bias is summed in at least float32."""
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    return y if bias is None else (y.astype(wide) + bias.astype(wide)).astype(y.dtype)
+
+
 def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,
            padding: Padding = "VALID", dilation: Pair = 1, groups: int = 1) -> jax.Array:
     """Return the two-dimensional convolution of images with a kernel, [N, H', W', O].
@@ -84,21 +101,24 @@ def conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, st
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError("conv2d takes images [N, H, W, C] and a kernel [kh, kw, C // groups, O], "
                          f"not {x.shape} and {kernel.shape}")
-    if groups < 1 or kernel.shape[2] * groups != x.shape[3] or kernel.shape[3] % groups:
-        raise ValueError(f"kernel {kernel.shape} with groups={groups} does not fit {x.shape[3]} input channels: "
-                         "its third size times groups must equal them, and groups must divide its fourth")
+    if (not isinstance(groups, Integral) or groups < 1 or kernel.shape[2] * groups != x.shape[3]
+            or kernel.shape[3] % groups or 0 in kernel.shape):
+        raise ValueError(f"kernel {kernel.shape} with groups={groups} does not fit {x.shape[3]} input channels: its "
+                         "third size times groups must equal them, groups must divide its fourth, and no size is 0")
+    x, kernel, bias = _promoted(x, kernel, bias)
+    _check_bias(bias, kernel.shape[3:])
     strides, dilation = pair(strides, "strides"), pair(dilation, "dilation")
     pads = explicit_padding(padding, x.shape[1:3], kernel.shape[:2], strides, dilation)
     out = output_size(x.shape[1:3], kernel.shape[:2], strides, pads, dilation)
     way = formulations.choose_convolution(kernel.shape, strides, pads, groups, x.shape[3], out)
-    dtype = jnp.result_type(x, kernel)
+    dtype = x.dtype
     rounds = way in formulations.ADD_PARTS and dtype in (jnp.bfloat16, jnp.float16)  # at each sum
     if rounds:
         x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     convolve = partial(formulations.CONVOLUTIONS[way], x, kernel, strides, pads, dilation, groups)
     y = convolve(bias) if way == "bands" else convolve()  # there the bias is a part of the product
-    y = y if bias is None or way == "bands" else y + bias
-    return y.astype(dtype) if rounds else y
+    y = y if way == "bands" else add_bias(y, bias)
+    return y.astype(dtype)
 
 
 def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, strides: Pair = 1,
@@ -156,9 +176,12 @@ def conv2d_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError("conv2d_transpose takes images [N, H, W, C] and a kernel [kh, kw, O // groups, C], "
                          f"not {x.shape} and {kernel.shape}")
-    if groups < 1 or kernel.shape[3] != x.shape[3] or x.shape[3] % groups:
+    if (not isinstance(groups, Integral) or groups < 1 or kernel.shape[3] != x.shape[3] or x.shape[3] % groups
+            or 0 in kernel.shape):
         raise ValueError(f"kernel {kernel.shape} with groups={groups} does not fit {x.shape[3]} input channels: "
-                         "its fourth size must equal them, and groups must divide them")
+                         "its fourth size must equal them, groups must divide them, and no size is 0")
+    x, kernel, bias = _promoted(x, kernel, bias)
+    _check_bias(bias, (kernel.shape[2] * groups,))
     strides, dilation = pair(strides, "strides"), pair(dilation, "dilation")
     extra = tuple(output_padding) if isinstance(output_padding, Sequence) else (output_padding,) * 2
     if len(extra) != 2 or not all(isinstance(e, Integral) and 0 <= e < max(s, d)
@@ -178,8 +201,7 @@ def conv2d_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
     # Within each group, input and output channels are exchanged.
     flipped = kernel.reshape(*kernel.shape[:3], groups, -1).transpose(0, 1, 4, 3, 2)[::-1, ::-1]
     flipped = flipped.reshape(*window, x.shape[3] // groups, -1)
-    y = formulations.transposed(x, flipped, out, strides, pads, dilation, groups)
-    return y if bias is None else y + bias
+    return add_bias(formulations.transposed(x, flipped, out, strides, pads, dilation, groups), bias)
 
 
 def conv2d_matrix(kernel: jax.Array, input_shape: Sequence[int], *, strides: Pair = 1, padding: Padding = "VALID",
@@ -230,9 +252,11 @@ def locally_connected2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None 
     if out != kernel.shape[:2]:
         raise ValueError(f"the output is {out[0]}x{out[1]} pixels "
                          f"but the kernel holds weights for {kernel.shape[0]}x{kernel.shape[1]}")
+    x, kernel, bias = _promoted(x, kernel, bias)
+    _check_bias(bias, (*out, kernel.shape[5]), kernel.shape[5:])
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     patches = jnp.stack([
         x[:, i:i + (out[0] - 1) * strides[0] + 1:strides[0], j:j + (out[1] - 1) * strides[1] + 1:strides[1]]
         for i in range(window[0]) for j in range(window[1])], axis=3)
     y = jnp.einsum("nhwkc,hwkco->nhwo", patches, kernel.reshape(*out, -1, *kernel.shape[4:]))
-    return y if bias is None else y + bias
+    return add_bias(y, bias)

@@ -7,6 +7,7 @@ and (H, W, channels of a group) in group norm. Only in batch norm do the images 
 Everywhere `scale` and `bias` are [C], or None for 1 and 0, and `epsilon` is added to the variance. Results have the
 shape and dtype of x; statistics are computed in at least float32. A shape that does not fit raises ValueError.
 """
+import math
 from collections.abc import Sequence
 from functools import partial
 from numbers import Integral
@@ -21,12 +22,18 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def _check_channels(x: jax.Array, **values: jax.Array | None) -> None:
+    for name, value in values.items():
+        if value is not None and jnp.shape(value) != x.shape[-1:]:
+            raise ValueError(f"{name} must be one number for each of the {x.shape[-1]} channels, not "
+                             f"{jnp.shape(value)}")
+
+
 def _normalize(x: jax.Array, shape: Sequence[int], axes: Sequence[int], epsilon: float, scale: jax.Array | None,
                bias: jax.Array | None) -> jax.Array:
     """Return x minus its mean and divided by its deviation along `axes` of x in another shape, * scale + bias."""
-    for name, value in (("scale", scale), ("bias", bias)):
-        if value is not None and value.shape != x.shape[-1:]:
-            raise ValueError(f"{name} must be one number for each of the {x.shape[-1]} channels, not {value.shape}")
+    x = jnp.asarray(x)
+    _check_channels(x, scale=scale, bias=bias)
     y = _wide(x.reshape(shape))
     y = y - jnp.mean(y, axes, keepdims=True)  # two passes: see `batch_norm`
     y = y * lax.rsqrt(jnp.mean(jnp.square(y), axes, keepdims=True) + epsilon)
@@ -59,13 +66,16 @@ def batch_norm(x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, me
     """
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm takes [N, C] or [N, H, W, C], not {x.shape}")
+    x, mean, var = map(jnp.asarray, (x, mean, var))
+    _check_channels(x, scale=scale, bias=bias, mean=mean, var=var)
     if not train:
         factor = lax.rsqrt(var + epsilon) if scale is None else lax.rsqrt(var + epsilon) * scale
         y = (_wide(x) - mean) * factor
         return (y if bias is None else y + bias).astype(x.dtype), mean, var
-    count = x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
-    if unbiased and count < 2:
-        raise ValueError("an unbiased variance needs more than one value per channel; this batch has one")
+    count = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.axis_size(axis_name))
+    if count < 1 + unbiased:
+        raise ValueError(f"the statistics of a batch need {'two values' if unbiased else 'a value'} or more in each "
+                         f"channel; this batch has {count}")
     y, batch_mean, batch_var = _by_batch(x, scale, bias, epsilon, axis_name)
     stored_var = batch_var * (count / (count - 1)) if unbiased else batch_var
     return (y, decay * mean + (1 - decay) * batch_mean.astype(mean.dtype),
@@ -130,7 +140,7 @@ def group_norm(x: jax.Array, scale: jax.Array | None = None, bias: jax.Array | N
     """
     if x.ndim not in (2, 4):
         raise ValueError(f"group_norm takes [N, C] or [N, H, W, C], not {x.shape}")
-    if groups < 1 or x.shape[-1] % groups:
+    if not isinstance(groups, Integral) or groups < 1 or x.shape[-1] % groups:
         raise ValueError(f"groups={groups} does not divide {x.shape[-1]} channels")
     grouped = *x.shape[:-1], groups, x.shape[-1] // groups
     return _normalize(x, grouped, (*range(1, x.ndim - 1), -1), epsilon, scale, bias)
@@ -157,6 +167,7 @@ def local_response_norm(x: jax.Array, size: int = 5, *, alpha: float = 1e-4, bet
     """
     if not isinstance(size, Integral) or size < 1:
         raise ValueError(f"size must be a positive number of channels, not {size!r}")
+    x = jnp.asarray(x)
     wide = _wide(x)
     rest = (1,) * (x.ndim - 1)
     pads = ((0, 0),) * (x.ndim - 1) + ((size // 2, (size - 1) // 2),)

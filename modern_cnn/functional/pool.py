@@ -43,6 +43,7 @@ def max_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
       padding: as in `conv2d`, and smaller than the window.
       ceil_mode: keep a last window that reaches over the bottom or right edge (PyTorch's rule: it must start inside).
     """
+    x = jnp.asarray(x)
     window, strides, pads, _ = _geometry(x, window_shape, strides, padding, ceil_mode)
     return pool_formulations.MAX_POOLINGS[pool_formulations.choose_pooling()](x, window, strides, pads)
 
@@ -56,6 +57,7 @@ def avg_pool(x: jax.Array, window_shape: Pair, strides: Pair | None = None, padd
     that `ceil_mode` adds are never counted); False: by the number of its pixels in the image (TensorFlow's rule). The
     rest is as in `max_pool`.
     """
+    x = jnp.asarray(x)
     window, strides, pads, extra = _geometry(x, window_shape, strides, padding, ceil_mode)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     total = pool_formulations.window_sums(wide, window, strides, pads)
@@ -73,6 +75,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     """Return the mean over height and width, [N, H, W, C] -> [N, C], in at least float32 (Lin et al. 2013, 3.2)."""
     if x.ndim != 4:
         raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
+    x = jnp.asarray(x)
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
 
 
@@ -86,6 +89,7 @@ def adaptive_avg_pool(x: jax.Array, output_size: Pair) -> jax.Array:
     """
     if x.ndim != 4:
         raise ValueError(f"pooling takes images [N, H, W, C], not {x.shape}")
+    x = jnp.asarray(x)
     wanted, dtype = pair(output_size, "output_size"), x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))
     for axis, (n, o) in enumerate(zip(x.shape[1:3], wanted, strict=True), start=1):

@@ -29,6 +29,7 @@ def dropout(key: jax.Array, x: jax.Array, rate: float | jax.Array) -> jax.Array:
             return x
         if rate == 1:
             return jnp.zeros_like(x)
+    x = jnp.asarray(x)
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     # With a traced rate of 1 nothing is kept, but the division by 0 would still give a gradient of NaN.
     kept = jnp.where(rate < 1, 1 - rate, 1) if isinstance(rate, jax.Array) else 1 - rate

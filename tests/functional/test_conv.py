@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import jax
@@ -154,6 +155,9 @@ X, KERNEL = np.zeros((1, 5, 5, 4)), np.zeros((3, 3, 4, 2))
     (X, KERNEL, {"groups": 2}, "groups=2 does not fit 4 input channels"),
     (X, KERNEL[:, :, :1, :], {"groups": 4}, "groups must divide its fourth"),
     (X, KERNEL, {"groups": 0}, "groups=0"),
+    (X, KERNEL, {"groups": 1.0}, "groups=1.0"),
+    (X, KERNEL[:0], {}, "no size is 0"),
+    (X, KERNEL[..., :0], {}, "no size is 0"),
     (X, KERNEL, {"strides": 0}, "strides must be a positive int or a pair .* not 0"),
     (X, KERNEL, {"strides": 1.5}, "strides must be .* not 1.5"),
     (X, KERNEL, {"dilation": (1, 2, 3)}, r"dilation must be .* not \(1, 2, 3\)"),
@@ -183,7 +187,10 @@ def test_locally_connected2d_says_what_is_wrong(kernel, words):
         F.locally_connected2d(X, kernel)
 
 
-@pytest.mark.parametrize("kernel", [(3, 3, 1, 16), (3, 3, 2, 8), (1, 1, 16, 16), (2, 2, 16, 4), (3, 3, 16, 16)])
+KERNELS = [(3, 3, 1, 16), (3, 3, 2, 8), (1, 1, 16, 16), (2, 2, 16, 4), (3, 3, 16, 16)]  # of 16 channels
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_bfloat16_is_rounded_once(kernel):
     """Forward and in both gradients, whatever the way: a part of the sum is not rounded before the next is added."""
     x, weights = normal(4, 9, 9, 16), normal(*kernel, seed=1)
@@ -199,14 +206,54 @@ def test_bfloat16_is_rounded_once(kernel):
         assert error < 2e-3  # one rounding is 1.7e-3
 
 
-@pytest.mark.parametrize("window", [1, 3])
-def test_types_of_pixels_and_kernels_may_differ(window):
-    """The result has the wider type, as in jax.numpy."""
-    kernel = jnp.full((window, window, 1, 4), 0.1, jnp.float32)
-    for dtype in (jnp.uint8, jnp.int32, jnp.bfloat16):
-        y = F.conv2d(jnp.ones((1, 8, 8, 1), dtype), kernel)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_gradient_of_a_bias_is_summed_in_float32(kernel):
+    """Sums of 1,296 numbers near 1: in bfloat16 they would stop growing at 256."""
+    x, weights = (jnp.asarray(normal(16, 9, 9, 16), jnp.bfloat16), jnp.asarray(normal(*kernel), jnp.bfloat16))
+    dy = jnp.asarray(1 + normal(16, 9, 9, kernel[3]), jnp.bfloat16)
+    convolve = partial(F.conv2d, x, weights, groups=16 // kernel[2], padding="SAME")
+    got, = jax.jit(lambda dy: jax.vjp(convolve, jnp.zeros(kernel[3], jnp.bfloat16))[1](dy))(dy)
+    np.testing.assert_allclose(got.astype(jnp.float32), dy.astype(jnp.float32).sum((0, 1, 2)), rtol=2**-8)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_types_of_pixels_kernel_and_bias_may_differ(kernel):
+    """The result has the widest type, as in jax.numpy, whatever the way."""
+    values = np.ones((2, 9, 9, 16)), np.full(kernel, 0.1), np.ones(kernel[3])
+    for types in ((jnp.uint8, jnp.float32, None), (jnp.int32, jnp.float32, jnp.float32),
+                  (jnp.bfloat16, jnp.float32, jnp.float32), (jnp.float32, jnp.bfloat16, jnp.float32),
+                  (jnp.bfloat16, jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float32, jnp.bfloat16)):
+        arrays = [type_ and jnp.asarray(value, type_) for value, type_ in zip(values, types, strict=True)]
+        y = F.conv2d(*arrays, groups=16 // kernel[2])
         assert y.dtype == jnp.float32
-        np.testing.assert_allclose(y, window**2 * 0.1, rtol=1e-2)
+        np.testing.assert_allclose(y, math.prod(kernel[:3]) * 0.1 + (types[2] is not None), rtol=1e-2)
+    mixed = F.conv2d_transpose(jnp.ones((1, 5, 5, 4), jnp.bfloat16), jnp.ones((3, 3, 2, 4), jnp.float32))
+    assert mixed.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_arrays_of_numpy_become_arrays_of_jax(kernel):
+    y = F.conv2d(np.ones((2, 9, 9, 16)), np.ones(kernel), np.ones(kernel[3]), groups=16 // kernel[2])
+    assert isinstance(y, jax.Array)
+
+
+@pytest.mark.parametrize("bias", [(7, 1, 1, 5), (1,), (), (5, 1), (6,)])
+def test_a_bias_of_another_shape_is_refused(bias):
+    """Broadcasting would make seven images of one."""
+    x, bias = jnp.ones((1, 8, 8, 4)), jnp.ones(bias)
+    for convolve in (partial(F.conv2d, x, jnp.ones((3, 3, 4, 5))),
+                     partial(F.conv2d, x[..., :1], jnp.ones((3, 3, 1, 5))),
+                     partial(F.conv2d_transpose, x, jnp.ones((3, 3, 5, 4))),
+                     partial(F.locally_connected2d, x, jnp.ones((6, 6, 3, 3, 4, 5))),
+                     partial(F.separable_conv2d, x, jnp.ones((3, 3, 4, 1)), jnp.ones((1, 1, 4, 5)))):
+        with pytest.raises(ValueError, match=r"bias must be .*\(5,\), not \("):
+            convolve(bias)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 10, 20])
+def test_an_empty_batch_has_an_empty_result(groups):
+    y = F.conv2d(jnp.zeros((0, 12, 12, 200)), jnp.ones((3, 3, 200 // groups, 200)), groups=groups)
+    assert y.shape == (0, 10, 10, 200)
 
 
 def test_sizes_may_be_numpy_integers_and_lists():

@@ -152,8 +152,25 @@ def test_another_rank_is_refused(shape):
 
 def test_one_value_has_no_unbiased_variance():
     x, zeros, ones = jnp.ones((1, 3)), jnp.zeros(3), jnp.ones(3)
-    with pytest.raises(ValueError, match="more than one value per channel"):
+    with pytest.raises(ValueError, match="need two values or more in each channel; this batch has 1"):
         F.batch_norm(x, None, None, zeros, ones, train=True, unbiased=True)
     y, _, var = F.batch_norm(x, None, None, zeros, ones, train=True, decay=0)
     assert not y.any()
     assert not var.any()
+
+
+def test_an_empty_batch_has_no_statistics():
+    """They would be NaN, and so would the running statistics from then on."""
+    x, zeros, ones = jnp.ones((0, 4, 4, 3)), jnp.zeros(3), jnp.ones(3)
+    with pytest.raises(ValueError, match="need a value or more in each channel; this batch has 0"):
+        F.batch_norm(x, None, None, zeros, ones, train=True)
+    assert F.batch_norm(x, None, None, zeros, ones, train=False)[0].shape == x.shape
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", ["scale", "bias", "mean", "var"])
+@pytest.mark.parametrize("shape", [(1,), (4,), (), (2, 4, 4, 3)], ids=str)
+def test_values_of_another_shape_are_refused(name, shape, train):
+    values = {**dict.fromkeys(("scale", "bias", "mean", "var"), jnp.ones(3)), name: jnp.ones(shape)}
+    with pytest.raises(ValueError, match=f"{name} must be one number for each of the 3 channels, not "):
+        F.batch_norm(jnp.ones((2, 4, 4, 3)), **values, train=train)

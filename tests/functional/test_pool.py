@@ -232,3 +232,15 @@ def test_the_other_pools_say_what_is_wrong():
 def test_pooling_works_under_jit_and_vmap():
     x = normal(3, 2, 6, 6, 1)
     close(jax.jit(jax.vmap(lambda images: F.max_pool(images, 2)))(x)[1], F.max_pool(x[1], 2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_numpy_need_no_warning():
+    """Of float64, which is not available by default."""
+    x, ones = np.ones((2, 4, 4, 8)), np.ones(8)
+    with jax.enable_x64(False):
+        for y in (F.max_pool(x, 2), F.avg_pool(x, 2), F.adaptive_avg_pool(x, 3), F.global_avg_pool(x),
+                  F.local_response_norm(x), F.layer_norm(x, ones, ones), F.group_norm(x, groups=2),
+                  F.batch_norm(x, ones, ones, ones, ones, train=True)[0], F.dropout(jax.random.key(0), x, 0.5),
+                  F.conv2d(x, np.ones((1, 1, 8, 3))), F.conv2d(x[..., :1], np.ones((3, 3, 1, 2)), np.ones(2))):
+            assert y.dtype == jnp.float32
