@@ -14,7 +14,7 @@ from configs import base
 def get_config() -> base.ConfigDict:
     config = base.get_config()
     config.model.update(name="mlp", hidden_sizes=(256, 256, 256), dropout_rate=0.0)
-    config.model.initializer = base.placeholder(str)  # a key of layers.INITIALIZERS; unset: the network's own
+    config.model.initializer = base.placeholder(str)  # a key of initializers.INITIALIZERS; unset: the network's own
     config.test_every_epoch = True
     config.data.batch_size = 256
     return config

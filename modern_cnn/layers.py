@@ -6,8 +6,7 @@ for dense and convolutional layers, and its input's type for normalisations.
 import math
 from collections.abc import Callable
 from dataclasses import field
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,66 +15,11 @@ from flax.linen.dtypes import promote_dtype
 
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError, lookup
-from modern_cnn.functional.conv import Padding, Pair, explicit_padding, output_size, pair
+from modern_cnn.functional.conv import Padding, Pair, add_bias, explicit_padding, output_size, pair
 from modern_cnn.functional.regularize import is_zero
+from modern_cnn.initializers import TORCH, Initializer, depthwise_kernel, fan_in_uniform, grouped
 
-Initializer = Callable[..., jax.Array]
-
-
-def fan_in_uniform(fan_in: int) -> Initializer:
-    """Return U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's biases of dense and convolutional layers."""
-    bound = fan_in ** -0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def _he(fan: Literal["fan_in", "fan_out"]) -> Initializer:
-    """Return N(0, 2 / fan), not truncated (He et al. 2015, "Delving deep into rectifiers", section 2.2)."""
-    return nn.initializers.variance_scaling(2, fan, "normal")
-
-
-_TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's kernels of both kinds of layer
-
-
-def _dirac(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, groups: int = 1) -> jax.Array:
-    """Return PyTorch's kernel [kh, kw, I, O], whose first filters copy a channel each (Jordan 2024, section 3.3).
-
-    In each group of O // groups filters they are the first min(I, O // groups).
-    """
-    *window, inside, outside = *shape[:3], shape[3] // groups
-    copied = min(inside, outside)
-    copies = jnp.zeros((*window, inside, groups, copied), dtype)
-    copies = copies.at[window[0] // 2, window[1] // 2].set(jnp.eye(inside, copied, dtype=dtype)[:, None])
-    drawn = _TORCH(key, shape, dtype).reshape(*window, inside, groups, outside)
-    return jnp.concatenate([copies, drawn[..., copied:]], axis=4).reshape(shape)
-
-
-def _identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, groups: int = 1) -> jax.Array:
-    """Return a kernel [kh, kw, C // groups, C] that copies a map padded to its size; He's (fan out) for other sizes."""
-    return _dirac(key, shape, dtype, groups) if shape[2] * groups == shape[3] else _he("fan_out")(key, shape, dtype)
-
-
-_XAVIER, _NORMAL, _ZEROS = nn.initializers.xavier_uniform(), nn.initializers.normal(0.01), nn.initializers.zeros
-
-# name -> kind of layer -> (kernel initialiser, bias initialiser); a bias of None is `fan_in_uniform` of its own layer.
-INITIALIZERS: dict[str, dict[str, tuple[Initializer, Initializer | None]]] = {
-    "xavier_uniform": {"conv": (_XAVIER, None), "dense": (_XAVIER, None)},  # the textbook: biases stay PyTorch's
-    "keras": {"conv": (_XAVIER, _ZEROS), "dense": (_XAVIER, _ZEROS)},
-    "torch": {"conv": (_TORCH, None), "dense": (_TORCH, None)},
-    "normal": {"conv": (_NORMAL, _ZEROS), "dense": (_NORMAL, _ZEROS)},  # N(0, 0.01^2): Krizhevsky et al. 2012
-    "vgg": {"conv": (_he("fan_out"), _ZEROS), "dense": (_NORMAL, _ZEROS)},  # this and the next three: torchvision's
-    "googlenet": {"conv": (_NORMAL, None), "dense": (_NORMAL, None)},
-    "resnet": {"conv": (_he("fan_out"), None), "dense": (_TORCH, None)},
-    "densenet": {"conv": (_he("fan_in"), None), "dense": (_TORCH, _ZEROS)},
-    "identity": {"conv": (_identity, _ZEROS), "dense": (_TORCH, _ZEROS)},
-    "dirac": {"conv": (_dirac, None), "dense": (_TORCH, None)},
-}
 ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": nn.tanh, "relu": nn.relu, "relu6": nn.relu6}
-
-
-def initializers(name: str, layer: Literal["conv", "dense"]) -> dict[str, Any]:
-    """Return `kernel_init` and `bias_init` of a row of INITIALIZERS. Raise UserError if the name is unknown."""
-    kernel_init, bias_init = lookup(INITIALIZERS, name, "initializer")[layer]
-    return {"kernel_init": kernel_init, "bias_init": bias_init}
 
 
 def scaled(features: int, width: float) -> int:
@@ -94,13 +38,8 @@ class _Weighted(nn.Module, kw_only=True):
     """The fields that dense and convolutional layers share. The initial values are PyTorch's by default."""
     use_bias: bool = True
     dtype: jnp.dtype | None = None
-    kernel_init: Initializer = _TORCH
+    kernel_init: Initializer = TORCH
     bias_init: Initializer | None = None  # None: `fan_in_uniform` of the layer
-
-
-def _grouped(kernel_init: Initializer, groups: int) -> Initializer:
-    """Return an initialiser of the kernels of a grouped convolution: those that copy channels must know its groups."""
-    return partial(kernel_init, groups=groups) if kernel_init in (_dirac, _identity) else kernel_init
 
 
 def _check(groups: int = 1, **sizes: int) -> None:
@@ -127,7 +66,7 @@ class Dense(_Weighted):
         _check(channels=x.shape[-1], features=self.features)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         x, kernel, bias = _promote(self, x.shape[-1], (self.features,), x, kernel)
-        return F.conv.add_bias(x @ kernel, bias)
+        return add_bias(x @ kernel, bias)
 
 
 class Conv(_Weighted):
@@ -147,7 +86,7 @@ class Conv(_Weighted):
     def __call__(self, x: jax.Array) -> jax.Array:
         _check(self.groups, channels=x.shape[-1], features=self.features)
         shape = (*pair(self.kernel_size, "kernel_size"), x.shape[-1] // self.groups, self.features)
-        kernel_init = _grouped(self.kernel_init, self.groups)
+        kernel_init = grouped(self.kernel_init, self.groups)
         if self.learned:
             kernel: Any = self.param("kernel", kernel_init, shape)
         else:
@@ -198,12 +137,6 @@ class ConvTranspose(_Weighted):
                                   output_padding=self.output_padding)
 
 
-def _depthwise(kernel_init: Initializer) -> Initializer:
-    """Return an initialiser of kernels [kh, kw, C, M] that draws the equal grouped kernel [kh, kw, 1, C * M]."""
-    return lambda key, shape, dtype=jnp.float32: _grouped(kernel_init, shape[2])(
-        key, (*shape[:2], 1, shape[2] * shape[3]), dtype).reshape(shape)
-
-
 class DepthwiseConv(_Weighted):
     """`functional.depthwise_conv2d`: kernel [kh, kw, C, multiplier], bias [C * multiplier], as Conv2d with C groups."""
     kernel_size: Pair
@@ -216,7 +149,7 @@ class DepthwiseConv(_Weighted):
     def __call__(self, x: jax.Array) -> jax.Array:
         _check(channels=x.shape[-1], multiplier=self.multiplier)
         window = pair(self.kernel_size, "kernel_size")
-        kernel = self.param("kernel", _depthwise(self.kernel_init), (*window, x.shape[-1], self.multiplier))
+        kernel = self.param("kernel", depthwise_kernel(self.kernel_init), (*window, x.shape[-1], self.multiplier))
         x, kernel, bias = _promote(self, math.prod(window), (x.shape[-1] * self.multiplier,), x, kernel)
         return F.depthwise_conv2d(x, kernel, bias, strides=self.strides, padding=self.padding, dilation=self.dilation)
 
@@ -239,7 +172,7 @@ class SeparableConv(_Weighted):
         _check(channels=x.shape[-1], features=self.features, multiplier=self.multiplier)
         shape = (*pair(self.kernel_size, "kernel_size"), x.shape[-1], self.multiplier)
         between = shape[2] * shape[3]
-        depthwise = self.param("depthwise_kernel", _depthwise(self.kernel_init), shape)
+        depthwise = self.param("depthwise_kernel", depthwise_kernel(self.kernel_init), shape)
         pointwise = self.param("pointwise_kernel", self.kernel_init, (1, 1, between, self.features))
         x, depthwise, pointwise, bias = _promote(self, between, (self.features,), x, depthwise, pointwise)
         return F.separable_conv2d(x, depthwise, pointwise, bias, strides=self.strides, padding=self.padding,
@@ -318,7 +251,7 @@ class InstanceNorm(_Norm):
     def __call__(self, x: jax.Array) -> jax.Array:
         x, scale, bias = _cast_with_scale(self, x)
         if x.ndim == 2:
-            return F.conv.add_bias(x if scale is None else x * scale, bias).astype(x.dtype)
+            return add_bias(x if scale is None else x * scale, bias).astype(x.dtype)
         return F.instance_norm(x, scale, bias, epsilon=self.epsilon)
 
 

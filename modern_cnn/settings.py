@@ -222,7 +222,7 @@ OPTIONS = {
     "width": Field(float, None, "multiplies the numbers of channels"),
     "norm": Field(str, None, "batch, layer, group, instance or none"),
     "unbiased": Field(bool, None, "store the running variance of batch norm as PyTorch does"),
-    "initializer": Field(str, None, "how weights are drawn: a key of modern_cnn.layers.INITIALIZERS"),
+    "initializer": Field(str, None, "how weights are drawn: a key of modern_cnn.initializers.INITIALIZERS"),
     "dtype": Field(str, None, "precision of the computation: bfloat16; parameters stay float32"),
     "dropout_rate": Field(float, None, "probability that dropout sets a value to 0", varies=True),
 }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 
 import modern_cnn
 from modern_cnn import models, settings
+from modern_cnn.training.unused import unused
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "modern_cnn").rglob("*.py"))
@@ -20,8 +22,9 @@ PROGRAMS = sorted(path for folder in ("configs", "modern_cnn", "scripts") for pa
 # Imports go one way: functional <- layers <- models <- training <- runs <- sweeps; data knows nothing of training.
 MAY_IMPORT = {
     "functional": {"functional"},
-    "layers": {"functional", "errors"},
-    "models": {"models", "layers", "functional", "errors"},
+    "initializers": {"errors"},
+    "layers": {"functional", "initializers", "errors"},
+    "models": {"models", "layers", "initializers", "functional", "errors"},
     "data": {"data", "functional", "errors", "settings", "runtime", "buckets", "zoo"},
     "runtime": {"errors"},
     "buckets": {"errors", "runtime"},
@@ -133,6 +136,8 @@ def variants():
 def test_every_config_builds_its_network(config):
     net, size = models.build(**config.model), config.data.image_size or 28
     jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, size, size, 1))))
+    spec, plan = SimpleNamespace(image_shape=(size, size, 1)), SimpleNamespace(total_steps=10**9)
+    assert unused(settings.read(config), spec, plan) == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -9,8 +9,8 @@ import torch
 
 from modern_cnn import functional as F
 from modern_cnn.errors import UserError
+from modern_cnn.initializers import INITIALIZERS, initializers
 from modern_cnn.layers import (
-    INITIALIZERS,
     BatchNorm,
     Conv,
     ConvTranspose,
@@ -23,7 +23,6 @@ from modern_cnn.layers import (
     LayerNorm,
     LocallyConnected,
     SeparableConv,
-    initializers,
     normalization,
     scaled,
 )

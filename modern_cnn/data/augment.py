@@ -234,6 +234,8 @@ def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config: Augment) -
     ways = [(way, alpha) for way, alpha in ((mixup, config.mixup), (cutmix, config.cutmix)) if not is_zero(alpha)]
     if not ways:
         return {"image": images, "label": labels}
+    if len(images) < 2:
+        raise UserError("config.augment.mixup and cutmix need two images in a batch (of each device, under pmap)")
     images, key = images.astype(jnp.float32), jax.random.fold_in(key, MIX_FOLD)
     mixed = [way(jax.random.fold_in(key, number), images, jnp.roll(images, 1, axis=0), alpha)
              for number, (way, alpha) in enumerate(ways)]
@@ -256,7 +258,7 @@ def augment(key: jax.Array, images: jax.Array, config: Augment, *, cropped: bool
     cutout, erase; then `mix`. The images that are flipped are `mirrored`, bool [N], or drawn from the key where that is
     None. Raise UserError for a number of pixels above the image's longer side, which would leave black images.
     """
-    for name in ("crop", "shift", "cutout"):
+    for name in ("crop", "shift", "cutout", "test_shift"):
         pixels, side = getattr(config, name), max(images.shape[1:3])
         if not isinstance(pixels, jax.Array) and pixels > side:
             raise UserError(f"config.augment.{name}={pixels} is more than the {side} pixels of an image")

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from modern_cnn.errors import UserError
-from modern_cnn.layers import BatchNorm, Conv, Dense, initializers, normalization
+from modern_cnn.initializers import initializers
+from modern_cnn.layers import BatchNorm, Conv, Dense, normalization
 
 LARGEST = 10**6  # of the numbers among the networks' options
 Constructor = Callable[..., nn.Module]  # blocks call `conv(features, kernel_size, ..., name=...)` and `norm(name=...)`
@@ -69,7 +70,7 @@ class ConvNet(nn.Module, kw_only=True):
     Attributes:
       width: factor of the convolutions' channels.
       norm, unbiased, axis_name: name of the normalisation, and fields of `BatchNorm`.
-      initializer: a key of `layers.INITIALIZERS`.
+      initializer: a key of `initializers.INITIALIZERS`.
       dtype: of the computations; parameters are float32.
 
     `limits` are the least and the greatest value of options for which they are not 1, of whole numbers, or 0, of

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from modern_cnn.layers import Dense, Dropout, initializers
+from modern_cnn.initializers import initializers
+from modern_cnn.layers import Dense, Dropout
 from modern_cnn.models.base import Variant
 
 

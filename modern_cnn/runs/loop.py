@@ -25,6 +25,7 @@ from modern_cnn.training.metrics import Metrics
 from modern_cnn.training.program import Plan, Program
 from modern_cnn.training.stacked import StackedProgram
 from modern_cnn.training.state import TrainState
+from modern_cnn.training.unused import unused
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +183,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         source, begun = asked.finetune.workdir, bool(saved_steps(directory))
         dataset = load.training_data(asked, directory if begun else source)
         program = Program(asked, dataset)
+        _warn_of_unused([asked], program)
         finetunes = source and not begun
         start, origin = load.pretrained(asked, program.module, dataset) if finetunes else (None, {})
         state, metrics = record.begin(program, program.init(start), program.empty_metrics(), origin)
@@ -205,6 +207,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, directory: str | Path,
         return result
 
 
+def _warn_of_unused(trials: Sequence[Settings], program: Programs) -> None:
+    for line in dict.fromkeys(line for each in trials for line in unused(each, program.spec, program.plan)):
+        log.warning("%s", line)
+
+
 def train_trials(configs: Sequence[ml_collections.ConfigDict], directories: Sequence[Path], note: str = "",
                  stop: Stop = lambda step: 0) -> list[dict[str, Any] | Exception]:
     """Train runs with the same `stacked.group_key` together to their ends, each from where its directory is.
@@ -215,6 +222,7 @@ def train_trials(configs: Sequence[ml_collections.ConfigDict], directories: Sequ
     trials = [settings.read(config) for config in configs]
     dataset = sources.load(trials[0].data)
     everyone = StackedProgram(trials, dataset)
+    _warn_of_unused(trials, everyone)
     outcomes: dict[int, dict[str, Any] | Exception] = {}
     with contextlib.ExitStack() as closing:
         at_step: dict[int, list[tuple[int, Record, TrainState, Metrics]]] = defaultdict(list)

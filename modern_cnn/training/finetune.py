@@ -60,8 +60,10 @@ def frozen_paths(freeze: str, paths: Iterable[str], head: set[str]) -> set[str]:
     `freeze` is patterns with commas between them, 'conv1/*,stage1_*', or BACKBONE; '*' is any text, also with '/'.
     Raise UserError for a pattern that matches nothing, with the closest paths, or if nothing is left to learn.
     """
-    paths, frozen = list(paths), set()
-    for pattern in filter(None, map(str.strip, freeze.split(","))):
+    paths, frozen, patterns = list(paths), set(), [pattern.strip() for pattern in freeze.split(",")]
+    if freeze and not all(patterns):
+        raise UserError(f"config.finetune.freeze={freeze!r}: there is nothing before or after a comma")
+    for pattern in filter(None, patterns):
         matched = set(paths) - head if pattern == BACKBONE else set(fnmatch.filter(paths, pattern))
         if not matched:
             close = difflib.get_close_matches(pattern, paths, n=3, cutoff=0)
@@ -102,10 +104,29 @@ def adapt(section: Finetune, module: nn.Module, optimizer: optax.GradientTransfo
     head, all_shapes = head_paths(module, image_shape), shapes(module, image_shape)
     paths = [path.removeprefix("params/") for path in all_shapes if path.startswith("params/")]
     frozen = frozen_paths(section.freeze, paths, head)
+    if section.head_multiplier != 1 and head <= frozen:
+        raise UserError(f"config.finetune.head_multiplier={section.head_multiplier} does nothing: config.finetune."
+                        f"freeze={section.freeze!r} freezes the head")
+    if section.head_multiplier == 0 and frozen >= set(paths) - head:
+        raise UserError(f"config.finetune.freeze={section.freeze!r} and head_multiplier=0 leave nothing to learn")
     if section.freeze_statistics:
-        if not any(path.startswith("batch_stats/") for path in all_shapes):
+        if not any(path.endswith("/mean") for path in all_shapes):
             raise UserError("config.finetune.freeze_statistics=True, but the network has no batch norm")
         module = module.clone(norm="frozen")
     # Masks instead of optax.multi_transform, for `_hold` and because checkpoints hold this state.
     return module, optax.chain(_only(set(paths) - frozen, optimizer), _only(frozen, _hold()),
                                _only(head - frozen, optax.scale(section.head_multiplier)))
+
+
+def check_muon(section: Finetune, name: str, module: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Raise UserError if Muon has no kernel to train, or if its step on the head would be multiplied.
+
+    That step holds the scaling of the kernel to its norm, which must not be multiplied.
+    """
+    kernels = {path.removeprefix("params/") for path, shape in shapes(module, image_shape).items()
+               if path.startswith("params/") and len(shape) == 4}
+    if not kernels:
+        raise UserError(f"config.optimizer.name=muon is for kernels of convolutions, and the network {name!r} has none")
+    if section.workdir and section.head_multiplier != 1 and kernels & head_paths(module, image_shape):
+        raise UserError(f"config.finetune.head_multiplier={section.head_multiplier} and config.optimizer.name=muon do "
+                        "not go together where the head is a convolution: leave one out")

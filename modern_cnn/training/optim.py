@@ -32,9 +32,13 @@ def make_schedule(schedule: Schedule, peak: float | jax.Array, steps_per_epoch: 
                   total_steps: int) -> optax.Schedule:
     """Return the learning rate as a function of the step; `peak` is what it is after the warm-up.
 
-    `peak` and `schedule.factor` may be traced. Raise UserError if the warm-up is longer than the run.
+    `peak` and `schedule.factor` may be traced. Raise UserError if the warm-up is longer than the run or shorter than a
+    step, or if a milestone lies in it.
     """
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    if schedule.warmup_epochs and not warmup:
+        raise UserError(f"config.schedule.warmup_epochs={schedule.warmup_epochs} is less than a step: an epoch has "
+                        f"{steps_per_epoch}; set 0 for none")
     if warmup and warmup >= total_steps:
         raise UserError(f"config.schedule.warmup_epochs={schedule.warmup_epochs} is {warmup} steps, "
                         f"but the whole run has {total_steps}: set fewer warm-up epochs, 0 for none, or train longer")
@@ -43,6 +47,9 @@ def make_schedule(schedule: Schedule, peak: float | jax.Array, steps_per_epoch: 
     elif schedule.name == "step":
         # optax.piecewise_constant_schedule checks the sign of the factor, which is unknown if it is traced.
         drops = sorted(round(epoch * steps_per_epoch) - warmup for epoch in schedule.milestones)
+        if warmup and drops and drops[0] < 0:
+            raise UserError(f"config.schedule.milestones={schedule.milestones}: the first lies in the warm-up of "
+                            f"{schedule.warmup_epochs} epochs")
         rates = itertools.accumulate(drops, lambda rate, _: rate * schedule.factor, initial=peak)
         after = optax.join_schedules([optax.constant_schedule(rate) for rate in rates], drops)
     elif schedule.name == "linear":

@@ -93,6 +93,8 @@ def make_parts(settings: Settings, spec: Spec, devices: Devices, module: nn.Modu
     if getattr(module, "scan", False) and settings.optimizer.name in ("muon", "lars"):
         raise UserError(f"config.optimizer.name={settings.optimizer.name} treats each kernel for itself, and config."
                         "model.scan=True makes one array of those of a stage: leave scan out")
+    if settings.optimizer.name == "muon":
+        finetune.check_muon(settings.finetune, settings.model["name"], module, spec.image_shape)
     optimizer = optim.make_optimizer(settings.optimizer, plan.schedule, plan.peak)
     return Parts(settings, plan, *finetune.adapt(settings.finetune, module, optimizer, spec.image_shape))
 

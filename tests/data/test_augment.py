@@ -395,11 +395,17 @@ def test_erasing_fills_a_box_of_the_papers_size_with_random_pixels():
     assert augment.erase(KEY, jnp.zeros((2, 8, 8, 1), jnp.uint8), 1.0).dtype == jnp.uint8
 
 
-@pytest.mark.parametrize("name", ["crop", "shift", "cutout"])
+@pytest.mark.parametrize("name", ["crop", "shift", "cutout", "test_shift"])
 def test_more_pixels_than_an_image_has_are_refused(name):
     augment.augment(KEY, jnp.asarray(IMAGES), Augment(**{name: 12}))
     with pytest.raises(UserError, match=f"config.augment.{name}=13 is more than the 12 pixels of an image"):
         augment.augment(KEY, jnp.asarray(IMAGES), Augment(**{name: 13}))
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_an_image_is_not_mixed_with_itself(name):
+    with pytest.raises(UserError, match="mixup and cutmix need two images in a batch"):
+        augment.mix(KEY, jnp.asarray(IMAGES[:1]), jnp.zeros(1, int), Augment(**{name: 1.0}))
 
 
 def test_nothing_is_mixed_where_both_are_off():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modern_cnn import layers
+from modern_cnn import initializers, layers
 from modern_cnn.models import MODELS, build
 from tests.draws import is_normal, is_uniform
 from tests.functional.oracle import FAST_COMPILE
@@ -88,10 +88,10 @@ def fits(values, how, kernel_shape):
 def test_grouped_kernels_copy_their_channels(name, groups):
     """As torch.nn.init.dirac_ with these groups; a convolution of as many channels as it has inputs copies them all."""
     conv = layers.Conv(8, 3, padding=1, groups=groups, use_bias=False,
-                       kernel_init=layers.initializers(name, "conv")["kernel_init"])
+                       kernel_init=initializers.initializers(name, "conv")["kernel_init"])
     images = np.random.RandomState(0).randn(2, 5, 5, 8).astype(np.float32)
     np.testing.assert_array_equal(conv.init_with_output(KEY, images)[0], images)
-    wide = layers.Conv(16, 3, groups=groups, kernel_init=layers.initializers("dirac", "conv")["kernel_init"])
+    wide = layers.Conv(16, 3, groups=groups, kernel_init=initializers.initializers("dirac", "conv")["kernel_init"])
     kernel = np.asarray(wide.init(KEY, images)["params"]["kernel"])
     wanted = torch.nn.init.dirac_(torch.empty(16, 8 // groups, 3, 3), groups).permute(2, 3, 1, 0).numpy()
     copies = wanted.any((0, 1, 2))
@@ -99,7 +99,7 @@ def test_grouped_kernels_copy_their_channels(name, groups):
     np.testing.assert_array_equal(kernel[..., copies], wanted[..., copies])
 
 
-@pytest.mark.parametrize("initializer", layers.INITIALIZERS)
+@pytest.mark.parametrize("initializer", initializers.INITIALIZERS)
 def test_every_initializer_gives_logits_of_the_size_of_one(initializer):
     """Also in a network that was published with another."""
     images = jax.random.normal(KEY, (16, 28, 28, 1))

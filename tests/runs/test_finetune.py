@@ -128,6 +128,9 @@ def test_patterns():
         finetune.frozen_paths("conv1/*,cov2/*", paths, head)
     with pytest.raises(UserError, match="nothing to learn"):
         finetune.frozen_paths("*", paths, head)
+    for empty in (" , ", "conv1/*,", ","):
+        with pytest.raises(UserError, match="nothing before or after a comma"):
+            finetune.frozen_paths(empty, paths, head)
 
 
 def test_settings():
@@ -274,9 +277,35 @@ def test_another_folder_of_the_same_name_is_another_set(tmp_path, monkeypatch):
     assert load.initial_variables(trained, data)["params"]  # which needs no images of b
 
 
-def test_no_statistics_to_freeze(config):
+@pytest.mark.parametrize(("name", "options", "shape"), [
+    ("mlp", {}, (8, 8, 1)),
+    ("airbench94", {"norm": "none"}, (32, 32, 3)),
+    ("airbench94", {"norm": "group"}, (32, 32, 3)),
+])
+def test_no_statistics_to_freeze(name, options, shape):
+    """A kernel that is not learned lies among the statistics too."""
     with pytest.raises(UserError, match="no batch norm"):
-        finetune.adapt(section(freeze_statistics=True), models.build("mlp"), None, (8, 8, 1))
+        finetune.adapt(section(freeze_statistics=True), models.build(name, **options), None, shape)
+
+
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"freeze": "dense2/*", "head_multiplier": 10.0}, "head_multiplier=10.0 does nothing: .* freezes the head"),
+    ({"freeze": "backbone", "head_multiplier": 0.0}, "leave nothing to learn"),
+])
+def test_a_multiplier_of_nothing_is_refused(fields, words):
+    with pytest.raises(UserError, match=words):
+        finetune.adapt(section(**fields), models.build("mlp", 3, hidden_sizes=(4,)), None, (2, 2, 1))
+
+
+def test_muon_needs_kernels_and_its_steps_are_not_multiplied():
+    """Its step holds the scaling of the kernel to its norm: ten times that made 6e9 of a norm of 3 in ten steps."""
+    with pytest.raises(UserError, match="the network 'mlp' has none"):
+        finetune.check_muon(section(), "mlp", models.build("mlp"), (8, 8, 1))
+    nin = models.build("nin_cifar", 3, width=0.02)
+    with pytest.raises(UserError, match=r"head_multiplier=10.0 .* where the head is a convolution"):
+        finetune.check_muon(section(head_multiplier=10.0), "nin_cifar", nin, (32, 32, 3))
+    finetune.check_muon(section(), "nin_cifar", nin, (32, 32, 3))
+    finetune.check_muon(section(head_multiplier=10.0), "lenet_bn", models.build("lenet_bn", 3), (28, 28, 1))
 
 
 def test_the_config_for_photographs_fits_a_small_folder(tmp_path):

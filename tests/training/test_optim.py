@@ -241,6 +241,9 @@ def test_linear_scaling_with_the_batch():
 
 @pytest.mark.parametrize(("fields", "message"), [
     ({"schedule.warmup_epochs": 9.0}, "warmup_epochs=9.0 is 45 steps, but the whole run has 20: set fewer"),
+    ({"schedule.warmup_epochs": 0.01}, "warmup_epochs=0.01 is less than a step: an epoch has 5; set 0 for none"),
+    ({"schedule.name": "step", "schedule.warmup_epochs": 2.0, "schedule.milestones": (3.0, 1.0)},
+     r"milestones=\(3.0, 1.0\): the first lies in the warm-up of 2.0 epochs"),
     ({"optimizer.learning_rate": -1.0}, "learning_rate must be above 0, not -1.0"),
     ({"optimizer.name": "adam", "optimizer.decoupled": True}, "decoupled=True is for sgd and muon, not adam"),
 ])
