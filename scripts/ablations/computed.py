@@ -137,7 +137,7 @@ def contour_experiment(directory: Path, seeds: int = 3) -> None:
         axes.plot(*BEST, color="black", marker="*", markersize=9)
         axes.set_title(f"{case}\n{descent.steps:,} steps, condition {descent.condition:,.3g}", fontsize=9)
         axes.set(xlabel="$w_1$", ylabel="$w_2$", aspect="equal")
-    figure.suptitle(f"the first {SHOWN} steps of gradient descent", fontsize=10)
+    figure.suptitle(f"the first {SHOWN} steps of gradient descent (seed 0)", fontsize=10)
     figure.savefig(directory / "picture.png", dpi=130)
 
 

@@ -100,9 +100,9 @@ def axis_of(groups: Sequence[SeedGroup]) -> str | None:
 
 
 def _label(group: SeedGroup, fields: dict[str, str]) -> str:
-    """Return a group's values; numbers and truth values with the names of their fields, text speaks for itself."""
-    return ", ".join(value if isinstance(value := group.fields[field], str) and value
-                     else f"{name} {short_value(value) or 'none'}" for field, name in fields.items())
+    """Return a group's values with the names of their fields, except networks, whose names speak for themselves."""
+    return ", ".join(str(group.fields[field]) if field == "model.name"
+                     else f"{name} {short_value(group.fields[field]) or 'none'}" for field, name in fields.items())
 
 
 def _point(group: SeedGroup, score: str) -> tuple[float, float] | None:

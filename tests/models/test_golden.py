@@ -42,7 +42,7 @@ def test_every_stored_file_is_compared():
     assert STAGES.keys() == STORED.keys()
 
 
-def test_the_keras_stem_is_that_of_the_tensorflow_texts_resnet():
+def test_the_keras_stem_is_that_of_keras_resnet():
     """Logits of Keras 3.15 in float64: both pad at bottom and right alone where a size is halved (a golden file)."""
     options = {"stem": "keras", "padding": "SAME", "shortcut": "conv", "use_bias": True, "width": 0.125}
     net, golden = build("resnet18", 10, epsilon=1e-3, **options), np.load(GOLDEN / "keras_resnet.npz")
