@@ -234,8 +234,6 @@ def mix(key: jax.Array, images: jax.Array, labels: jax.Array, config: Augment) -
     ways = [(way, alpha) for way, alpha in ((mixup, config.mixup), (cutmix, config.cutmix)) if not is_zero(alpha)]
     if not ways:
         return {"image": images, "label": labels}
-    if len(images) < 2:
-        raise UserError("config.augment.mixup and cutmix need two images in a batch (of each device, under pmap)")
     images, key = images.astype(jnp.float32), jax.random.fold_in(key, MIX_FOLD)
     mixed = [way(jax.random.fold_in(key, number), images, jnp.roll(images, 1, axis=0), alpha)
              for number, (way, alpha) in enumerate(ways)]

@@ -80,7 +80,7 @@ def _check_bias(bias: jax.Array | None, *shapes: Sequence[int]) -> None:
 
 def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Return y [..., O] plus a bias or None, in y's type. The gradient of the bias is summed in at least float32."""
-    wide = jnp.promote_types(y.dtype, jnp.float32)
+    wide = jnp.promote_types(y.dtype, jnp.float32) if jnp.issubdtype(y.dtype, jnp.floating) else y.dtype
     return y if bias is None else (y.astype(wide) + bias.astype(wide)).astype(y.dtype)
 
 
@@ -128,9 +128,9 @@ def depthwise_conv2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = N
     x is images [N, H, W, C], bias [C * M] or None, and kernel [kh, kw, C, M], TensorFlow's layout: M kernels for each
     channel. Output channel c * M + m is input channel c filtered by kernel[:, :, c, m]. The rest is as in `conv2d`.
     """
-    if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2] != x.shape[3]:
+    if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2] != x.shape[3] or 0 in kernel.shape:
         raise ValueError("depthwise_conv2d takes images [N, H, W, C] and a kernel [kh, kw, C, M], "
-                         f"not {x.shape} and {kernel.shape}")
+                         f"not {x.shape} and {kernel.shape}; no size of the kernel may be 0")
     kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
     return conv2d(x, kernel, bias, strides=strides, padding=padding, dilation=dilation, groups=x.shape[3])
 
@@ -243,9 +243,9 @@ def locally_connected2d(x: jax.Array, kernel: jax.Array, bias: jax.Array | None 
     It lies between a dense layer (all pixels, nothing shared) and a convolution (a window, one kernel for all). x is
     images [N, H, W, C], kernel [H', W', kh, kw, C, O], bias [H', W', O], [O] or None, and the result [N, H', W', O].
     """
-    if x.ndim != 4 or kernel.ndim != 6 or kernel.shape[4] != x.shape[3]:
+    if x.ndim != 4 or kernel.ndim != 6 or kernel.shape[4] != x.shape[3] or 0 in kernel.shape:
         raise ValueError("locally_connected2d takes images [N, H, W, C] and a kernel [H', W', kh, kw, C, O], "
-                         f"not {x.shape} and {kernel.shape}")
+                         f"not {x.shape} and {kernel.shape}; no size of the kernel may be 0")
     strides, window = pair(strides, "strides"), kernel.shape[2:4]
     pads = explicit_padding(padding, x.shape[1:3], window, strides)
     out = output_size(x.shape[1:3], window, strides, pads)

@@ -60,10 +60,10 @@ def frozen_paths(freeze: str, paths: Iterable[str], head: set[str]) -> set[str]:
     `freeze` is patterns with commas between them, 'conv1/*,stage1_*', or BACKBONE; '*' is any text, also with '/'.
     Raise UserError for a pattern that matches nothing, with the closest paths, or if nothing is left to learn.
     """
-    paths, frozen, patterns = list(paths), set(), [pattern.strip() for pattern in freeze.split(",")]
-    if freeze and not all(patterns):
-        raise UserError(f"config.finetune.freeze={freeze!r}: there is nothing before or after a comma")
-    for pattern in filter(None, patterns):
+    paths, frozen, patterns = list(paths), set(), [*filter(None, map(str.strip, freeze.split(",")))]
+    if freeze and not patterns:
+        raise UserError(f"config.finetune.freeze={freeze!r} names no parameter")
+    for pattern in patterns:
         matched = set(paths) - head if pattern == BACKBONE else set(fnmatch.filter(paths, pattern))
         if not matched:
             close = difflib.get_close_matches(pattern, paths, n=3, cutoff=0)

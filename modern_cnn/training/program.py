@@ -59,6 +59,9 @@ def make_plan(settings: Settings, spec: Spec, batch_shares: int = 1) -> Plan:
         raise UserError(f"config.data.batch_size={batch_size} is more than the {train_size} training images of "
                         f"{spec.source}")
     decoding.check_memory(f"a batch of {spec.source}", batch_size, *spec.image_shape[:2])
+    mixed = [name for name in ("mixup", "cutmix") if not is_zero(getattr(settings.augment, name))]
+    if mixed and batch_size < 2:
+        raise UserError(f"config.augment.{mixed[0]} mixes two images of a batch, and config.data.batch_size is 1")
     steps_per_epoch = train_size // batch_size
     total = settings.epochs * steps_per_epoch
     peak = optim.peak_learning_rate(settings.optimizer, batch_size)

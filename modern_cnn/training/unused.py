@@ -26,7 +26,7 @@ def unused(settings: Settings, spec: Spec, plan: Plan) -> list[str]:
     if spec.image_shape[2] != 3:  # lighting is a part of AlexNet's recipe, whatever the images are
         lines += [f"config.augment.{name}={flat[f'augment.{name}']} does nothing to grey images"
                   for name in sorted({*RGB_ONLY} - {"lighting"}) if f"augment.{name}" in changed]
-    if settings.schedule.name == "step" and not any(0 < epoch < settings.epochs
+    if settings.schedule.name == "step" and not any(epoch < settings.epochs
                                                     for epoch in settings.schedule.milestones):
         lines.append(f"the learning rate never falls: of config.schedule.milestones={settings.schedule.milestones} "
                      f"none lies before the end of the {settings.epochs} epochs")

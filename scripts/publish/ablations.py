@@ -100,8 +100,8 @@ def axis_of(groups: Sequence[SeedGroup]) -> str | None:
 
 
 def _label(group: SeedGroup, fields: dict[str, str]) -> str:
-    """Return a group's values with the names of their fields, except networks, whose names speak for themselves."""
-    return ", ".join(str(group.fields[field]) if field == "model.name"
+    """Return a group's values with their fields' names; names of networks and of sweeps speak for themselves."""
+    return ", ".join(str(group.fields[field]) if field in ("model.name", "variant")
                      else f"{name} {short_value(group.fields[field]) or 'none'}" for field, name in fields.items())
 
 

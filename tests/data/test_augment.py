@@ -402,12 +402,6 @@ def test_more_pixels_than_an_image_has_are_refused(name):
         augment.augment(KEY, jnp.asarray(IMAGES), Augment(**{name: 13}))
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix"])
-def test_an_image_is_not_mixed_with_itself(name):
-    with pytest.raises(UserError, match="mixup and cutmix need two images in a batch"):
-        augment.mix(KEY, jnp.asarray(IMAGES[:1]), jnp.zeros(1, int), Augment(**{name: 1.0}))
-
-
 def test_nothing_is_mixed_where_both_are_off():
     images, labels = jnp.zeros((2, 3, 3, 1), jnp.uint8), jnp.arange(2)
     batch = augment.mix(KEY, images, labels, Augment())

@@ -179,6 +179,7 @@ def test_conv2d_says_what_is_wrong(x, kernel, options, words):
 @pytest.mark.parametrize(("kernel", "words"), [
     (np.zeros((3, 3, 4, 2)), r"kernel \[H', W', kh, kw, C, O\], not \(1, 5, 5, 4\) and \(3, 3, 4, 2\)"),
     (np.zeros((3, 3, 3, 3, 5, 2)), r"not \(1, 5, 5, 4\) and \(3, 3, 3, 3, 5, 2\)"),
+    (np.zeros((3, 3, 3, 3, 4, 0)), "no size of the kernel may be 0"),
     (np.zeros((3, 2, 3, 3, 4, 2)), "output is 3x3 pixels but the kernel holds weights for 3x2"),
     (np.zeros((1, 1, 6, 6, 4, 2)), "window of 6x6 pixels does not fit"),
 ], ids=lambda value: str(getattr(value, "shape", "")))
@@ -229,6 +230,9 @@ def test_types_of_pixels_kernel_and_bias_may_differ(kernel):
         np.testing.assert_allclose(y, math.prod(kernel[:3]) * 0.1 + (types[2] is not None), rtol=1e-2)
     mixed = F.conv2d_transpose(jnp.ones((1, 5, 5, 4), jnp.bfloat16), jnp.ones((3, 3, 2, 4), jnp.float32))
     assert mixed.dtype == jnp.float32
+    whole = F.conv2d(*(jnp.full(shape, value, jnp.int32) for shape, value in (
+        ((1, 1, 1, 1), 2**24 + 1), ((1, 1, 1, 1), 1), ((1,), 0))))
+    assert whole.item() == 2**24 + 1  # whole numbers stay what they are
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

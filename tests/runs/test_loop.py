@@ -293,6 +293,14 @@ def test_bad_settings_are_refused_before_anything_is_written(field, value, messa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_an_image_is_not_mixed_with_itself(name, config, tmp_path):
+    config.data.batch_size = 1
+    config.augment[name] = 0.5
+    with pytest.raises(UserError, match=f"augment.{name} mixes two images of a batch, and config.data.batch_size is 1"):
+        loop.train_and_evaluate(config, tmp_path / "run")
+
+
 def test_images_too_small_for_the_network(config, tmp_path):
     config.model.name = "lenet_bn"
     config.model.hidden_sizes = config.model.dropout_rate = None  # options of the MLP

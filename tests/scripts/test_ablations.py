@@ -251,6 +251,9 @@ def test_rows_show_scores_and_the_sizes_in_which_networks_differ(tmp_path, monke
     accuracy, _, parameters = panels = figures[0].axes
     assert [axes.get_xlabel() for axes in panels] == ["test accuracy (%)", "train loss (nats)", "parameters"]
     assert [tick.get_text() for tick in accuracy.get_yticklabels()] == ["norm batch", "norm none"]
+    group = SeedGroup({"variant": "drawn", "model.name": "lenet", "model.norm": "", "model.scan": True}, [])
+    fields = {"variant": "variant", "model.name": "network", "model.norm": "norm", "model.scan": "scan"}
+    assert ablations._label(group, fields) == "drawn, lenet, norm none, scan True"
     figures[0].draw_without_rendering()
     assert parameters.get_xscale() == "log"
     assert {"30k", "100k", "300k", "1M"} <= {tick.get_text() for tick in parameters.get_xticklabels()}
