@@ -16,7 +16,7 @@ other work (seed 0 of the first six on two), jax 0.10.2. docs/results.md has the
     nin_cifar        86.68 ± 0.18 % (n = 3)  34, 30 and 32 min
     alexnet          90.35 ± 0.06 % (n = 3)  28, 6 and 5 min
     mobilenet_v1     87.11 ± 0.19 % (n = 3)  21, 36 and 40 min
-    regnetx32_d2l    91.81 % (n = 1)         64 min
+    regnetx32_d2l    91.94 ± 0.13 % (n = 3)  64, 27 and 91 min
     resnext50_32x4d  91.84 ± 0.04 % (n = 2)  29 and 77 min
 """
 from configs import base
