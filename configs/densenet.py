@@ -3,8 +3,9 @@
     python scripts/train.py --config=configs/densenet.py
     python scripts/train.py --config=configs/densenet.py:densenet_bc_100_12
 
-None of these configs was run to its end yet (see docs/results.md). configs/compact.py trains a network of this
-family at a size for two CPU cores.
+`densenet_d2l` reaches 91.45 % test accuracy (seed 0) in 2 h 05 min of one core of an AMD EPYC with AVX-512; the
+textbook has 88.5 %. The other configs were not run to their ends yet (see docs/results.md). configs/compact.py trains
+a network of this family at a size for two CPU cores.
 
 `densenet_d2l` has the textbook's settings (Dive into Deep Learning, Chinese second edition, section 7.7): images
 enlarged to 96x96, batch 256, plain SGD at 0.1, 10 epochs. The others have the paper's (Huang et al. 2016, section 4.2):
