@@ -209,7 +209,7 @@ def test_the_python_of_a_user_runs(page, monkeypatch):
              **dict.fromkeys(("bias", "mean"), jnp.zeros(1))}
 
     def load(workdir):
-        assert workdir in ("runs/demo", "runs/mine")
+        assert workdir == {"README.md": "runs/demo"}.get(page, "runs/mine")
         return net, net.init(jax.random.key(1), images, train=False)
 
     def run():

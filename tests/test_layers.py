@@ -306,7 +306,8 @@ def test_batch_norm_refuses_to_train_on_one_value(shape, unbiased):
     """Its mean is the value itself, so nothing of the image is left."""
     layer, x = BatchNorm(train=True, unbiased=unbiased), jnp.ones(shape)
     variables = layer.init(jax.random.key(0), x)  # which looks at no value
-    with pytest.raises(UserError, match=r"cannot train on fewer than two values .*config\.data\.batch_size"):
+    words = r"cannot train on fewer than two values in each channel: .*config\.data\.batch_size"
+    with pytest.raises(UserError, match=words):
         layer.apply(variables, x, mutable=["batch_stats"])
     layer.apply(variables, jnp.ones((2, *shape[1:])), mutable=["batch_stats"])
     BatchNorm(train=False).apply(variables, x)

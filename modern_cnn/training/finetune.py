@@ -116,17 +116,3 @@ def adapt(section: Finetune, module: nn.Module, optimizer: optax.GradientTransfo
     # Masks instead of optax.multi_transform, for `_hold` and because checkpoints hold this state.
     return module, optax.chain(_only(set(paths) - frozen, optimizer), _only(frozen, _hold()),
                                _only(head - frozen, optax.scale(section.head_multiplier)))
-
-
-def check_muon(section: Finetune, name: str, module: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Raise UserError if Muon has no kernel to train, or if its step on the head would be multiplied.
-
-    That step holds the scaling of the kernel to its norm, which must not be multiplied.
-    """
-    kernels = {path.removeprefix("params/") for path, shape in shapes(module, image_shape).items()
-               if path.startswith("params/") and len(shape) == 4}
-    if not kernels:
-        raise UserError(f"config.optimizer.name=muon is for kernels of convolutions, and the network {name!r} has none")
-    if section.workdir and section.head_multiplier != 1 and kernels & head_paths(module, image_shape):
-        raise UserError(f"config.finetune.head_multiplier={section.head_multiplier} and config.optimizer.name=muon do "
-                        "not go together where the head is a convolution: leave one out")

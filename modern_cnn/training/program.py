@@ -89,15 +89,32 @@ def build_network(model: dict[str, Any], spec: Spec) -> nn.Module:
     return module
 
 
+def check_optimizer(settings: Settings, module: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Raise UserError if the optimiser cannot train the kernels of a network as they are.
+
+    A step of Muon holds the scaling of a kernel to its norm, so the step of a head must not be multiplied.
+    """
+    name, section = settings.optimizer.name, settings.finetune
+    if getattr(module, "scan", False) and name in ("muon", "lars"):
+        raise UserError(f"config.optimizer.name={name} treats each kernel for itself, and config.model.scan=True makes "
+                        "one array of those of a stage: leave scan out")
+    if name != "muon":
+        return
+    kernels = {path.removeprefix("params/") for path, shape in finetune.shapes(module, image_shape).items()
+               if path.startswith("params/") and len(shape) == 4}
+    if not kernels:
+        raise UserError("config.optimizer.name=muon is for kernels of convolutions, and the network "
+                        f"{settings.model['name']!r} has none")
+    if section.workdir and section.head_multiplier != 1 and kernels & finetune.head_paths(module, image_shape):
+        raise UserError(f"config.finetune.head_multiplier={section.head_multiplier} and config.optimizer.name=muon do "
+                        "not go together where the head is a convolution: leave one out")
+
+
 def make_parts(settings: Settings, spec: Spec, devices: Devices, module: nn.Module | None = None) -> Parts:
     """Return plan, network and optimiser of a run; `module`: the network, where it is built already."""
     plan = make_plan(settings, spec, devices.batch_shares)
     module = module or devices.adapt_norm(build_network(settings.model, spec))
-    if getattr(module, "scan", False) and settings.optimizer.name in ("muon", "lars"):
-        raise UserError(f"config.optimizer.name={settings.optimizer.name} treats each kernel for itself, and config."
-                        "model.scan=True makes one array of those of a stage: leave scan out")
-    if settings.optimizer.name == "muon":
-        finetune.check_muon(settings.finetune, settings.model["name"], module, spec.image_shape)
+    check_optimizer(settings, module, spec.image_shape)
     optimizer = optim.make_optimizer(settings.optimizer, plan.schedule, plan.peak)
     return Parts(settings, plan, *finetune.adapt(settings.finetune, module, optimizer, spec.image_shape))
 

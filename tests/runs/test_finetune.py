@@ -299,14 +299,18 @@ def test_a_multiplier_of_nothing_is_refused(fields, words):
 
 
 def test_muon_needs_kernels_and_its_steps_are_not_multiplied():
-    """Its step holds the scaling of the kernel to its norm: ten times that made 6e9 of a norm of 3 in ten steps."""
+    """Its step holds the scaling of the kernel to its norm, which would grow without bound if it were multiplied."""
+    def check(name, shape, multiplier=1.0, **options):
+        asked = settings.Settings().replace({"optimizer.name": "muon", "finetune.workdir": "x", "model.name": name,
+                                             "finetune.head_multiplier": multiplier})
+        program.check_optimizer(asked, models.build(name, 3, **options), shape)
+
     with pytest.raises(UserError, match="the network 'mlp' has none"):
-        finetune.check_muon(section(), "mlp", models.build("mlp"), (8, 8, 1))
-    nin = models.build("nin_cifar", 3, width=0.02)
+        check("mlp", (8, 8, 1))
     with pytest.raises(UserError, match=r"head_multiplier=10.0 .* where the head is a convolution"):
-        finetune.check_muon(section(head_multiplier=10.0), "nin_cifar", nin, (32, 32, 3))
-    finetune.check_muon(section(), "nin_cifar", nin, (32, 32, 3))
-    finetune.check_muon(section(head_multiplier=10.0), "lenet_bn", models.build("lenet_bn", 3), (28, 28, 1))
+        check("nin_cifar", (32, 32, 3), 10.0, width=0.02)
+    check("nin_cifar", (32, 32, 3), width=0.02)
+    check("lenet_bn", (28, 28, 1), 10.0)
 
 
 def test_the_config_for_photographs_fits_a_small_folder(tmp_path):
